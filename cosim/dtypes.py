@@ -1,0 +1,47 @@
+"""Number formats: bytes per element with their block scales, and how faithful each is.
+
+A scaled format carries its scale in the element size: mxfp8 and mxfp4 one byte per 32 elements
+(OCP Microscaling Formats v1.0), nvfp4 one byte per 16 (NVIDIA). 1 byte = 8 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Dtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "int8", "fp6", "mxfp4", "nvfp4", "fp4", "int4", "fp64"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+
+_BYTES: dict[str, float] = {
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "mxfp8": 1.0 + 1.0 / 32.0,
+    "int8": 1.0,
+    "fp6": 0.75,
+    "mxfp4": 0.5 + 1.0 / 32.0,
+    "nvfp4": 0.5 + 1.0 / 16.0,
+    "fp4": 0.5,
+    "int4": 0.5,
+}
+
+# Formats that a served model keeps its quality in without retraining, most faithful first.
+# Plain fp4 and int4 without block scales are left out: they are asked for by name, never chosen.
+SERVING_PRECISIONS: tuple[str, ...] = ("bf16", "fp8", "mxfp8", "int8", "nvfp4", "mxfp4")
+
+
+def bytes_per_element(dtype: str) -> float:
+    """Storage of one element of `dtype` [B], scales included. Raises KeyError on an unknown name."""
+    return _BYTES[dtype]
+
+
+def kv_dtype_for(dtype: str) -> str:
+    """Format of the key/value cache that goes with weights in `dtype`: 8 bits at the least.
+
+    Four-bit weights are served with an 8-bit cache; int8 chips keep it in int8.
+    """
+    if bytes_per_element(dtype) >= 2.0:
+        return "bf16" if dtype in ("tf32", "fp32", "fp64") else dtype
+    return "int8" if dtype in ("int8", "int4") else "fp8"

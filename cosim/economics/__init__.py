@@ -1,0 +1,1 @@
+"""What a system costs: capital, energy, cost per token, break-even price."""

@@ -1,0 +1,1 @@
+"""From priced kernels to steps: in closed form over arrays of points, and as scheduled events."""

@@ -1,0 +1,199 @@
+"""The closed form over points: feasibility first, then time, memory, energy of one serving step.
+
+    prefill  one batch through the pipeline:  sum of stages and transfers + (m - 1) slowest stage
+    decode   steady state, a token per sequence: max(m slowest stage, sum of stages and transfers)
+
+with m micro-batches per replica; host work is added once a step, and a chip that would exceed its power
+limit waits (`throttle`). A total is the sum of its named parts in the order of BREAKDOWN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens, stage_classes
+from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
+from cosim.mapping.legal import Verdict, divisibility, merged
+from cosim.mapping.memory import KINDS, serving_memory
+from cosim.mapping.stages import Stages
+from cosim.records import Array, array, points, take
+from cosim.timing.cost import rate
+from cosim.timing.energy import power_floor
+from cosim.workload.graph import model_flop
+
+BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "host", "throttle")
+CHUNK_POINTS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """Results of a batch of points, every array of shape (P,); NaN where a point is infeasible.
+
+    `time` [s] of a step; `energy` [J] of it over all chips, and `server_energy` with servers; `power` [W]
+    of one chip; `breakdown` [s] and `memory` [B] by name; `utilisation` is MFU; `tokens` new per step.
+    """
+
+    verdict: Verdict
+    chips: Array
+    time: Array
+    tokens: Array
+    energy: Array
+    server_energy: Array
+    facility_energy: Array
+    power: Array
+    utilisation: Array
+    breakdown: dict[str, Array]
+    memory: dict[str, Array]
+
+    @property
+    def feasible(self) -> NDArray[np.bool_]:
+        """Points that break no limit."""
+        return self.verdict.code == 0
+
+
+def evaluate(case: Case) -> Estimates:
+    """Estimates of every point of the case, in chunks whose size does not change the result."""
+    total = points(case)
+    if total <= CHUNK_POINTS:
+        return _evaluate_chunk(case, total)
+    starts = range(0, total, CHUNK_POINTS)
+    parts = [take(case, np.arange(s, min(s + CHUNK_POINTS, total), dtype=np.intp)) for s in starts]
+    return _joined([_evaluate_chunk(part, points(part)) for part in parts])
+
+
+def evaluate_cells(cells: list[tuple[Case, NDArray[np.intp]]]) -> Estimates:
+    """Estimates of points that differ in structure: each cell alone, rows put back where they belong.
+
+    `cells` are (case, rows): point i of a case is row rows[i] of the result; rows cover 0..P-1 once.
+    """
+    joined = _joined([evaluate(case) for case, _ in cells])
+    order = np.argsort(np.concatenate([rows for _, rows in cells]), kind="stable")
+    return _map(joined, lambda leaf: leaf[order])
+
+
+def _evaluate_chunk(case: Case, total: int) -> Estimates:
+    """Limits in their documented order; only what passed them is timed, then scattered back."""
+    device = device_graph(case)
+    stage = stage_classes(case)
+    reserved = case.system.chip.memory["dram"].reserved
+    verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
+    memory = serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
+    short = memory.total - case.system.chip.memory["dram"].capacity
+    verdict = _full(merged(verdict, "memory", short), total)
+    rows = np.flatnonzero(verdict.code == 0).astype(np.intp)
+    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in KINDS}
+    kinds["total"] = np.broadcast_to(memory.total, (total,)).copy()
+    blank = {name: np.full(total, np.nan) for name in _TIMED}
+    breakdown = {name: np.full(total, np.nan) for name in BREAKDOWN}
+    if rows.size:
+        part = case if rows.size == total else take(case, rows)
+        timed, parts = _timed(part)
+        for name, value in timed.items():
+            blank[name][rows] = value
+        for name, value in parts.items():
+            breakdown[name][rows] = value
+    chips = np.broadcast_to(case.plan.chips, (total,)).copy()
+    result = Estimates(verdict=verdict, chips=chips, breakdown=breakdown, memory=kinds, **blank)
+    return _with_time_limit(result, case)
+
+
+_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
+
+
+def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Time, energy and use of feasible points: the scalars of _TIMED and the breakdown."""
+    device, stage = device_graph(case), stage_classes(case)
+    costs = stage_costs(case, device, op_costs(case, device), stage)
+    moved = transfers(case)
+    parts = step_parts(case, costs, stage, moved)
+    dynamic = _dynamic_energy(case, costs, stage, moved)
+    chip, chips = case.system.chip, case.plan.chips
+    running: Array = sum(parts.values(), array(0.0))
+    floor = power_floor(dynamic / chips, chip.power.limit, chip.power.idle)
+    parts["throttle"] = np.maximum(floor - running, 0.0)
+    time: Array = sum((parts[name] for name in BREAKDOWN), array(0.0))
+    energy = dynamic + chip.power.idle * time * chips
+    server = energy + case.system.server_power * chips * time
+    flop = model_flop(case.model, micro_batch_graph(case)) * case.plan.micro_batches * case.plan.data
+    timed = {
+        "time": time,
+        "tokens": new_tokens(case),
+        "energy": energy,
+        "server_energy": server,
+        "facility_energy": server * case.system.pue,
+        "power": energy / time / chips,
+        "utilisation": flop / (time * chips * rate(chip, case.plan.dtype)),
+    }
+    return timed, parts
+
+
+def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:
+    """Exposed parts of a step [s]: the slowest stage's own times m times, the bubble, the host."""
+    own = np.where(stage.count > 0.0, costs.time, -np.inf)
+    slowest = np.expand_dims(np.argmax(own, axis=0), 0)
+    m = case.plan.micro_batches
+
+    def at_slowest(values: Array) -> Array:
+        return np.take_along_axis(np.broadcast_to(values, own.shape), slowest, axis=0)[0]
+
+    stage_time = at_slowest(costs.time)
+    through = np.sum(stage.count * costs.time, axis=0)
+    through = through + moved.inside * moved.inside_time + moved.across * moved.across_time
+    busy = stage_time if case.phase == "prefill" else m * stage_time
+    bubble = np.maximum(through - busy, 0.0)
+    parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}
+    parts["bubble"] = bubble
+    parts["host"] = case.system.chip.launch.host_step + np.zeros_like(bubble)
+    return parts
+
+
+def _dynamic_energy(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> Array:
+    """Over all chips: every stage's kernels and links, for all micro-batches and replicas [J]."""
+    per_rank = np.sum(stage.count * costs.energy, axis=0) + (moved.inside + moved.across) * moved.energy
+    return per_rank * case.plan.tensor * case.plan.data * case.plan.micro_batches
+
+
+def _with_time_limit(result: Estimates, case: Case) -> Estimates:
+    """Adds the limit on the step's time; points over it are infeasible and lose their outputs."""
+    name = "ttft_limit" if case.phase == "prefill" else "tpot_limit"
+    limit = getattr(case.scenario, name)
+    over = np.where(np.isnan(result.time), 0.0, result.time - limit)
+    verdict = merged(result.verdict, name, over)
+    if np.array_equal(verdict.code, result.verdict.code):
+        return result
+    lost = verdict.code != 0
+    cleared = {name: np.where(lost, np.nan, getattr(result, name)) for name in _TIMED}
+    breakdown = {name: np.where(lost, np.nan, value) for name, value in result.breakdown.items()}
+    return Estimates(verdict=verdict, chips=result.chips, breakdown=breakdown, memory=result.memory, **cleared)
+
+
+def _full(verdict: Verdict, total: int) -> Verdict:
+    return Verdict(np.broadcast_to(verdict.code, (total,)).copy(), np.broadcast_to(verdict.shortfall, (total,)).copy())
+
+
+def _map(result: Estimates, change: Callable[[Any], Any]) -> Estimates:
+    """Every array of the result through `change`, codes included."""
+    verdict = Verdict(change(result.verdict.code), change(result.verdict.shortfall))
+    plain = {name: change(getattr(result, name)) for name in (*_TIMED, "chips")}
+    breakdown = {name: change(value) for name, value in result.breakdown.items()}
+    memory = {name: change(value) for name, value in result.memory.items()}
+    return Estimates(verdict=verdict, breakdown=breakdown, memory=memory, **plain)
+
+
+def _joined(parts: list[Estimates]) -> Estimates:
+    """The parts one after the other along the points axis."""
+
+    def join(of: Callable[[Estimates], Any]) -> Any:  # noqa: ANN401  # codes are whole, the rest float
+        return np.concatenate([of(part) for part in parts])
+
+    return Estimates(
+        verdict=Verdict(join(lambda e: e.verdict.code), join(lambda e: e.verdict.shortfall)),
+        breakdown={name: join(lambda e, n=name: e.breakdown[n]) for name in parts[0].breakdown},  # type: ignore[misc]
+        memory={name: join(lambda e, n=name: e.memory[n]) for name in parts[0].memory},  # type: ignore[misc]
+        **{name: join(lambda e, n=name: getattr(e, n)) for name in (*_TIMED, "chips")},  # type: ignore[misc]
+    )

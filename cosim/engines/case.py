@@ -1,0 +1,50 @@
+"""A cell of the study: one structure (chip kind, op list, formats), numbers along the points axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cosim.hardware.lower import SystemArrays
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.shard import DeviceGraph, shard
+from cosim.mapping.stages import Stages, stages
+from cosim.records import Array, array
+from cosim.workload.graph import decode_graph, prefill_graph
+from cosim.workload.model import ModelArrays
+from cosim.workload.ops import Graph
+
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Points that share a structure. Every numeric leaf has shape () or (P,)."""
+
+    phase: Phase
+    system: SystemArrays
+    model: ModelArrays
+    plan: PlanArrays
+    scenario: ScenarioArrays
+
+
+def micro_batch_graph(case: Case) -> Graph:
+    """Unsharded graph of one micro-batch of one replica."""
+    sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
+    build = prefill_graph if case.phase == "prefill" else decode_graph
+    return build(case.model, sequences, case.scenario.context)
+
+
+def device_graph(case: Case) -> DeviceGraph:
+    """The same as one tensor rank sees it."""
+    return shard(micro_batch_graph(case), case.plan)
+
+
+def stage_classes(case: Case) -> Stages:
+    """Stage classes of the case, shape (4, P)."""
+    return stages(case.model.layers, case.plan.pipeline)
+
+
+def new_tokens(case: Case) -> Array:
+    """Tokens that one step works on over the whole system: the prompts, or one per sequence."""
+    return case.scenario.batch * (case.scenario.context if case.phase == "prefill" else array(1.0))

@@ -1,0 +1,175 @@
+"""Durations and energies of one micro-batch on every stage class: the table that both engines read.
+
+The closed form sums it up; the event engine schedules it. Neither has an op time of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.engines.case import Case
+from cosim.hardware.lower import ChipArrays
+from cosim.mapping.placement import stage_hops, tensor_placement
+from cosim.mapping.shard import (
+    ACTIVATION_BYTES,
+    DeviceAttention,
+    DeviceCollective,
+    DeviceGraph,
+    DeviceMatmul,
+    DeviceVector,
+)
+from cosim.mapping.stages import Stages, by_group
+from cosim.records import Array, array, points, take
+from cosim.timing.attention import attention_cost
+from cosim.timing.collective import all_gather, all_reduce, send
+from cosim.timing.cost import KernelCost
+from cosim.timing.energy import kernel_energy, link_energy
+from cosim.timing.matmul import matmul_cost
+from cosim.timing.vector import vector_cost
+from cosim.workload.ops import Attention
+
+CLASSES_OF_TIME = ("matmul", "attention", "vector", "launch", "collective")
+
+
+@dataclass(frozen=True, slots=True)
+class OpCost:
+    """One operator of one rank and micro-batch: its cost per run, its group and how often it runs in it."""
+
+    name: str
+    kind: str
+    group: str
+    count: Array
+    dims: tuple[Array, ...]
+    dtype: str
+    cost: KernelCost
+    energy: Array
+
+
+@dataclass(frozen=True, slots=True)
+class StageCosts:
+    """Of one micro-batch on a stage of each class, shape (4, P): seconds by class of time, dynamic J per chip."""
+
+    matmul: Array
+    attention: Array
+    vector: Array
+    launch: Array
+    collective: Array
+    energy: Array
+
+    @property
+    def time(self) -> Array:
+        """Sum of the exposed parts, in the order of CLASSES_OF_TIME [s]."""
+        total: Array = sum((getattr(self, name) for name in CLASSES_OF_TIME), array(0.0))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """Between neighbouring stages of a replica: how many, and the time of each [s], inside and across nodes."""
+
+    inside: Array
+    across: Array
+    inside_time: Array
+    across_time: Array
+    energy: Array
+    """Of one transfer per sending chip [J]."""
+
+
+def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
+    """Cost of every unique kernel of the case; arrays of shape (P,). Kernels of one kind in one call."""
+    chip, count = case.system.chip, points(case)
+    matmuls = _matmul_costs(device.matmuls, chip, count)
+    attentions = [_attention(op, chip, count) for op in device.attentions]
+    vectors = [_vector(op, chip, count) for op in device.vectors]
+    return (*matmuls, *attentions, *vectors)
+
+
+def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: Stages) -> StageCosts:
+    """Sums over the ops of each stage class, with the gap of every kernel and the collectives."""
+    chip = case.system.chip
+    shape = np.broadcast_shapes(stage.layers.shape, (len(stage.layers), points(case)))
+    sums = {name: np.zeros(shape) for name in (*CLASSES_OF_TIME, "energy")}
+    for op in ops:
+        runs = by_group(stage, op.group) * op.count
+        sums[op.kind] += runs * op.cost.time
+        sums["launch"] += runs * chip.launch.gap
+        sums["energy"] += runs * op.energy
+    for collective in device.collectives:
+        runs = by_group(stage, collective.group) * collective.count
+        time, wire = _collective(collective, case)
+        sums["collective"] += runs * time
+        sums["energy"] += runs * link_energy(wire, chip)
+    return StageCosts(**sums)
+
+
+def transfers(case: Case) -> Transfers:
+    """Activations of one micro-batch handed from stage to stage, one tensor rank to its peer."""
+    tiers, chip = case.system.tiers, case.system.chip
+    sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
+    tokens = sequences * (case.scenario.context if case.phase == "prefill" else 1.0)
+    # Each rank sends its slice of the hidden vector; the receivers gather inside their group for free
+    # because the next layer's first collective needs no more than the slices.
+    size = tokens * case.model.hidden * ACTIVATION_BYTES / case.plan.tensor
+    inside, across = stage_hops(case.plan.tensor, case.plan.pipeline, tiers[0].size)
+    quality = chip.quality.collective
+    within, beyond = send(size, tiers[0], quality), send(size, tiers[-1], quality)
+    return Transfers(inside, across, within, beyond, link_energy(size, chip))
+
+
+def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
+    """All matmuls of one format stacked to (ops x P) and costed by one call."""
+    found: dict[str, OpCost] = {}
+    for dtype in dict.fromkeys(op.dtype for op in ops):
+        same = [op for op in ops if op.dtype == dtype]
+        dims = [np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in ("m", "n", "k")]
+        point = np.tile(np.arange(count, dtype=np.intp), len(same))
+        stacked = take(chip, point)
+        cost = matmul_cost(*dims, stacked, dtype, resident="activations")
+        energy = kernel_energy(cost, stacked, dtype)
+        for index, op in enumerate(same):
+            rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
+            own = _rows(cost, rows)
+            shape = (op.m, op.n, op.k)
+            found[op.name] = OpCost(op.name, "matmul", op.group, op.count, shape, dtype, own, energy[rows])
+    return [found[op.name] for op in ops]
+
+
+def _rows(cost: KernelCost, rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> KernelCost:
+    part = take(cost, rows)
+    return KernelCost(
+        part.time,
+        part.compute,
+        part.memory,
+        part.flop,
+        part.dram_bytes,
+        part.cache_bytes,
+        cost.bound[rows],
+        part.tiling,
+    )
+
+
+def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:
+    cost = attention_cost(op.op, chip, op.kv_dtype)
+    local: Attention = op.op
+    dims = (local.batch, local.query, local.context, local.heads, local.kv_heads, local.head_dim)
+    energy = np.broadcast_to(kernel_energy(cost, chip, "bf16"), (count,))
+    return OpCost(op.name, "attention", op.group, op.count, dims, op.kv_dtype, cost, energy)
+
+
+def _vector(op: DeviceVector, chip: ChipArrays, count: int) -> OpCost:
+    cost = vector_cost(op, chip)
+    energy = np.broadcast_to(kernel_energy(cost, chip, "fp32"), (count,))
+    dims = (op.read_bytes, op.write_bytes)
+    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, energy)
+
+
+def _collective(op: DeviceCollective, case: Case) -> tuple[Array, Array]:
+    group = tensor_placement(case.plan.tensor, case.system.tiers[0].size)
+    if op.kind == "all_reduce":
+        cost = all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
+    else:
+        cost = all_gather(op.size_bytes, group, case.system)
+    return cost.time, cost.wire_bytes

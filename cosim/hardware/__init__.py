@@ -1,0 +1,1 @@
+"""Chips and systems as data: every number sourced, checked at load, lowered to arrays for the engines."""

@@ -1,0 +1,123 @@
+"""Named checks of a description at load: published totals against the primaries, and what must hold.
+
+A total may differ from its primaries by 2 %; more must be declared in `published.deviations` under the
+name of the check, with the reason (two clocks on one datasheet, a capped product).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.documents import Document
+from cosim.errors import SpecError
+from cosim.hardware.chip import Chip
+from cosim.hardware.lower import ChipArrays, lower_chip
+from cosim.hardware.system import System
+from cosim.units import format_si
+
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Check:
+    """One named check: the published total, what the primaries give, the declared reason if they differ."""
+
+    name: str
+    published: float
+    derived: float
+    unit: str
+    reason: str | None
+
+    @property
+    def deviation(self) -> float:
+        """derived / published - 1."""
+        return self.derived / self.published - 1.0
+
+    @property
+    def passes(self) -> bool:
+        """Within 2 %, or the deviation is declared."""
+        return abs(self.deviation) <= TOLERANCE or self.reason is not None
+
+
+def chip_checks(chip: Chip) -> list[Check]:
+    """All checks of published totals: `peak.<dtype>`, `bandwidth.<role>`, `links.<name>`."""
+    arrays = lower_chip(chip)
+    reasons = chip.published.deviations
+    return [Check(n, published, derived, unit, reasons.get(n)) for n, published, derived, unit in _pairs(chip, arrays)]
+
+
+def check_chip(chip: Chip, document: Document) -> None:
+    """Raises SpecError for the first check that fails, a doubled datum, or a deviation nobody needs."""
+    _no_doubles(chip, document)
+    checks = chip_checks(chip)
+    for check in checks:
+        if not check.passes:
+            raise SpecError(
+                f"published {format_si(check.published, check.unit)}, but the primaries give "
+                f"{format_si(check.derived, check.unit)} ({check.deviation:+.1%})",
+                file=document.path,
+                line=document.line(f"published.{check.name}"),
+                field=f"published.{check.name}",
+                hint=f"correct a primary, or declare the reason under published.deviations: {{{check.name}: ...}}",
+            )
+    for name in chip.published.deviations:
+        if name not in {check.name for check in checks}:
+            raise SpecError(
+                "declares the deviation of a total that is not published",
+                file=document.path,
+                line=document.line(f"published.deviations.{name}"),
+                field=f"published.deviations.{name}",
+                hint="known: " + ", ".join(check.name for check in checks),
+            )
+
+
+def check_system(system: System, document: Document) -> None:
+    """Raises SpecError where a tier names an unknown link, a torus does not multiply out, or there is no tier."""
+    if not system.tiers:
+        raise SpecError("a system needs at least one tier", file=document.path, line=document.line("tiers"))
+    for index, tier in enumerate(system.tiers):
+        where = f"tiers.{index}"
+        problem: str | None = None
+        if tier.link not in system.chip.links:
+            problem = f"names link '{tier.link}', which {system.chip.name} has not"
+        elif tier.kind == "torus" and int(np.prod(tier.shape or (0,))) != int(tier.size.si):
+            problem = f"shape {tier.shape} does not multiply to size {tier.size.si:g}"
+        elif "in_network" in tier.algorithms and None in (tier.in_network, tier.in_network_latency):
+            problem = "offers in_network reduction without in_network (share of link bandwidth) and in_network_latency"
+        elif index > 1:
+            problem = "a third tier is not modelled yet"
+        if problem is not None:
+            raise SpecError(problem, file=document.path, line=document.line(where), field=where)
+
+
+def _pairs(chip: Chip, arrays: ChipArrays) -> Iterator[tuple[str, float, float, str]]:
+    for dtype, datum in chip.published.peak.items():
+        if dtype not in arrays.matrix.peak:
+            raise SpecError("has a published peak but no rate", field=f"published.peak.{dtype}")
+        yield f"peak.{dtype}", datum.si, float(arrays.matrix.peak[dtype]), "FLOP/s"
+    for role, datum in chip.published.bandwidth.items():
+        if role not in arrays.memory:
+            raise SpecError("is the bandwidth of a level that the chip has not", field=f"published.bandwidth.{role}")
+        yield f"bandwidth.{role}", datum.si, float(arrays.memory[role].bandwidth), "B/s"
+    for name, datum in chip.published.links.items():
+        if name not in arrays.links:
+            raise SpecError("is the total of a link that the chip has not", field=f"published.links.{name}")
+        yield f"links.{name}", datum.si, float(arrays.links[name]), "B/s"
+
+
+def _no_doubles(chip: Chip, document: Document) -> None:
+    doubles = [f"memory.{r}.bandwidth" for r, m in chip.memory.items() if m.bandwidth is not None and m.has_primaries]
+    doubles += [f"links.{n}.bandwidth" for n, k in chip.links.items() if k.bandwidth is not None and k.has_primaries]
+    if chip.matrix.kind != "roofline":
+        doubles += [f"matrix.peak.{dtype}" for dtype in chip.matrix.peak]
+    for field in doubles:
+        raise SpecError(
+            "is given together with the primaries that it derives from",
+            file=document.path,
+            line=document.line(field),
+            field=field,
+            hint="keep the primaries; a published total goes under 'published:' as a check",
+        )

@@ -1,0 +1,120 @@
+"""The description of one chip: engines, memory, links, power, die, package, price, kernel quality."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from cosim.datum import Area, Bandwidth, Count, EnergyPerByte, EnergyPerFlop, FlopRate, Money, Power, Ratio, Time
+from cosim.dtypes import Dtype
+from cosim.errors import SpecError, nearest
+from cosim.hardware.compute import KernelConstants, MatrixEngine, SpecialEngine, VectorEngine
+from cosim.hardware.memory import Link, MemoryLevel
+from cosim.schema import Frozen
+
+Role = str
+
+
+class Source(Frozen):
+    """Where numbers come from. `checked` is false for what nobody has verified; the mark travels."""
+
+    text: str
+    checked: bool = True
+
+
+class PowerSpec(Frozen):
+    """Electrical limits and the energy of each act."""
+
+    limit: Power
+    """Sustained limit of the package (TDP)."""
+    idle: Power
+    energy_per_flop: dict[Dtype, EnergyPerFlop]
+    energy_per_byte: dict[str, EnergyPerByte]
+    """By memory role, and `link` for bytes sent off the chip."""
+
+
+class Die(Frozen):
+    """Silicon of the package."""
+
+    node: str
+    area: Area | None = None
+    """Of all compute dies together; None is unknown."""
+    dies: Count | None = None
+    transistors: float | None = None
+    package: str | None = None
+
+
+class Quality(Frozen):
+    """Kernel quality: measured rate over peak at the modelled clock, per class, with its range.
+
+    A chip without measurements carries the range seen over vendors and becomes an interval.
+    """
+
+    matmul: Ratio
+    attention: Ratio
+    memory: Ratio
+    """Achievable share of DRAM bandwidth in streaming kernels."""
+    collective: Ratio
+
+
+class LaunchSpec(Frozen):
+    """Time between kernels and per step that no engine is busy."""
+
+    gap: Time
+    """From one kernel of a chain to the next (graph replay)."""
+    latency: Time
+    """What a kernel timed alone takes beyond the gap: fill and drain."""
+    host_step: Time
+    """Host work per serving step that is not hidden: scheduling, sampling, transfer of tokens."""
+
+
+class Published(Frozen):
+    """Published totals: checks on the primaries, never inputs. `deviations` declare those that fail."""
+
+    peak: dict[Dtype, FlopRate] = {}
+    bandwidth: dict[Role, Bandwidth] = {}
+    links: dict[str, Bandwidth] = {}
+    deviations: dict[str, str] = {}
+    """Check name -> reason why the total and the primaries disagree by more than 2 %."""
+
+
+class Chip(Frozen):
+    """One accelerator package. Numbers are data with source; `calibration` holds fitted constants apart."""
+
+    name: str
+    title: str
+    maker: str
+    status: Literal["shipping", "announced", "template"]
+    confidence: Literal["measured", "published", "estimated"]
+    """The weakest that a result from this chip rests on."""
+    sources: dict[str, Source] = {}
+    cores: Count | None = None
+    """SM, CU or tensor cores; None where the structure is unknown."""
+    matrix: MatrixEngine
+    vector: VectorEngine
+    special: SpecialEngine
+    memory: dict[Role, MemoryLevel]
+    links: dict[str, Link]
+    power: PowerSpec
+    die: Die
+    price: Money | None = None
+    """Of one package; None is unknown."""
+    launch: LaunchSpec
+    quality: Quality
+    calibration: KernelConstants | None = None
+    published: Published = Published()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Chip:
+        if "dram" not in self.memory:
+            raise SpecError("memory has no 'dram' level", hint="name the level that holds weights 'dram'")
+        if "scale_up" not in self.links:
+            raise SpecError("links have no 'scale_up'", hint="name the links inside a node 'scale_up'")
+        if self.cores is None and self.matrix.kind != "roofline":
+            raise SpecError("cores are missing", hint="give 'cores', or 'matrix: {kind: roofline, peak: ...}'")
+        for role in self.memory:
+            if role not in self.power.energy_per_byte and role != "host":
+                hint = nearest(role, self.power.energy_per_byte)
+                raise SpecError(f"power.energy_per_byte has no entry for memory level '{role}'", hint=hint)
+        return self

@@ -1,0 +1,87 @@
+"""Compute engines of a chip: matrix (three kinds), vector, special functions; each its own clock.
+
+Rates count FLOP with 1 FMA = 2 FLOP, dense. Peaks follow from the primaries:
+    tile machine     peak = cores x rate x clock                             rate per core
+    systolic array   peak = cores x arrays x rows x columns x rate x clock   rate per processing element
+    roofline         peak is the datum: structure unknown
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cosim.datum import Count, Factor, FlopPerCycle, FlopRate, Frequency, OpPerCycle, OpRate
+from cosim.dtypes import Dtype
+from cosim.schema import Frozen
+
+Dataflow = Literal["ws", "os", "is"]
+
+
+class TileMachine(Frozen):
+    """Matrix engine of a GPU: cores that each work on an output tile."""
+
+    kind: Literal["tile"]
+    clock: Frequency
+    """Clock of the matrix units at their published peak."""
+    rate: dict[Dtype, FlopPerCycle]
+    """FLOP per cycle and core for each format."""
+    peak: dict[Dtype, FlopRate] = {}
+    """Replaces the derived peak of a format when overridden; left out in files."""
+
+
+class SystolicArray(Frozen):
+    """Matrix engine of a TPU-like chip: arrays of processing elements."""
+
+    kind: Literal["systolic"]
+    arrays: Count
+    """Arrays per core."""
+    rows: Count
+    columns: Count
+    clock: Frequency
+    rate: dict[Dtype, FlopPerCycle]
+    """FLOP per cycle and processing element for each format."""
+    dataflows: tuple[Dataflow, ...] = ("ws",)
+    """Weight, output or input stationary: what the chip can do; the fastest is taken per product."""
+    shadow_weights: bool = True
+    """Weights of the next fold load while this one computes."""
+    peak: dict[Dtype, FlopRate] = {}
+
+
+class RooflineEngine(Frozen):
+    """Matrix engine known by its peaks alone: no structure can be swept."""
+
+    kind: Literal["roofline"]
+    peak: dict[Dtype, FlopRate]
+
+
+MatrixEngine = Annotated[TileMachine | SystolicArray | RooflineEngine, Field(discriminator="kind")]
+
+
+class VectorEngine(Frozen):
+    """Vector units: FLOP per cycle and core with a clock, or a peak alone."""
+
+    clock: Frequency | None = None
+    rate: FlopPerCycle | None = None
+    """fp32 FLOP per cycle and core."""
+    peak: FlopRate | None = None
+
+
+class SpecialEngine(Frozen):
+    """Special-function units (exponential and the like): per cycle and core, or a peak alone."""
+
+    clock: Frequency | None = None
+    rate: OpPerCycle | None = None
+    peak: OpRate | None = None
+
+
+class KernelConstants(Frozen):
+    """Constants of the kernels of a tile machine: fitted, or carried over from a chip that was."""
+
+    data: str
+    """Data set that they were fitted on, with the split held out."""
+    held_out: str | None = None
+    """Error on the rows that were not fitted."""
+    constants: dict[str, Factor] = {}
+    """Values in SI units by name; `cosim.hardware.lower.KERNEL_CONSTANTS` lists what each means."""

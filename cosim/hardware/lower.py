@@ -1,0 +1,268 @@
+"""From descriptions to arrays: primaries in, peaks and bandwidths derived, ready for the engines.
+
+Every leaf is float64 of shape () or (P,). An override replaces its primary, and what derives from it
+follows; an override of a derived value replaces that value alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cosim.datum import Datum
+from cosim.errors import SpecError
+from cosim.hardware.chip import Chip
+from cosim.hardware.system import System
+from cosim.overrides import Varied
+from cosim.records import Array, array
+
+KERNEL_CONSTANTS: dict[str, str] = {
+    "k_step_time": "least time of one 64-deep step of the K loop of a tile [s]",
+    "core_bandwidth": "DRAM bandwidth that one busy core can draw [B/s]",
+    "cache_share": "share of the last cache that holds operands of a repeated run",
+    "split_time": "time of the reduction after a split of K [s]",
+    "operand_bandwidth": "bandwidth of tile operands into one core [B/s]",
+    "tile_prologue": "fill and drain of one tile [s]",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixArrays:
+    """Matrix engine. `peak` [FLOP/s] by dtype; structure fields are None where the chip has none."""
+
+    kind: str
+    peak: Mapping[str, Array]
+    clock: Array | None
+    arrays: Array | None = None
+    rows: Array | None = None
+    columns: Array | None = None
+    dataflows: tuple[str, ...] = ()
+    shadow_weights: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryArrays:
+    """One level: usable capacity of the whole chip [B], bandwidth [B/s], what the runtime keeps [B]."""
+
+    capacity: Array
+    bandwidth: Array
+    reserved: Array
+
+
+@dataclass(frozen=True, slots=True)
+class PowerArrays:
+    """Limit and idle [W], energy [J/FLOP] by dtype and [J/B] by memory role and `link`."""
+
+    limit: Array
+    idle: Array
+    energy_per_flop: Mapping[str, Array]
+    energy_per_byte: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class QualityArrays:
+    """Kernel quality by class; see `cosim.hardware.chip.Quality`."""
+
+    matmul: Array
+    attention: Array
+    memory: Array
+    collective: Array
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchArrays:
+    """Gap between kernels, latency of a lone one, host time per step [s]."""
+
+    gap: Array
+    latency: Array
+    host_step: Array
+
+
+@dataclass(frozen=True, slots=True)
+class ChipArrays:
+    """A chip as the engines see it. `cores` is None where the structure is unknown."""
+
+    name: str
+    cores: Array | None
+    matrix: MatrixArrays
+    vector_peak: Array
+    special_peak: Array
+    memory: Mapping[str, MemoryArrays]
+    links: Mapping[str, Array]
+    power: PowerArrays
+    launch: LaunchArrays
+    quality: QualityArrays
+    kernel: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TierArrays:
+    """A network tier: ranks, bandwidth per chip and direction [B/s], hop and start latency [s]."""
+
+    name: str
+    kind: str
+    size: Array
+    bandwidth: Array
+    latency: Array
+    base_latency: Array
+    in_network: Array
+    in_network_latency: Array
+    algorithms: tuple[str, ...]
+    shape: tuple[int, ...]
+    wrap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SystemArrays:
+    """A system as the engines see it. Server power is per chip [W]."""
+
+    name: str
+    chip: ChipArrays
+    chips: Array
+    tiers: tuple[TierArrays, ...]
+    server_power: Array
+    pue: Array
+
+
+class _Values:
+    """Reads numbers of a description by path, arrays first."""
+
+    def __init__(self, spec: object, arrays: Mapping[str, Array]) -> None:
+        self.spec, self.arrays = spec, arrays
+
+    def si(self, path: str) -> Array:
+        """SI value at `path`. Raises SpecError where the description has none."""
+        value = self.maybe(path)
+        if value is None:
+            raise SpecError("is unknown for this chip", field=path, hint="it is known by its peaks only")
+        return value
+
+    def maybe(self, path: str) -> Array | None:
+        """SI value at `path`, or None where it is not known."""
+        if path in self.arrays:
+            return self.arrays[path]
+        node: object = self.spec
+        for part in path.split("."):
+            if isinstance(node, tuple):
+                node = node[int(part)]
+            else:
+                node = node.get(part) if isinstance(node, Mapping) else getattr(node, part, None)
+            if node is None:
+                return None
+        return array(node.si) if isinstance(node, Datum) else None
+
+    def below(self, prefix: str) -> _Values:
+        """The same one level down."""
+        node: object = self.spec
+        for part in prefix.split("."):
+            node = getattr(node, part)
+        cut = f"{prefix}."
+        return _Values(node, {p.removeprefix(cut): a for p, a in self.arrays.items() if p.startswith(cut)})
+
+
+def lower_chip(chip: Chip, arrays: Mapping[str, Array] | None = None) -> ChipArrays:
+    """Arrays of a chip; `arrays` replaces numbers by path relative to the chip. Raises SpecError."""
+    return _chip(chip, _Values(chip, arrays or {}))
+
+
+def lower_system(varied: Varied[System]) -> SystemArrays:
+    """Arrays of a system with its overrides; paths are relative to the system. Raises SpecError."""
+    system, values = varied.spec, _Values(varied.spec, varied.arrays)
+    chip = _chip(system.chip, values.below("chip"))
+    tiers: list[TierArrays] = []
+    for index, tier in enumerate(system.tiers):
+        at = f"tiers.{index}"
+        own = values.maybe(f"{at}.bandwidth")
+        tiers.append(
+            TierArrays(
+                name=tier.name,
+                kind=tier.kind,
+                size=values.si(f"{at}.size") if index == 0 else values.si("nodes"),
+                bandwidth=chip.links[tier.link] if own is None else own,
+                latency=values.si(f"{at}.latency"),
+                base_latency=values.si(f"{at}.base_latency"),
+                in_network=_or_zero(values.maybe(f"{at}.in_network")),
+                in_network_latency=_or_zero(values.maybe(f"{at}.in_network_latency")),
+                algorithms=tier.algorithms,
+                shape=tier.shape,
+                wrap=tier.wrap,
+            )
+        )
+    return SystemArrays(
+        name=system.name,
+        chip=chip,
+        chips=tiers[0].size * values.si("nodes"),
+        tiers=tuple(tiers),
+        server_power=values.si("server.power") / tiers[0].size,
+        pue=values.si("facility.pue"),
+    )
+
+
+def _or_zero(value: Array | None) -> Array:
+    return array(0.0) if value is None else value
+
+
+def _chip(chip: Chip, values: _Values) -> ChipArrays:
+    constants = chip.calibration.constants if chip.calibration is not None else {}
+    return ChipArrays(
+        name=chip.name,
+        cores=values.maybe("cores"),
+        matrix=_matrix(chip, values),
+        vector_peak=_engine_peak(values, "vector"),
+        special_peak=_engine_peak(values, "special"),
+        memory={role: _memory(values, role, level.shared_by) for role, level in chip.memory.items()},
+        links={name: _link(values, name) for name in chip.links},
+        power=PowerArrays(
+            limit=values.si("power.limit"),
+            idle=values.si("power.idle"),
+            energy_per_flop={d: values.si(f"power.energy_per_flop.{d}") for d in chip.power.energy_per_flop},
+            energy_per_byte={r: values.si(f"power.energy_per_byte.{r}") for r in chip.power.energy_per_byte},
+        ),
+        launch=LaunchArrays(*(values.si(f"launch.{name}") for name in ("gap", "latency", "host_step"))),
+        quality=QualityArrays(
+            *(values.si(f"quality.{name}") for name in ("matmul", "attention", "memory", "collective"))
+        ),
+        kernel={name: values.si(f"calibration.constants.{name}") for name in constants},
+    )
+
+
+def _matrix(chip: Chip, values: _Values) -> MatrixArrays:
+    engine = chip.matrix
+    if engine.kind == "roofline":
+        return MatrixArrays("roofline", {d: values.si(f"matrix.peak.{d}") for d in engine.peak}, clock=None)
+    clock, cores = values.si("matrix.clock"), values.si("cores")
+    units = cores
+    if engine.kind == "systolic":
+        arrays, rows, columns = (values.si(f"matrix.{name}") for name in ("arrays", "rows", "columns"))
+        units = cores * arrays * rows * columns
+    peak: dict[str, Array] = {}
+    for dtype in engine.rate:
+        replaced = values.maybe(f"matrix.peak.{dtype}")
+        peak[dtype] = units * values.si(f"matrix.rate.{dtype}") * clock if replaced is None else replaced
+    if engine.kind == "tile":
+        return MatrixArrays("tile", peak, clock)
+    return MatrixArrays("systolic", peak, clock, arrays, rows, columns, engine.dataflows, engine.shadow_weights)
+
+
+def _engine_peak(values: _Values, engine: str) -> Array:
+    peak = values.maybe(f"{engine}.peak")
+    if peak is not None:
+        return peak
+    return values.si("cores") * values.si(f"{engine}.rate") * values.si(f"{engine}.clock")
+
+
+def _memory(values: _Values, role: str, shared_by: str) -> MemoryArrays:
+    at = f"memory.{role}"
+    copies = values.si("cores") if shared_by == "core" else array(1.0)
+    bandwidth = values.maybe(f"{at}.bandwidth")
+    if bandwidth is None and values.maybe(f"{at}.stacks") is not None:
+        bandwidth = values.si(f"{at}.stacks") * values.si(f"{at}.pins") * values.si(f"{at}.pin_rate")
+    elif bandwidth is None:
+        bandwidth = values.si("cores") * values.si(f"{at}.bytes_per_cycle") * values.si(f"{at}.clock")
+    capacity = values.si(f"{at}.capacity") * copies
+    return MemoryArrays(capacity, bandwidth, _or_zero(values.maybe(f"{at}.reserved")))
+
+
+def _link(values: _Values, name: str) -> Array:
+    total = values.maybe(f"links.{name}.bandwidth")
+    return values.si(f"links.{name}.count") * values.si(f"links.{name}.rate") if total is None else total

@@ -1,0 +1,74 @@
+"""A system: one kind of chip, the tiers that join them, the server around them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cosim.datum import Bandwidth, Count, Factor, Money, MoneyPerEnergy, Power, Ratio, Time
+from cosim.hardware.chip import Chip, Source
+from cosim.schema import Frozen
+
+TierKind = Literal["switch", "mesh", "ring", "torus", "fat_tree"]
+Algorithm = Literal["ring", "tree", "direct", "in_network"]
+
+
+class Tier(Frozen):
+    """One level of the network, innermost first. `size` counts what it joins: chips, then nodes."""
+
+    name: str
+    kind: TierKind
+    size: Count
+    link: str
+    """Which of the chip's links it uses."""
+    latency: Time
+    """Of one hop."""
+    base_latency: Time
+    """Start of one collective, whatever its steps."""
+    shape: tuple[int, ...] = ()
+    """Torus only: chips along each dimension; the product is `size`."""
+    wrap: bool = True
+    """Torus only: whether the rings close."""
+    algorithms: tuple[Algorithm, ...] = ("ring", "tree", "direct")
+    """What the chip's own library has on this tier."""
+    in_network: Ratio | None = None
+    """Share of link bandwidth that in-switch reduction reaches; with `in_network` in `algorithms`."""
+    in_network_latency: Time | None = None
+    """Time of an in-switch reduction of no bytes."""
+    bandwidth: Bandwidth | None = None
+    """Per chip and direction, where the tier gives less than the chip's link."""
+
+
+class Server(Frozen):
+    """What stands around the chips of one node."""
+
+    power: Power
+    """Of the node apart from its chips: hosts, switches, fans, conversion."""
+    price: Money | None = None
+    """Of the node with its chips; None is unknown."""
+
+
+class Facility(Frozen):
+    """The building: power usage effectiveness, energy price, years of use."""
+
+    pue: Factor
+    energy_price: MoneyPerEnergy
+    """Written in USD/kWh."""
+    lifetime_years: Factor
+
+
+class System(Frozen):
+    """Chips in tiers. `nodes` is the size of everything beyond the first tier."""
+
+    name: str
+    title: str
+    sources: dict[str, Source] = {}
+    chip: Chip
+    nodes: Count
+    tiers: tuple[Tier, ...]
+    server: Server
+    facility: Facility
+
+    @property
+    def chips(self) -> float:
+        """Number of chips: size of the first tier times nodes."""
+        return self.tiers[0].size.si * self.nodes.si

@@ -1,0 +1,97 @@
+"""Which plans are legal, and what is said of those that are not.
+
+The first broken limit in the order of LIMITS wins. A code is its index; 0 is feasible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.records import Array
+from cosim.workload.model import ModelArrays
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit: its name in results, the unit of the shortfall, and what the user should do."""
+
+    name: str
+    unit: str
+    hint: str
+
+
+LIMITS: tuple[Limit, ...] = (
+    Limit("", "", ""),
+    Limit("chips", "chips", "use no more chips than the system has"),
+    Limit("tensor_parallel", "heads", "the tensor degree must divide heads and the feed-forward width"),
+    Limit("kv_heads", "heads", "the tensor degree must divide kv_heads or be a multiple of it"),
+    Limit("pipeline_parallel", "stages", "use no more stages than layers"),
+    Limit("batch", "sequences", "data_parallel x micro_batches must divide the batch"),
+    Limit("positions", "tokens", "the model has no position beyond max_positions"),
+    Limit("memory", "B", "use more chips, a smaller batch or context, or a narrower format"),
+    Limit("ttft_limit", "s", "use more tensor parallelism or a smaller batch"),
+    Limit("tpot_limit", "s", "use more tensor parallelism or a smaller batch"),
+)
+CODES = {limit.name: code for code, limit in enumerate(LIMITS)}
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`code` [P] of the first broken limit (0: none) and the `shortfall` [P] in that limit's unit."""
+
+    code: Codes
+    shortfall: Array
+
+
+def merged(first: Verdict, name: str, shortfall: Array) -> Verdict:
+    """`first`, and where nothing was broken yet, limit `name` wherever `shortfall` > 0."""
+    code, old = first.code, first.shortfall
+    shape = np.broadcast_shapes(code.shape, shortfall.shape)
+    broken = (np.broadcast_to(code, shape) == 0) & (np.broadcast_to(shortfall, shape) > 0.0)
+    return Verdict(np.where(broken, CODES[name], code), np.where(broken, shortfall, old))
+
+
+def fine() -> Verdict:
+    """A verdict with nothing broken."""
+    return Verdict(np.zeros((), dtype=np.int64), np.zeros(()))
+
+
+def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays, chips: Array, phase: str) -> Verdict:
+    """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders."""
+    verdict = merged(fine(), "chips", plan.chips - chips)
+    remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
+    verdict = merged(verdict, "tensor_parallel", remainder)
+    few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
+    verdict = merged(verdict, "kv_heads", np.mod(many, few))
+    verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
+    verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
+    if model.position == "learned":
+        longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
+        verdict = merged(verdict, "positions", longest - model.max_positions)
+    return verdict
+
+
+def legal_plans(model: ModelArrays, chips: int, *, fill: bool = True) -> list[tuple[int, int, int]]:
+    """Every (tensor, pipeline, data) that divides, in rising order; all of `chips` used when `fill`.
+
+    Scalars of one model. Stages need not divide the layers: the split is as even as it goes.
+    """
+    heads, kv, ffn, layers = (int(x) for x in (model.heads, model.kv_heads, model.ffn, model.layers))
+    found: list[tuple[int, int, int]] = []
+    for tensor in divisors(chips) if fill else range(1, chips + 1):
+        if heads % tensor or ffn % tensor or max(kv, tensor) % min(kv, tensor):
+            continue
+        for pipeline in divisors(chips // tensor) if fill else range(1, chips // tensor + 1):
+            if pipeline <= layers:
+                found += [(tensor, pipeline, chips // (tensor * pipeline))]
+    return found
+
+
+def divisors(number: int) -> list[int]:
+    """Divisors of a positive whole number, rising."""
+    return [d for d in range(1, number + 1) if number % d == 0]

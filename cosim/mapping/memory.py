@@ -1,0 +1,95 @@
+"""Memory of one chip by kind, from the ops that it runs: weights, key/value cache, activations, reserve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.dtypes import bytes_per_element
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, kv_heads_per_rank
+from cosim.mapping.stages import Stages, by_group
+from cosim.records import Array, array
+from cosim.workload.model import ModelArrays
+
+KINDS = ("weights", "kv", "activations", "gradients", "optimizer", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on the fullest chip, by kind; shape () or (P,)."""
+
+    weights: Array
+    kv: Array
+    activations: Array
+    gradients: Array
+    optimizer: Array
+    other: Array
+
+    @property
+    def total(self) -> Array:
+        """Sum of all kinds, in the order of KINDS."""
+        total: Array = sum((getattr(self, kind) for kind in KINDS), array(0.0))
+        return total
+
+
+def serving_memory(
+    device: DeviceGraph,
+    stage: Stages,
+    model: ModelArrays,
+    plan: PlanArrays,
+    scenario: ScenarioArrays,
+    reserved: Array,
+) -> Memory:
+    """Memory of a chip of the fullest stage class when serving; `reserved` is what the runtime keeps [B]."""
+    weights = _weights(device, stage)
+    kv = _cache(stage, model, plan, scenario)
+    live = _activations(device, stage)
+    present = stage.count > 0.0
+    total = np.where(present, weights + kv + live, -np.inf)
+    fullest = np.expand_dims(np.argmax(total, axis=0), 0)
+
+    def of(kind: Array) -> Array:
+        return np.take_along_axis(np.broadcast_to(kind, total.shape), fullest, axis=0)[0]
+
+    zero = np.zeros_like(total[0])
+    return Memory(of(weights), of(kv), of(live), zero, zero, zero + reserved)
+
+
+def _weights(device: DeviceGraph, stage: Stages) -> Array:
+    total = np.zeros_like(stage.layers)
+    for op in (*device.matmuls, *device.vectors):
+        total = total + by_group(stage, op.group) * op.count * op.weight_bytes
+    return total
+
+
+def _cache(stage: Stages, model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays) -> Array:
+    """2 x tokens x kv heads of the rank x head_dim x bytes, per layer; windowed layers keep a window."""
+    share = model.windowed_layers / model.layers
+    tokens = scenario.capacity
+    if model.has_window:
+        tokens = (1.0 - share) * tokens + share * np.minimum(tokens, model.window)
+    heads = kv_heads_per_rank(model.kv_heads, plan.tensor)
+    per_layer = 2.0 * tokens * heads * model.head_dim * bytes_per_element(plan.kv_dtype)
+    return stage.layers * per_layer * scenario.batch / plan.data
+
+
+def _activations(device: DeviceGraph, stage: Stages) -> Array:
+    """Largest working set of one op plus the residual stream, of the micro-batch in hand.
+
+    Buffers are reused from op to op, so the peak is what one op reads and writes: matmul input and output,
+    or a vector kernel's tensors.
+    """
+    peak = np.zeros_like(stage.layers)
+    residual = array(0.0)
+    for matmul in device.matmuls:
+        runs = by_group(stage, matmul.group) > 0.0
+        both = matmul.m * (matmul.n + matmul.k) * ACTIVATION_BYTES
+        peak = np.maximum(peak, np.where(runs, both, 0.0))
+    for vector in device.vectors:
+        runs = by_group(stage, vector.group) > 0.0
+        peak = np.maximum(peak, np.where(runs, vector.read_bytes + vector.write_bytes, 0.0))
+        if vector.group == "embed":
+            residual = vector.write_bytes
+    return peak + residual

@@ -1,0 +1,30 @@
+"""Where the ranks of a group lie on the network tiers. Tensor ranks are innermost, then stages, then replicas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.records import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Ranks of one group on the inner tier and the number of inner groups it spans; inner x outer = ranks."""
+
+    inner: Array
+    outer: Array
+
+
+def tensor_placement(tensor: Array, node: Array) -> Placement:
+    """Tensor ranks fill a node of `node` chips before they leave it."""
+    inner = np.minimum(tensor, node)
+    return Placement(inner, np.ceil(tensor / node))
+
+
+def stage_hops(tensor: Array, pipeline: Array, node: Array) -> tuple[Array, Array]:
+    """Transfers between neighbouring stages of one replica: (inside a node, across nodes)."""
+    across = np.ceil(tensor * pipeline / node) - 1.0
+    across = np.minimum(across, pipeline - 1.0)
+    return pipeline - 1.0 - across, across

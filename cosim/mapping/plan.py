@@ -1,0 +1,105 @@
+"""The parallel plan and the scenario it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cosim.dtypes import Dtype
+from cosim.overrides import Varied
+from cosim.records import Array, array
+from cosim.schema import Frozen
+
+Degree = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Algorithms(Frozen):
+    """Collective algorithm by operation; `fastest` takes the best that the tier's library has."""
+
+    all_reduce: Literal["fastest", "ring", "tree", "direct", "in_network"] = "fastest"
+
+
+class Plan(Frozen):
+    """Degrees of parallelism, micro-batches and formats. chips = tensor x pipeline x data."""
+
+    tensor_parallel: Degree = 1
+    pipeline_parallel: Degree = 1
+    data_parallel: Degree = 1
+    micro_batches: Degree = 1
+    dtype: Dtype = "bf16"
+    """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
+    kv_dtype: Dtype = "bf16"
+    algorithm: Algorithms = Algorithms()
+
+
+class Scenario(Frozen):
+    """What is asked of the system. Lengths in tokens, limits in seconds."""
+
+    batch: Degree = 1
+    """Sequences in flight over the whole system."""
+    context: Degree = 2048
+    """Decode: cached tokens that a step reads. Prefill: length of the prompts."""
+    capacity: Degree | None = None
+    """Cached tokens that memory must hold per sequence; None is `context`."""
+    ttft_limit: Annotated[float, Field(gt=0)] | None = None
+    """Most time of a prefill step [s]."""
+    tpot_limit: Annotated[float, Field(gt=0)] | None = None
+    """Most time of a decode step [s]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanArrays:
+    """A plan as the engines see it."""
+
+    tensor: Array
+    pipeline: Array
+    data: Array
+    micro_batches: Array
+    dtype: str
+    kv_dtype: str
+    all_reduce: str
+
+    @property
+    def chips(self) -> Array:
+        """Chips that the plan occupies."""
+        return self.tensor * self.pipeline * self.data
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioArrays:
+    """A scenario as the engines see it; limits are inf where there is none."""
+
+    batch: Array
+    context: Array
+    capacity: Array
+    ttft_limit: Array
+    tpot_limit: Array
+
+
+def lower_plan(varied: Varied[Plan]) -> PlanArrays:
+    """Arrays of a plan with its overrides."""
+    plan, arrays = varied.spec, varied.arrays
+    names = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches")
+    numbers = (arrays.get(name, array(getattr(plan, name))) for name in names)
+    return PlanArrays(*numbers, dtype=plan.dtype, kv_dtype=plan.kv_dtype, all_reduce=plan.algorithm.all_reduce)
+
+
+def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
+    """Arrays of a scenario with its overrides."""
+    scenario, arrays = varied.spec, varied.arrays
+
+    def number(name: str, default: Array | float) -> Array:
+        value = getattr(scenario, name)
+        return arrays.get(name, array(default if value is None else value))
+
+    context = number("context", 0.0)
+    inf = float("inf")
+    return ScenarioArrays(
+        batch=number("batch", 0.0),
+        context=context,
+        capacity=number("capacity", context),
+        ttft_limit=number("ttft_limit", inf),
+        tpot_limit=number("tpot_limit", inf),
+    )

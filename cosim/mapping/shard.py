@@ -1,0 +1,147 @@
+"""From a graph to the ops of one device: every split axis divided by the tensor degree.
+
+A piece that cannot be divided further is replicated: key/value heads beyond their number stay whole on
+every rank (Axis.shard). Formats are assigned here: linear layers in the plan's, the rest at 16 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.dtypes import bytes_per_element
+from cosim.mapping.plan import PlanArrays
+from cosim.records import Array, array
+from cosim.workload.ops import Attention, Collective, Graph, Matmul, Vector
+
+ACTIVATION_DTYPE = "bf16"
+ACTIVATION_BYTES = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMatmul:
+    """A matmul of one rank; `weight_bytes` are what it keeps in memory."""
+
+    name: str
+    group: str
+    count: Array
+    m: Array
+    n: Array
+    k: Array
+    dtype: str
+    weight_bytes: Array
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAttention:
+    """Fused attention of one rank, with its share of the heads."""
+
+    name: str
+    group: str
+    count: Array
+    op: Attention
+    kv_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceVector:
+    """Elementwise work of one rank: bytes moved, FLOP, exponentials, bytes of the weights it owns."""
+
+    name: str
+    group: str
+    count: Array
+    read_bytes: Array
+    write_bytes: Array
+    flop: Array
+    special: Array
+    weight_bytes: Array
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCollective:
+    """Communication over the tensor ranks: bytes as in nccl-tests (`size`)."""
+
+    name: str
+    group: str
+    kind: str
+    count: Array
+    size_bytes: Array
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGraph:
+    """Ops of one rank for one micro-batch; counts are per layer or per embedding or head."""
+
+    phase: str
+    matmuls: tuple[DeviceMatmul, ...]
+    attentions: tuple[DeviceAttention, ...]
+    vectors: tuple[DeviceVector, ...]
+    collectives: tuple[DeviceCollective, ...]
+
+
+def shard(graph: Graph, plan: PlanArrays) -> DeviceGraph:
+    """The graph as one tensor rank of `plan` sees it."""
+    return DeviceGraph(
+        graph.phase,
+        tuple(_matmul(op, plan) for op in graph.matmuls),
+        tuple(_attention(op, plan) for op in graph.attentions),
+        tuple(_vector(op, plan.tensor) for op in graph.vectors),
+        tuple(_collective(op) for op in graph.collectives),
+    )
+
+
+def kv_heads_per_rank(kv_heads: Array, tensor: Array) -> Array:
+    """Key/value heads that one tensor rank holds: ceil(kv_heads / tensor)."""
+    return np.ceil(kv_heads / tensor)
+
+
+def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
+    dtype = plan.dtype if op.precision == "linear" else ACTIVATION_DTYPE
+    degree_n = plan.tensor if op.split == "n" else array(1.0)
+    width: Array = sum((axis.shard(degree_n) for axis in op.n), array(0.0))
+    depth = op.k.shard(plan.tensor) if op.split == "k" else op.k.size
+    # A tied head multiplies by the embedding table: on one stage that is no second copy.
+    copies = np.where((plan.pipeline > 1.0) | op.owns_weights, 1.0, 0.0)
+    weights = width * depth * bytes_per_element(dtype) * copies + width * op.bias * ACTIVATION_BYTES
+    return DeviceMatmul(op.name, op.group, op.count, op.m, width, depth, dtype, weights)
+
+
+def _attention(op: Attention, plan: PlanArrays) -> DeviceAttention:
+    local = Attention(
+        op.name,
+        op.group,
+        op.phase,
+        op.batch,
+        op.query,
+        op.context,
+        np.ceil(op.heads / plan.tensor),
+        kv_heads_per_rank(op.kv_heads, plan.tensor),
+        op.head_dim,
+        op.window,
+        op.windowed,
+        op.causal,
+        op.count,
+    )
+    return DeviceAttention(op.name, op.group, op.count, local, plan.kv_dtype)
+
+
+def _vector(op: Vector, tensor: Array) -> DeviceVector:
+    width = op.width.shard(tensor) if op.splits else op.width.size
+    elements = op.m * width
+    # The embedding table is split by rows over the tensor ranks; norm scales are on each.
+    parameters = op.parameters / tensor if op.group == "embed" else op.parameters
+    return DeviceVector(
+        op.name,
+        op.group,
+        op.count,
+        elements * op.reads * ACTIVATION_BYTES,
+        elements * op.writes * ACTIVATION_BYTES,
+        elements * op.flop,
+        elements * op.special,
+        parameters * ACTIVATION_BYTES,
+    )
+
+
+def _collective(op: Collective) -> DeviceCollective:
+    return DeviceCollective(op.name, op.group, op.kind, op.count, op.m * op.width * ACTIVATION_BYTES)

@@ -1,0 +1,48 @@
+"""Pipeline stages as at most four classes: first, fuller middle, leaner middle, last.
+
+Layers are split as evenly as they go. The stages that get one layer more are middle ones first, because
+first and last also hold the embedding and the head. With one stage, `first` is everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.records import Array
+
+CLASSES = ("first", "middle_full", "middle_lean", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Arrays of shape (4, P) in the order of CLASSES: stages of the class, layers, embeddings, heads of each."""
+
+    count: Array
+    layers: Array
+    embeds: Array
+    heads: Array
+
+
+def stages(layers: Array, pipeline: Array) -> Stages:
+    """Classes of `pipeline` stages that share `layers`; shape (4, P) also where both are scalars (P = 1)."""
+    layers, pipeline = np.broadcast_arrays(np.atleast_1d(layers), np.atleast_1d(pipeline))
+    base = np.floor(layers / pipeline)
+    extra = layers - base * pipeline
+    middle = np.maximum(pipeline - 2.0, 0.0)
+    full = np.minimum(extra, middle)
+    first_extra = np.minimum(extra - full, 1.0)
+    single = np.where(pipeline == 1.0, 1.0, 0.0)
+    zero, one = np.zeros_like(base), np.ones_like(base)
+    return Stages(
+        count=np.stack([one, full, middle - full, 1.0 - single]),
+        layers=np.stack([base + first_extra, base + 1.0, base, base]),
+        embeds=np.stack([one, zero, zero, zero]),
+        heads=np.stack([single, zero, zero, one]),
+    )
+
+
+def by_group(stage: Stages, group: str) -> Array:
+    """How often ops of `group` run on a stage of each class (4, P)."""
+    return {"layer": stage.layers, "embed": stage.embeds, "head": stage.heads}[group]

@@ -1,0 +1,137 @@
+"""Dotted paths into a description: list them, set them, validate what was set.
+
+A value may be text with a unit ("4 TB/s"), a bare SI number, or an array along the points axis. An array
+must pass the field's bounds with its least and its greatest element, and is kept beside the description:
+descriptions hold scalars, `lower` joins the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from cosim.datum import Datum
+from cosim.errors import SpecError, nearest
+from cosim.records import Array, array
+from cosim.schema import validated
+
+Spec = TypeVar("Spec", bound=BaseModel)
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Varied(Generic[Spec]):
+    """A description and the arrays that replace some of its numbers, by path."""
+
+    spec: Spec
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    touched: frozenset[str] = frozenset()
+    """Every path that was ever set, arrays and scalars."""
+
+
+def paths(spec: BaseModel) -> dict[str, object]:
+    """Every path of `spec` that can be set, with its present value (None where the field is empty)."""
+    found: dict[str, object] = {}
+    _walk(spec, "", found)
+    return found
+
+
+def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[Spec]:
+    """`varied` with `overrides` set and validated. `root` is what the messages put before a path.
+
+    Raises SpecError for an unknown path (nearest named), a wrong unit, a value out of bounds.
+    """
+    known = paths(varied.spec)
+    dump = varied.spec.model_dump(mode="python", exclude_none=True)
+    arrays = dict(varied.arrays)
+    for path, value in overrides.items():
+        canonical = _canonical(path, varied.spec)
+        if canonical not in known:
+            raise SpecError("unknown path", field=f"{root}{path}", hint=nearest(path, known))
+        is_array = isinstance(value, (np.ndarray, list, tuple)) and np.ndim(np.asarray(value, dtype=object)) > 0
+        if is_array and isinstance(known[canonical], (list, tuple)):
+            is_array = False
+        if is_array:
+            arrays[canonical] = _checked_array(varied.spec, dump, canonical, value, root)
+        else:
+            arrays.pop(canonical, None)
+            _set(dump, canonical, value.item() if isinstance(value, np.generic) else value)
+            _revalidated(type(varied.spec), dump, root)
+    touched = varied.touched | {_canonical(path, varied.spec) for path in overrides}
+    return Varied(_revalidated(type(varied.spec), dump, root), arrays, touched)
+
+
+def _checked_array(spec: BaseModel, dump: dict[str, Any], path: str, value: object, root: str) -> Array:
+    try:
+        values = array(value)
+    except (TypeError, ValueError):
+        raise SpecError("an array of points must hold numbers", field=f"{root}{path}", value=value) from None
+    if values.ndim != 1 or values.size == 0:
+        raise SpecError("an array of points has one dimension and is not empty", field=f"{root}{path}")
+    if not np.all(np.isfinite(values)):
+        raise SpecError("holds NaN or infinity", field=f"{root}{path}")
+    for bound in (values.max(), values.min()):
+        _set(dump, path, float(bound))
+        _revalidated(type(spec), dump, root)
+    return values
+
+
+def _revalidated(model: type[Spec], dump: dict[str, Any], root: str) -> Spec:
+    try:
+        return validated(model, dump)
+    except SpecError as error:
+        where = f"{root}{error.field}" if error.field else root.rstrip(".")
+        raise SpecError(error.problem, field=where, value=error.value, hint=error.hint) from None
+
+
+def _set(node: Any, path: str, value: object) -> None:  # noqa: ANN401  # a dump is nested plain data
+    *parents, last = path.split(".")
+    for part in parents:
+        if isinstance(node, tuple | list):
+            node = node[int(part)]
+        else:
+            if part not in node:
+                node[part] = {}
+            node = node[part]
+    node[last] = value
+
+
+def _canonical(path: str, spec: BaseModel) -> str:
+    """List members may be named by their `name`: tiers.node.size is tiers.0.size."""
+    node: Any = spec
+    out: list[str] = []
+    for word in path.split("."):
+        part = word
+        if isinstance(node, tuple):
+            named = [i for i, item in enumerate(node) if getattr(item, "name", None) == word]
+            part = str(named[0]) if named else word
+            node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
+        elif isinstance(node, dict):
+            node = node.get(part)
+        else:
+            node = getattr(node, part, None)
+        out.append(part)
+    return ".".join(out)
+
+
+def _walk(node: object, prefix: str, found: dict[str, object]) -> None:
+    if isinstance(node, Datum) or not isinstance(node, BaseModel | dict | tuple):
+        found[prefix] = node
+        return
+    if isinstance(node, BaseModel):
+        items = [(name, getattr(node, name)) for name in type(node).model_fields]
+        rate = getattr(node, "rate", None)
+        if isinstance(rate, dict):
+            items += [(f"peak.{dtype}", None) for dtype in rate]
+    elif isinstance(node, dict):
+        items = list(node.items())
+    else:
+        found[prefix] = node
+        items = [(str(index), item) for index, item in enumerate(node) if isinstance(item, BaseModel)]
+    for name, value in items:
+        if name not in ("sources", "deviations", "published"):
+            _walk(value, f"{prefix}.{name}" if prefix else str(name), found)

@@ -1,0 +1,75 @@
+"""Array records: frozen dataclasses whose numeric leaves have shape () or (P,).
+
+A batch of points is such a record; points is the last axis of every leaf. These few functions are
+all that the engines need to slice, gather and join batches without knowing what is inside.
+Leaves that are not float arrays (names, flags, None) are structure: they must agree in a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Record = TypeVar("Record")
+
+
+def array(value: object) -> Array:
+    """`value` as float64, shape () or (P,). Integers would overflow on FLOP totals, so there are none."""
+    return np.asarray(value, dtype=np.float64)
+
+
+def map_leaves(record: Record, change: Callable[[Array], Array]) -> Record:
+    """The record with every float array replaced by `change(array)`; structure is kept as it is."""
+    return _mapped(record, change)  # type: ignore[no-any-return]  # same type by construction
+
+
+def leaves(record: object) -> Iterator[Array]:
+    """Every float array of the record, depth first, in field order."""
+    if isinstance(record, np.ndarray | np.floating):
+        yield np.asarray(record)
+    elif dataclasses.is_dataclass(record) and not isinstance(record, type):
+        for field in dataclasses.fields(record):
+            yield from leaves(getattr(record, field.name))
+    elif isinstance(record, Mapping):
+        for value in record.values():
+            yield from leaves(value)
+    elif isinstance(record, tuple):
+        for value in record:
+            yield from leaves(value)
+
+
+def points(record: object) -> int:
+    """Number of points P: the common length of the leaves, 1 if all are scalars. Raises ValueError."""
+    lengths = {leaf.shape[-1] for leaf in leaves(record) if leaf.ndim}
+    lengths.discard(1)
+    if len(lengths) > 1:
+        raise ValueError(f"arrays of different lengths along the points axis: {sorted(lengths)}")
+    return lengths.pop() if lengths else 1
+
+
+def take(record: Record, index: NDArray[np.intp]) -> Record:
+    """The points named by `index` [N]: leaves of shape (P,) become (N,), scalars stay."""
+    return map_leaves(record, lambda leaf: leaf[..., index] if leaf.ndim and leaf.shape[-1] > 1 else leaf)
+
+
+def at(record: Record, index: int) -> Record:
+    """One point with 0-d leaves: what the event engine is given."""
+    return map_leaves(record, lambda leaf: leaf[..., index if leaf.shape[-1] > 1 else 0] if leaf.ndim else leaf)
+
+
+def _mapped(record: Any, change: Callable[[Array], Array]) -> Any:  # noqa: ANN401  # records are generic
+    if isinstance(record, np.ndarray | np.floating):
+        return change(np.asarray(record))
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        fields = {f.name: _mapped(getattr(record, f.name), change) for f in dataclasses.fields(record)}
+        return type(record)(**fields)
+    if isinstance(record, Mapping):
+        return {key: _mapped(value, change) for key, value in record.items()}
+    if isinstance(record, tuple):
+        return tuple(_mapped(value, change) for value in record)
+    return record

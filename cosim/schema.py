@@ -1,0 +1,96 @@
+"""pydantic at the border: frozen models that forbid unknown fields, and their errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cosim.documents import Document
+from cosim.errors import SpecError, nearest
+
+
+class Frozen(BaseModel):
+    """Base of every description: immutable, no unknown field, NaN and infinity refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(
+    model: type[Model], data: Mapping[str, Any], document: Document | None = None, inherited: Iterable[Document] = ()
+) -> Model:
+    """`data` as a `model`. Raises one SpecError for the first fault, with file, line, field and value.
+
+    A field that came from a base file is reported in that file: `inherited` are those documents.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _in_our_words(error, model, document, tuple(inherited)) from None
+
+
+def field_names(model: type[BaseModel]) -> list[str]:
+    """Names that a file may use in `model`: aliases where they exist."""
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _in_our_words(
+    error: ValidationError, model: type[BaseModel], document: Document | None, inherited: tuple[Document, ...]
+) -> SpecError:
+    first = error.errors(include_url=False)[0]
+    parts = [str(part) for part in first["loc"] if not _is_machinery(str(part))]
+    dotted = ".".join(parts)
+    hint: str | None = None
+    value: object = first.get("input")
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        problem, hint = "unknown field", nearest(parts[-1], _siblings(model, first["loc"]))
+    elif first["type"] == "missing":
+        problem, value = "is missing", None
+    inner = (first.get("ctx") or {}).get("error")
+    if isinstance(inner, SpecError):
+        problem, value, hint = inner.problem, inner.value, inner.hint
+        dotted = ".".join(part for part in (dotted, inner.field or "") if part)
+    elif isinstance(value, (dict, list)) and len(str(value)) > 120:
+        value = None
+    more = len(error.errors()) - 1
+    if more:
+        hint = f"{hint}; {more} more after it" if hint else f"{more} more after it"
+    place = next((d for d in (document, *inherited) if d is not None and dotted in d.lines), document)
+    return SpecError(
+        problem,
+        file=None if place is None else place.path,
+        line=None if place is None else place.line(dotted),
+        field=dotted or None,
+        value=value,
+        hint=hint,
+    )
+
+
+def _is_machinery(part: str) -> bool:
+    """pydantic adds the tag of a union or the name of a validator to the location: not the user's words."""
+    return "[" in part or part in ("tile", "systolic", "roofline", "function-before", "function-after")
+
+
+def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names known where an unknown one was found, by walking the annotations."""
+    known: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        below: list[type[BaseModel]] = []
+        for owner in known:
+            info = owner.model_fields.get(str(part))
+            below += _models_in(info.annotation if info is not None else None)
+        known = below or known
+    return [name for owner in known for name in field_names(owner)]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # annotations are any object
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]

@@ -1,0 +1,88 @@
+"""Fused attention: the slowest of matrix work, exponentials, vector work and bytes bounds it.
+
+    matrix   4 batch heads head_dim pairs / (peak quality use)     pairs as the mask lets through
+    special  batch heads pairs / exponentials per second
+    vector   6 FLOP per score (scale, maximum, subtract, sum, rescale) / vector peak
+    bytes    queries and outputs once; keys and values of every cached token the mask reaches, once per group
+
+`use` is what shape costs the engine: rows of a tile that queries fill (grouped heads share them), depth of
+an array that head_dim fills, blocks over cores. Decode splits the context over cores. Attention math runs
+at 16 bits whatever the cache holds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cosim.dtypes import bytes_per_element
+from cosim.hardware.lower import ChipArrays
+from cosim.records import Array
+from cosim.timing.cost import KernelCost, bound_of, machine, rate
+from cosim.workload.graph import attention_flop, visible_pairs
+from cosim.workload.ops import Attention
+
+MATH_DTYPE = "bf16"
+IO_BYTES = 2.0
+VECTOR_FLOP_PER_SCORE = 6.0
+# Rows of the smallest matrix instruction and of a query block; keys of one split of the context.
+MIN_ROWS = 16.0
+QUERY_BLOCK = 128.0
+CONTEXT_BLOCK = 256.0
+
+
+def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str) -> KernelCost:
+    """Cost of one fused attention kernel of one rank, launch not included; shapes broadcast to (N,)."""
+    pairs = visible_pairs(op)
+    scores = op.batch * op.heads * pairs
+    flop = attention_flop(op)
+    use = _rows_in_use(op, chip) * _blocks_in_use(op, chip)
+    matrix = flop / (rate(chip, MATH_DTYPE) * chip.quality.attention * use)
+    special = scores / chip.special_peak
+    vector = VECTOR_FLOP_PER_SCORE * scores / chip.vector_peak
+    compute = np.maximum(np.maximum(matrix, special), vector)
+    moved = 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES + cache_bytes(op, kv_dtype)
+    memory = moved / _bandwidth(op, chip)
+    time = np.maximum(compute, memory)
+    zero = np.zeros_like(time)
+    return KernelCost(time, compute, memory, flop, moved, moved, bound_of((compute, memory)), (zero, zero, zero))
+
+
+def cache_bytes(op: Attention, kv_dtype: str) -> Array:
+    """Bytes of keys and values read by one kernel: those some query can see, once per key/value head."""
+    reach = np.minimum(op.context, op.window + op.query - 1.0) if op.windowed else op.context
+    return 2.0 * op.batch * reach * op.kv_heads * op.head_dim * bytes_per_element(kv_dtype)
+
+
+def _rows_in_use(op: Attention, chip: ChipArrays) -> Array:
+    """Share of the engine's rows and depth that the queries of one key/value head fill."""
+    engine = machine(chip, MATH_DTYPE)
+    rows = op.query * op.heads / op.kv_heads
+    if engine.kind == "systolic":
+        # A tile of keys is loaded in `rows` cycles and streamed by the queries: few queries wait for loads.
+        streamed = rows / np.maximum(rows, engine.rows)
+        return streamed * op.head_dim / (np.ceil(op.head_dim / engine.rows) * engine.rows)
+    if engine.kind == "tile":
+        return rows / (np.ceil(rows / MIN_ROWS) * MIN_ROWS)
+    return np.ones_like(rows)
+
+
+def _blocks(op: Attention) -> Array:
+    if op.phase == "decode":
+        return op.batch * op.kv_heads * np.ceil(op.context / CONTEXT_BLOCK)
+    return op.batch * op.heads * np.ceil(op.query / QUERY_BLOCK)
+
+
+def _blocks_in_use(op: Attention, chip: ChipArrays) -> Array:
+    """Share of the cores that have a block in the last wave; a roofline chip has no known cores."""
+    blocks = _blocks(op)
+    if chip.cores is None:
+        return np.ones_like(blocks)
+    return blocks / (np.ceil(blocks / chip.cores) * chip.cores)
+
+
+def _bandwidth(op: Attention, chip: ChipArrays) -> Array:
+    """Achievable DRAM bandwidth: a few busy cores of a tile machine cannot saturate it [B/s]."""
+    dram = chip.memory["dram"].bandwidth * chip.quality.memory
+    if chip.cores is None or "core_bandwidth" not in chip.kernel:
+        return dram
+    return np.minimum(dram, np.minimum(_blocks(op), chip.cores) * chip.kernel["core_bandwidth"])

@@ -1,0 +1,138 @@
+"""Collectives over tiers: latency x steps + bytes / bandwidth, the fastest algorithm the library has.
+
+    ring        2 (k-1) hop + 2 (k-1)/k B / bw        a torus: 2 (steps of the dimensions it spans) hop
+    tree        2 ceil(log2 k) hop + 2 B / bw
+    direct      2 hop + 2 (k-1)/k B / bw              every pair connected
+    in_network  in-switch latency + (1 + 1/k) B / (link share)
+    all_gather  (k-1) hop + (k-1)/k B / bw            B is the whole result
+
+B is nccl-tests' `size`, k the ranks; every collective also pays the tier's base latency once. A group that
+spans two tiers reduces and scatters inside, all-reduces its share across, and gathers inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.errors import SpecError
+from cosim.hardware.lower import SystemArrays, TierArrays
+from cosim.mapping.placement import Placement
+from cosim.records import Array, array
+
+ALGORITHMS = ("ring", "tree", "direct", "in_network")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveCost:
+    """Time [s], bytes that each chip puts on its links, and the index in ALGORITHMS of the inner choice."""
+
+    time: Array
+    wire_bytes: Array
+    algorithm: Array
+
+
+def all_reduce(size: Array, group: Placement, system: SystemArrays, algorithm: str = "fastest") -> CollectiveCost:
+    """All-reduce of `size` bytes per rank. Raises SpecError for an algorithm that the tier has not."""
+    inner, outer = system.tiers[0], system.tiers[-1]
+    quality = system.chip.quality.collective
+    alone = group.outer <= 1.0
+    within, choice = _best(size, group.inner, inner, quality, algorithm, alone=alone)
+    share = size / group.inner
+    across, _ = _best(share, group.outer, outer, quality, "fastest", alone=array(1.0) > 0.0)
+    wire = 2.0 * _ringed(group.inner) * size + 2.0 * _ringed(group.outer) * share
+    return CollectiveCost(within + across, wire, choice)
+
+
+def all_gather(size: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
+    """All-gather whose result on each rank has `size` bytes: across nodes first, then inside."""
+    quality = system.chip.quality.collective
+    inner, outer = system.tiers[0], system.tiers[-1]
+    share = size / group.inner
+    time = _gather(size, group.inner, inner, quality) + _gather(share, group.outer, outer, quality)
+    wire = _ringed(group.inner) * size + _ringed(group.outer) * share
+    return CollectiveCost(time, wire, np.zeros_like(time))
+
+
+def send(size: Array, tier: TierArrays, quality: Array) -> Array:
+    """Time of one transfer of `size` bytes between two chips of a tier [s]."""
+    return tier.base_latency + tier.latency + size / (reach(tier, array(2.0)) * quality)
+
+
+def reach(tier: TierArrays, ranks: Array) -> Array:
+    """Bandwidth per chip and direction that `ranks` of a tier can use together [B/s].
+
+    A switch gives all of it. In a full mesh only the links to the other members count. In a torus the
+    group fills dimension after dimension and uses those it spans; an open line is half a ring.
+    """
+    if tier.kind == "mesh":
+        return tier.bandwidth * np.minimum((ranks - 1.0) / np.maximum(tier.size - 1.0, 1.0), 1.0) + (ranks <= 1.0)
+    if tier.kind != "torus":
+        return tier.bandwidth
+    per_dimension = tier.bandwidth / max(len(tier.shape), 1)
+    if not tier.wrap:
+        per_dimension = per_dimension / 2.0
+    spanned = array(0.0)
+    before = 1.0
+    for length in tier.shape:
+        spanned = spanned + ((ranks > before) & (length > 1))
+        before *= length
+    return per_dimension * np.maximum(spanned, 1.0)
+
+
+def _best(
+    size: Array, ranks: Array, tier: TierArrays, quality: Array, algorithm: str, *, alone: np.ndarray | np.bool_
+) -> tuple[Array, Array]:
+    """Least time over the tier's algorithms (or the one named) and its index; 0 for a group of one."""
+    if algorithm not in ("fastest", *tier.algorithms):
+        raise SpecError(
+            f"tier '{tier.name}' has no such all-reduce",
+            field="plan.algorithm.all_reduce",
+            value=algorithm,
+            hint="it has " + ", ".join(tier.algorithms),
+        )
+    names = tier.algorithms if algorithm == "fastest" else (algorithm,)
+    bandwidth = reach(tier, ranks) * quality
+    times = [
+        np.where(alone | (name != "in_network"), _time(name, size, ranks, tier, bandwidth), np.inf) for name in names
+    ]
+    stacked = np.stack(np.broadcast_arrays(*times))
+    best = np.argmin(stacked, axis=0)
+    least = np.take_along_axis(stacked, np.expand_dims(best, 0), axis=0)[0]
+    indices = np.array([ALGORITHMS.index(name) for name in names], dtype=np.float64)
+    return np.where(ranks > 1.0, least, 0.0), indices[best]
+
+
+def _time(name: str, size: Array, ranks: Array, tier: TierArrays, bandwidth: Array) -> Array:
+    if name == "ring":
+        return tier.base_latency + 2.0 * _hops(tier, ranks) * tier.latency + 2.0 * _ringed(ranks) * size / bandwidth
+    if name == "tree":
+        depth = np.ceil(np.log2(np.maximum(ranks, 2.0)))
+        return tier.base_latency + 2.0 * depth * tier.latency + 2.0 * size / bandwidth
+    if name == "direct":
+        return tier.base_latency + 2.0 * tier.latency + 2.0 * _ringed(ranks) * size / bandwidth
+    return tier.in_network_latency + (1.0 + 1.0 / ranks) * size / (tier.bandwidth * tier.in_network)
+
+
+def _gather(size: Array, ranks: Array, tier: TierArrays, quality: Array) -> Array:
+    time = (
+        tier.base_latency + _hops(tier, ranks) * tier.latency + _ringed(ranks) * size / (reach(tier, ranks) * quality)
+    )
+    return np.where(ranks > 1.0, time, 0.0)
+
+
+def _hops(tier: TierArrays, ranks: Array) -> Array:
+    """Steps around a ring: k - 1, or dimension by dimension in a torus."""
+    if tier.kind != "torus":
+        return ranks - 1.0
+    steps, before = array(0.0), 1.0
+    for length in tier.shape:
+        steps = steps + np.clip(np.ceil(ranks / before), 1.0, length) - 1.0
+        before *= length
+    return steps
+
+
+def _ringed(ranks: Array) -> Array:
+    """(k - 1) / k: the share of the data that leaves a rank."""
+    return (ranks - 1.0) / ranks

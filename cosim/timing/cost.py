@@ -1,0 +1,99 @@
+"""The cost of kernels, and the machine parameters that matmul and attention depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.errors import SpecError, nearest
+from cosim.hardware.lower import ChipArrays
+from cosim.records import Array, array
+
+BOUNDS = ("compute", "memory", "operands", "latency")
+COMPUTE, MEMORY, OPERANDS, LATENCY = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCost:
+    """Cost of one kernel, shape (N,): time without launch [s], its parts, FLOP, bytes by level, what bounds it.
+
+    `time` is the most of the parts plus what cannot overlap. `tiling` names the choice: rows, columns and
+    splits of a tile machine; dataflow index and splits of an array; (0, 0, 0) where there is none.
+    """
+
+    time: Array
+    compute: Array
+    memory: Array
+    flop: Array
+    dram_bytes: Array
+    cache_bytes: Array
+    bound: NDArray[np.int64]
+    tiling: tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a matrix kernel sees of a chip in one format; leaves of shape () or (N,).
+
+    `peak` [FLOP/s]; `dram` achievable bandwidth [B/s]; `cache` bytes of the last on-chip level that all
+    cores share (all scratch together where there is none); constants of tile kernels by name.
+    """
+
+    kind: str
+    dataflows: tuple[str, ...]
+    shadow_weights: bool
+    peak: Array
+    quality: Array
+    dram: Array
+    cache: Array
+    cores: Array
+    clock: Array
+    arrays: Array
+    rows: Array
+    columns: Array
+    kernel: Mapping[str, Array]
+
+
+def machine(chip: ChipArrays, dtype: str) -> Machine:
+    """The machine of `chip` for matrix work in `dtype`. Raises SpecError for a format without a rate."""
+    peak = rate(chip, dtype)
+    on_chip = [level for role, level in chip.memory.items() if role not in ("dram", "host")]
+    cache = chip.memory.get("cache") or (on_chip[0] if on_chip else None)
+    one, zero = array(1.0), array(0.0)
+    engine = chip.matrix
+
+    def known(value: Array | None) -> Array:
+        return one if value is None else value
+
+    return Machine(
+        kind=engine.kind,
+        dataflows=engine.dataflows,
+        shadow_weights=engine.shadow_weights,
+        peak=peak,
+        quality=chip.quality.matmul,
+        dram=chip.memory["dram"].bandwidth * chip.quality.memory,
+        cache=zero if cache is None else cache.capacity,
+        cores=known(chip.cores),
+        clock=known(engine.clock),
+        arrays=known(engine.arrays),
+        rows=known(engine.rows),
+        columns=known(engine.columns),
+        kernel=chip.kernel,
+    )
+
+
+def rate(chip: ChipArrays, dtype: str) -> Array:
+    """Peak of the matrix engine in `dtype` [FLOP/s]. Raises SpecError naming the formats that it has."""
+    if dtype not in chip.matrix.peak:
+        hint = nearest(dtype, chip.matrix.peak)
+        raise SpecError(f"{chip.name} has no matrix rate for this format", field="plan.dtype", value=dtype, hint=hint)
+    return chip.matrix.peak[dtype]
+
+
+def bound_of(parts: tuple[Array, ...]) -> NDArray[np.int64]:
+    """Index of the largest part, ties to the first: what bounds a kernel."""
+    stacked = np.stack(np.broadcast_arrays(*parts))
+    return np.argmax(stacked, axis=0).astype(np.int64)

@@ -1,0 +1,36 @@
+"""Elementwise kernels: bytes over bandwidth, FLOP over the vector units, exponentials over theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cosim.hardware.lower import ChipArrays
+from cosim.mapping.shard import DeviceVector
+from cosim.records import Array
+from cosim.timing.cost import KernelCost, bound_of
+
+
+def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
+    """Cost of one elementwise kernel, launch not included; shapes broadcast to (N,).
+
+    Tensors that fit half of the last on-chip memory were left there by the kernel before and stay for the
+    one after: they move at that level's bandwidth and cost no DRAM traffic.
+    """
+    moved = op.read_bytes + op.write_bytes
+    dram = chip.memory["dram"].bandwidth * chip.quality.memory
+    on_chip = [level for role, level in chip.memory.items() if role not in ("dram", "host")]
+    if on_chip:
+        level = chip.memory.get("cache", on_chip[0])
+        stays = moved <= level.capacity / 2.0
+        near = np.maximum(level.bandwidth * chip.quality.memory, dram)
+        bandwidth = np.where(stays, near, dram)
+        dram_bytes = np.where(stays, 0.0, moved)
+    else:
+        bandwidth, dram_bytes = dram, moved
+    memory = moved / bandwidth
+    compute = np.maximum(op.flop / chip.vector_peak, op.special / chip.special_peak)
+    time = np.maximum(compute, memory)
+    zero: Array = np.zeros_like(time)
+    return KernelCost(
+        time, compute, memory, op.flop + zero, dram_bytes + zero, moved + zero, bound_of((memory, compute)), (zero,) * 3
+    )

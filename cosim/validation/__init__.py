@@ -1,0 +1,1 @@
+"""Prediction against measurement: cases, errors, skipped rows with their reasons."""

@@ -1,0 +1,136 @@
+"""Block builders: attention, feed-forward, norm, embedding and head as ops, fused as kernels fuse them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cosim.records import Array, array
+from cosim.workload.model import ModelArrays
+from cosim.workload.ops import Attention, Axis, Collective, Graph, Matmul, Vector, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What one step works on, per micro-batch of one replica.
+
+    `sequences`; `query` new tokens of each; `context` keys that the last query sees.
+    """
+
+    phase: Literal["prefill", "decode"]
+    sequences: Array
+    query: Array
+    context: Array
+
+    @property
+    def rows(self) -> Array:
+        """Rows of the activations."""
+        return self.sequences * self.query
+
+
+def attention_block(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Projections, rotary and cache write, fused attention, output projection, sum over tensor ranks."""
+    rows, query = tokens.rows, Axis(model.heads, model.head_dim)
+    keys = Axis(model.kv_heads, model.head_dim)
+    qkv = Matmul("qkv", "layer", rows, (query, keys, keys), whole(model.hidden), "n", bias=model.qkv_bias)
+    out = Matmul("attention_out", "layer", rows, (whole(model.hidden),), query, "k", bias=model.linear_bias)
+    # Rotary and the cache write touch query and keys once; the kernel reads and writes them in place.
+    rope_flop = 6.0 if model.position == "rotary" else 0.0
+    turned = Axis(model.heads + 2.0 * model.kv_heads, model.head_dim)
+    scales = 2.0 * model.head_dim if model.qk_norm else array(0.0)
+    rope = Vector("rotary_and_cache", "layer", rows, turned, 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales)
+    summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden)
+    return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), (summed,))
+
+
+def feed_forward_block(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Gated (two projections in, product, one out) or plain feed-forward, and the sum over tensor ranks."""
+    wide, hidden = whole(model.ffn), whole(model.hidden)
+    parts = (wide, wide) if model.gated else (wide,)
+    into = Matmul("ffn_in", "layer", tokens.rows, parts, hidden, "n", bias=model.linear_bias)
+    out = Matmul("ffn_out", "layer", tokens.rows, (hidden,), wide, "k", bias=model.linear_bias)
+    reads = 2.0 if model.gated else 1.0
+    act = Vector("activation", "layer", tokens.rows, wide, reads, 1.0, flop=6.0, special=1.0, splits=True)
+    summed = Collective("ffn_sum", "layer", "all_reduce", tokens.rows, model.hidden)
+    return Graph(tokens.phase, (into, out), (), (act,), (summed,))
+
+
+def norms(model: ModelArrays, tokens: Tokens) -> Graph:
+    """The two norms of a layer, each fused with its residual: read stream and branch, write stream and norm."""
+    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
+    flop = 5.0 if model.norm == "rms" else 8.0
+    norm = Vector(
+        "norm_and_residual",
+        "layer",
+        tokens.rows,
+        whole(model.hidden),
+        reads=2.0,
+        writes=2.0,
+        flop=flop,
+        parameters=scales,
+        count=array(2.0),
+    )
+    return Graph(tokens.phase, (), (), (norm,), ())
+
+
+def embedding(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Rows gathered from the table; the vocabulary is split over tensor ranks, so their sum follows."""
+    table = model.vocab * model.hidden
+    if model.position == "learned":
+        table = table + model.max_positions * model.hidden
+    gather = Vector("embedding", "embed", tokens.rows, whole(model.hidden), 1.0, 1.0, parameters=table)
+    summed = Collective("embedding_sum", "embed", "all_reduce", tokens.rows, model.hidden)
+    return Graph(tokens.phase, (), (), (gather,), (summed,))
+
+
+def head(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Last norm, logits of the last token of each sequence, their gathering, and the choice of a token."""
+    rows, vocab = tokens.sequences, whole(model.vocab)
+    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
+    norm = Vector("final_norm", "head", rows, whole(model.hidden), 1.0, 1.0, flop=5.0, parameters=scales)
+    logits = Matmul(
+        "logits", "head", rows, (vocab,), whole(model.hidden), "n", "head", owns_weights=not model.tied_embeddings
+    )
+    gathered = Collective("logits_gather", "head", "all_gather", rows, model.vocab)
+    sample = Vector("sampling", "head", rows, vocab, 2.0, 0.0, flop=3.0, special=1.0)
+    return Graph(tokens.phase, (logits,), (), (norm, sample), (gathered,))
+
+
+def joined(phase: str, parts: tuple[Graph, ...]) -> Graph:
+    """The parts as one graph, in the order given."""
+    return Graph(
+        phase,
+        tuple(op for part in parts for op in part.matmuls),
+        tuple(op for part in parts for op in part.attentions),
+        tuple(op for part in parts for op in part.vectors),
+        tuple(op for part in parts for op in part.collectives),
+    )
+
+
+def _attentions(model: ModelArrays, tokens: Tokens) -> tuple[Attention, ...]:
+    """One op for layers with full attention and one for those with a window, by their share of the layers."""
+
+    def op(name: str, share: Array, *, windowed: bool) -> Attention:
+        return Attention(
+            name,
+            "layer",
+            tokens.phase,
+            tokens.sequences,
+            tokens.query,
+            tokens.context,
+            model.heads,
+            model.kv_heads,
+            model.head_dim,
+            model.window,
+            windowed,
+            True,
+            share,
+        )
+
+    if not model.has_window:
+        return (op("attention", array(1.0), windowed=False),)
+    share = model.windowed_layers / model.layers
+    return (
+        op("attention", 1.0 - share, windowed=False),
+        op("attention_window", share, windowed=True),
+    )

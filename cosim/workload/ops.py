@@ -1,0 +1,129 @@
+"""The op vocabulary: what one layer, the embedding and the head do, before anything is sharded.
+
+An op is a frozen record with array-valued dimensions. `count` is how often it runs per layer (or once in
+`embed` and `head`); layers are never unrolled. An Axis knows how finely a dimension can be split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from cosim.records import Array, array
+
+Group = Literal["embed", "layer", "head"]
+Split = Literal["n", "k", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A dimension of `groups` indivisible pieces of `width` elements: heads x head_dim, vocab x 1."""
+
+    groups: Array
+    width: Array
+
+    @property
+    def size(self) -> Array:
+        """Elements in all."""
+        return self.groups * self.width
+
+    def shard(self, degree: Array) -> Array:
+        """Elements on the fullest of `degree` ranks; a piece is replicated when there are too few."""
+        return np.ceil(self.groups / degree) * self.width
+
+
+def whole(size: Array) -> Axis:
+    """An axis that splits at any element."""
+    return Axis(size, array(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """C[m, n] = A[m, k] x W[k, n]. `n` may be several parts side by side (query, key, value).
+
+    `split` names the axis that tensor parallelism cuts. `precision` is "linear" (the plan's format) or
+    "head" (kept at 16 bits). `owns_weights` is false where the weights are another op's (tied head).
+    """
+
+    name: str
+    group: Group
+    m: Array
+    n: tuple[Axis, ...]
+    k: Axis
+    split: Split
+    precision: Literal["linear", "head"] = "linear"
+    bias: bool = False
+    owns_weights: bool = True
+    count: Array = field(default_factory=lambda: array(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Fused attention of `batch` sequences: `query` new tokens each against `context` keys.
+
+    `window` limits the keys of one query when `windowed`. In prefill the queries are the context's own
+    tokens and the mask is causal; in decode there is one query per sequence.
+    """
+
+    name: str
+    group: Group
+    phase: Literal["prefill", "decode"]
+    batch: Array
+    query: Array
+    context: Array
+    heads: Array
+    kv_heads: Array
+    head_dim: Array
+    window: Array
+    windowed: bool = False
+    causal: bool = True
+    count: Array = field(default_factory=lambda: array(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """Elementwise work on `m` rows of `width`: tensors read and written, FLOP and exponentials per element.
+
+    `parameters` counts weights it owns (norm scales, an embedding table). `splits` tells whether tensor
+    parallelism divides the width. `reads` of the embedding counts the rows gathered, not the table.
+    """
+
+    name: str
+    group: Group
+    m: Array
+    width: Axis
+    reads: float
+    writes: float
+    flop: float = 0.0
+    special: float = 0.0
+    splits: bool = False
+    parameters: Array = field(default_factory=lambda: array(0.0))
+    count: Array = field(default_factory=lambda: array(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """Communication over the tensor ranks: m x width elements at 16 bits.
+
+    `all_reduce` sums partial results; `all_gather` joins slices, its bytes those of the whole result.
+    """
+
+    name: str
+    group: Group
+    kind: Literal["all_reduce", "all_gather"]
+    m: Array
+    width: Array
+    count: Array = field(default_factory=lambda: array(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Unique ops of one step with their counts, grouped by kind so that each kind is costed in one call."""
+
+    phase: str
+    matmuls: tuple[Matmul, ...]
+    attentions: tuple[Attention, ...]
+    vectors: tuple[Vector, ...]
+    collectives: tuple[Collective, ...]

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
 from cosim.errors import SpecError
@@ -109,6 +109,13 @@ class Quantity:
         described = f"a datum in {self.unit}" if self.unit else "a datum without unit"
         return {"description": described, "anyOf": [handler(schema), {"type": "string"}, {"type": "number"}]}
 
+
+def _seconds(raw: Any) -> Any:  # noqa: ANN401  # whatever the file holds
+    return None if raw is None else parse_quantity(raw, "s")
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+"""A plain time [s] that may be written with its unit: a limit, not a fact, so it has no source."""
 
 Count = Annotated[Datum, Quantity("", low=1.0, open_low=False, whole=True)]
 Ratio = Annotated[Datum, Quantity("", high=1.0)]

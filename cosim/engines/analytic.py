@@ -1,10 +1,11 @@
 """The closed form over points: feasibility first, then time, memory, energy of one serving step.
 
-    prefill  one batch through the pipeline:  sum of stages and transfers + (m - 1) slowest stage
-    decode   steady state, a token per sequence: max(m slowest stage, sum of stages and transfers)
+    prefill  one batch through the pipeline:  host + sum of stages and transfers + (m - 1) slowest stage
+    decode   steady state, a token per sequence: max(m slowest stage, host + sum of stages and transfers)
 
-with m micro-batches per replica; host work is added once a step, and a chip that would exceed its power
-limit waits (`throttle`). A total is the sum of its named parts in the order of BREAKDOWN.
+with m micro-batches per replica. A full pipeline hides the host behind the other micro-batches. A chip
+that would exceed its power limit waits (`throttle`). A total is the sum of its named parts in the order of
+BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`bubble`), the exposed host.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Estimates:
     @property
     def feasible(self) -> NDArray[np.bool_]:
         """Points that break no limit."""
-        return self.verdict.code == 0
+        passed: NDArray[np.bool_] = self.verdict.code == 0
+        return passed
 
 
 def evaluate(case: Case) -> Estimates:
@@ -139,23 +141,27 @@ def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -
     m = case.plan.micro_batches
 
     def at_slowest(values: Array) -> Array:
-        return np.take_along_axis(np.broadcast_to(values, own.shape), slowest, axis=0)[0]
+        chosen: Array = np.take_along_axis(np.broadcast_to(values, own.shape), slowest, axis=0)[0]
+        return chosen
 
     stage_time = at_slowest(costs.time)
     through = np.sum(stage.count * costs.time, axis=0)
     through = through + moved.inside * moved.inside_time + moved.across * moved.across_time
+    host = case.system.chip.launch.host_step
     busy = stage_time if case.phase == "prefill" else m * stage_time
-    bubble = np.maximum(through - busy, 0.0)
+    slack = np.maximum(through + host - busy, 0.0)
     parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}
-    parts["bubble"] = bubble
-    parts["host"] = case.system.chip.launch.host_step + np.zeros_like(bubble)
+    exposed = np.minimum(slack, host)
+    parts["bubble"] = slack - exposed
+    parts["host"] = exposed
     return parts
 
 
 def _dynamic_energy(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> Array:
     """Over all chips: every stage's kernels and links, for all micro-batches and replicas [J]."""
     per_rank = np.sum(stage.count * costs.energy, axis=0) + (moved.inside + moved.across) * moved.energy
-    return per_rank * case.plan.tensor * case.plan.data * case.plan.micro_batches
+    total: Array = per_rank * case.plan.tensor * case.plan.data * case.plan.micro_batches
+    return total
 
 
 def _with_time_limit(result: Estimates, case: Case) -> Estimates:

@@ -124,10 +124,10 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
     found: dict[str, OpCost] = {}
     for dtype in dict.fromkeys(op.dtype for op in ops):
         same = [op for op in ops if op.dtype == dtype]
-        dims = [np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in ("m", "n", "k")]
+        dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in ("m", "n", "k")}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
-        cost = matmul_cost(*dims, stacked, dtype, resident="activations")
+        cost = matmul_cost(dims["m"], dims["n"], dims["k"], stacked, dtype, resident="activations")
         energy = kernel_energy(cost, stacked, dtype)
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cosim.dtypes import bytes_per_element
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, kv_heads_per_rank
+from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
@@ -51,7 +51,8 @@ def serving_memory(
     fullest = np.expand_dims(np.argmax(total, axis=0), 0)
 
     def of(kind: Array) -> Array:
-        return np.take_along_axis(np.broadcast_to(kind, total.shape), fullest, axis=0)[0]
+        chosen: Array = np.take_along_axis(np.broadcast_to(kind, total.shape), fullest, axis=0)[0]
+        return chosen
 
     zero = np.zeros_like(total[0])
     return Memory(of(weights), of(kv), of(live), zero, zero, zero + reserved)
@@ -59,7 +60,8 @@ def serving_memory(
 
 def _weights(device: DeviceGraph, stage: Stages) -> Array:
     total = np.zeros_like(stage.layers)
-    for op in (*device.matmuls, *device.vectors):
+    owners: tuple[DeviceMatmul | DeviceVector, ...] = (*device.matmuls, *device.vectors)
+    for op in owners:
         total = total + by_group(stage, op.group) * op.count * op.weight_bytes
     return total
 

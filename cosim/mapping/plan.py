@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cosim.datum import Seconds
 from cosim.dtypes import Dtype
 from cosim.overrides import Varied
 from cosim.records import Array, array
@@ -43,9 +44,9 @@ class Scenario(Frozen):
     """Decode: cached tokens that a step reads. Prefill: length of the prompts."""
     capacity: Degree | None = None
     """Cached tokens that memory must hold per sequence; None is `context`."""
-    ttft_limit: Annotated[float, Field(gt=0)] | None = None
+    ttft_limit: Seconds | None = None
     """Most time of a prefill step [s]."""
-    tpot_limit: Annotated[float, Field(gt=0)] | None = None
+    tpot_limit: Seconds | None = None
     """Most time of a decode step [s]."""
 
 
@@ -81,9 +82,15 @@ class ScenarioArrays:
 def lower_plan(varied: Varied[Plan]) -> PlanArrays:
     """Arrays of a plan with its overrides."""
     plan, arrays = varied.spec, varied.arrays
-    names = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches")
-    numbers = (arrays.get(name, array(getattr(plan, name))) for name in names)
-    return PlanArrays(*numbers, dtype=plan.dtype, kv_dtype=plan.kv_dtype, all_reduce=plan.algorithm.all_reduce)
+    return PlanArrays(
+        tensor=arrays.get("tensor_parallel", array(plan.tensor_parallel)),
+        pipeline=arrays.get("pipeline_parallel", array(plan.pipeline_parallel)),
+        data=arrays.get("data_parallel", array(plan.data_parallel)),
+        micro_batches=arrays.get("micro_batches", array(plan.micro_batches)),
+        dtype=plan.dtype,
+        kv_dtype=plan.kv_dtype,
+        all_reduce=plan.algorithm.all_reduce,
+    )
 
 
 def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:

@@ -96,4 +96,5 @@ def rate(chip: ChipArrays, dtype: str) -> Array:
 def bound_of(parts: tuple[Array, ...]) -> NDArray[np.int64]:
     """Index of the largest part, ties to the first: what bounds a kernel."""
     stacked = np.stack(np.broadcast_arrays(*parts))
-    return np.argmax(stacked, axis=0).astype(np.int64)
+    largest: NDArray[np.int64] = np.argmax(stacked, axis=0).astype(np.int64)
+    return largest

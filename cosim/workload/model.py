@@ -87,15 +87,32 @@ class ModelArrays:
     has_window: bool
 
 
-_NUMBERS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "max_positions")
-_CHOICES = ("gated", "norm", "position", "tied_embeddings", "qkv_bias", "linear_bias", "qk_norm")
-
-
 def lower_model(varied: Varied[Model]) -> ModelArrays:
     """Arrays of a model with its overrides (paths are field names)."""
     model, arrays = varied.spec, varied.arrays
-    numbers = {name: arrays.get(name, array(getattr(model, name))) for name in (*_NUMBERS, "windowed_layers")}
-    window = arrays.get("window", array(0.0 if model.window is None else model.window))
-    has_window = model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0)
-    choices = {name: getattr(model, name) for name in _CHOICES}
-    return ModelArrays(name=model.name, window=window, has_window=has_window, **numbers, **choices)
+
+    def number(name: str) -> Array:
+        value = getattr(model, name)
+        return arrays.get(name, array(0.0 if value is None else value))
+
+    return ModelArrays(
+        name=model.name,
+        layers=number("layers"),
+        hidden=number("hidden"),
+        ffn=number("ffn"),
+        heads=number("heads"),
+        kv_heads=number("kv_heads"),
+        head_dim=number("head_dim"),
+        vocab=number("vocab"),
+        max_positions=number("max_positions"),
+        window=number("window"),
+        windowed_layers=number("windowed_layers"),
+        gated=model.gated,
+        norm=model.norm,
+        position=model.position,
+        tied_embeddings=model.tied_embeddings,
+        qkv_bias=model.qkv_bias,
+        linear_bias=model.linear_bias,
+        qk_norm=model.qk_norm,
+        has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
+    )

@@ -1,0 +1,85 @@
+"""Every number a study rests on, with unit, kind and source: the list at the end of the page, and `show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from cosim.datum import Datum
+from cosim.explore.experiment import Compare
+from cosim.hardware.chip import Chip
+from cosim.hardware.system import System
+from cosim.overrides import Varied
+from cosim.workload.model import Model
+
+Assumption = dict[str, Any]
+
+
+def assumptions(systems: dict[str, Varied[System]], model: Model, study: Compare) -> dict[str, list[Assumption]]:
+    """By subject: every datum of each system and chip, of the model, and the study's own choices."""
+    listed = {name: list(data_of(varied.spec)) for name, varied in systems.items()}
+    listed[model.name] = model_facts(model)
+    equal = study.equal_quality
+    chosen = [
+        ("equal_quality." + name, getattr(equal, name)) for name in ("matmul", "attention", "memory", "collective")
+    ]
+    listed["study"] = [
+        {"path": path, "value": f"{value:g}", "kind": "given", "source": equal.source, "note": ""}
+        for path, value in chosen
+    ]
+    return listed
+
+
+def data_of(spec: BaseModel, prefix: str = "") -> Iterator[Assumption]:
+    """Every datum below a description: path, value as people read it, kind, source, note."""
+    for name in type(spec).model_fields:
+        if name != "sources":
+            yield from _below(getattr(spec, name), f"{prefix}.{name}" if prefix else name)
+
+
+def model_facts(model: Model) -> list[Assumption]:
+    """Dimensions and choices of a model with their one source."""
+    skip = {"name", "title", "source", "published_parameters"}
+    facts = [
+        {"path": name, "value": str(getattr(model, name)), "kind": "published", "source": model.source, "note": ""}
+        for name in type(model).model_fields
+        if name not in skip and getattr(model, name) is not None
+    ]
+    return facts + list(data_of(model))
+
+
+def derived_of(chip: Chip) -> list[Assumption]:
+    """What follows from a chip's primaries: peaks, bandwidths, ridge points."""
+    from cosim.hardware.lower import lower_chip
+    from cosim.units import format_si
+
+    arrays = lower_chip(chip)
+    dram = float(arrays.memory["dram"].bandwidth)
+    rows = [(f"matrix.peak.{d}", format_si(float(p), "FLOP/s"), "derived") for d, p in arrays.matrix.peak.items()]
+    rows += [
+        (f"memory.{r}.bandwidth", format_si(float(m.bandwidth), "B/s"), "derived") for r, m in arrays.memory.items()
+    ]
+    rows += [(f"links.{n}.bandwidth", format_si(float(b), "B/s"), "derived") for n, b in arrays.links.items()]
+    rows += [(f"ridge.{d}", f"{float(p) / dram:,.4g} FLOP/B", "derived") for d, p in arrays.matrix.peak.items()]
+    rows.append(("power.per_area", _per_area(chip), "derived"))
+    formula = "from the primaries above"
+    return [{"path": p, "value": v, "kind": k, "source": formula, "note": ""} for p, v, k in rows]
+
+
+def _per_area(chip: Chip) -> str:
+    return "unknown" if chip.die.area is None else f"{chip.power.limit.si / chip.die.area.si:.3g} W/mm2"
+
+
+def _below(node: object, path: str) -> Iterator[Assumption]:
+    if isinstance(node, Datum):
+        yield {"path": path, "value": node.text, "kind": node.kind, "source": node.source, "note": node.note or ""}
+    elif isinstance(node, BaseModel):
+        yield from data_of(node, path)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _below(value, f"{path}.{key}")
+    elif isinstance(node, tuple):
+        for index, value in enumerate(node):
+            yield from _below(value, f"{path}.{getattr(value, 'name', index)}")

@@ -1,0 +1,128 @@
+"""The comparison: every system, precision and kernel quality over all plans and batches, and the best of each.
+
+A block is one (system, phase, precision, quality): its points share a structure and are evaluated in one
+call. Selection under a limit happens on the evaluated points, so that every tier reads the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.engines.analytic import Estimates, evaluate
+from cosim.engines.case import Case, Phase
+from cosim.explore.experiment import Compare, EqualQuality
+from cosim.explore.space import batch_grid, best_native, candidates_over, searched, unlimited
+from cosim.hardware.lower import QualityArrays, SystemArrays, lower_system
+from cosim.hardware.system import System
+from cosim.overrides import Varied
+from cosim.records import array
+from cosim.workload.model import ModelArrays
+
+QUALITIES = ("equal", "own", "low", "high")
+PHASES: tuple[Phase, ...] = ("decode", "prefill")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Points of one system in one phase, precision and quality. `label` is the precision as the study names it."""
+
+    system: str
+    phase: Phase
+    label: str
+    quality: str
+    case: Case
+    plans: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a winner is chosen for: a phase and the most time of its step [s]."""
+
+    phase: Phase
+    limit_s: float
+
+    @property
+    def text(self) -> str:
+        """As tables name it."""
+        what = "TPOT" if self.phase == "decode" else "TTFT"
+        shown = f"{self.limit_s * 1e3:g} ms" if self.limit_s < 1.0 else f"{self.limit_s:g} s"
+        return f"{self.phase}, {what} <= {shown}"
+
+
+def goals(study: Compare) -> list[Goal]:
+    """The tiers of the study, tightest decode first."""
+    decode = [Goal("decode", limit) for limit in sorted(study.decode.tpot_limits)]
+    return [*decode, Goal("prefill", study.prefill.ttft_limit)]
+
+
+def blocks(study: Compare, systems: dict[str, Varied[System]], model: ModelArrays) -> Iterator[Block]:
+    """Every block of the study in a fixed order. Formats that a chip has not are left out here and said later."""
+    for name, varied in systems.items():
+        lowered = lower_system(varied)
+        for label in study.precisions:
+            dtype = best_native(lowered.chip) if label == "native" else label
+            if dtype not in lowered.chip.matrix.peak:
+                continue
+            for phase in PHASES:
+                for quality in QUALITIES:
+                    machine = with_quality(lowered, varied, quality, study.equal_quality)
+                    if machine is not None:
+                        case, plans = block_case(study, machine, model, phase, dtype)
+                        yield Block(name, phase, label, quality, case, plans)
+
+
+def block_case(study: Compare, system: SystemArrays, model: ModelArrays, phase: Phase, dtype: str) -> tuple[Case, int]:
+    """All plans and batches of one block; decode reads the mean context and must hold the whole request."""
+    prompt, answer = float(study.scenario.input), float(study.scenario.output)
+    if phase == "decode":
+        scenario, grid = unlimited(1.0, prompt + answer / 2.0, prompt + answer), batch_grid(study.max_batch)
+    else:
+        scenario, grid = unlimited(1.0, prompt, prompt), np.array([1, 2, 4, 8, 16], dtype=np.int64)
+    found = candidates_over(model, int(system.chips), grid)
+    return searched(phase, system, model, scenario, dtype, found), found.plans
+
+
+def with_quality(
+    system: SystemArrays, varied: Varied[System], quality: str, equal: EqualQuality
+) -> SystemArrays | None:
+    """The system with kernels of the named quality; None where a chip has no range to be low or high in."""
+    if quality == "own":
+        return system
+    if quality == "equal":
+        values = QualityArrays(*(array(getattr(equal, name)) for name in _CLASSES))
+        return replace(system, chip=replace(system.chip, quality=values))
+    own = varied.spec.chip.quality
+    side = 0 if quality == "low" else 1
+    ranges = [getattr(own, name).si_range for name in _CLASSES]
+    if all(low == high for low, high in ranges):
+        return None
+    values = QualityArrays(*(array(ends[side]) for ends in ranges))
+    return replace(system, chip=replace(system.chip, quality=values))
+
+
+_CLASSES = ("matmul", "attention", "memory", "collective")
+
+
+def scaled_quality(system: SystemArrays, factor: NDArray[np.float64]) -> SystemArrays:
+    """The system with all its kernel qualities times `factor`, none above 1."""
+    own = system.chip.quality
+    values = QualityArrays(*(np.minimum(getattr(own, name) * factor, 1.0) for name in _CLASSES))
+    return replace(system, chip=replace(system.chip, quality=values))
+
+
+def winner(result: Estimates, goal: Goal) -> int | None:
+    """Index of the point with the most tokens/s/chip within the goal's limit, ties to the first; None if none."""
+    rate = result.tokens / result.time / result.chips
+    within = result.feasible & (result.time <= goal.limit_s)
+    if not within.any():
+        return None
+    return int(np.argmax(np.where(within, rate, -np.inf)))
+
+
+def run_block(block: Block) -> Estimates:
+    """Estimates of the points of a block."""
+    return evaluate(block.case)

@@ -1,0 +1,92 @@
+"""The study file: what is compared, at which lengths, limits, precisions and kernel quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cosim import documents, library
+from cosim.datum import Seconds
+from cosim.documents import Document
+from cosim.dtypes import Dtype
+from cosim.errors import SpecError, nearest
+from cosim.schema import Frozen, validated
+
+KINDS = ("compare",)
+Positive = Annotated[int, Field(ge=1, le=10_000_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Lengths(Frozen):
+    """Tokens of a request."""
+
+    input: Positive
+    output: Positive
+
+
+class DecodeStudy(Frozen):
+    """Tiers of time per output token; the best plan and batch is found for each."""
+
+    tpot_limits: tuple[Seconds, ...]
+
+
+class PrefillStudy(Frozen):
+    """Most time of a prefill step."""
+
+    ttft_limit: Seconds
+
+
+class EqualQuality(Frozen):
+    """The kernel quality that every chip gets in the column of equal kernels."""
+
+    matmul: Share
+    attention: Share
+    memory: Share
+    collective: Share
+    source: str
+
+
+class Compare(Frozen):
+    """Systems that serve one workload, prefill and decode apart."""
+
+    kind: Literal["compare"]
+    question: str
+    systems: Annotated[tuple[str, ...], Field(min_length=1)]
+    workload: str
+    scenario: Lengths
+    decode: DecodeStudy
+    prefill: PrefillStudy
+    precisions: Annotated[tuple[Dtype | Literal["native"], ...], Field(min_length=1)]
+    """Formats that all serve in; `native` is each chip's best one."""
+    equal_quality: EqualQuality
+    max_batch: Positive = 2048
+    """Largest batch per replica that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An experiment as read: its name, content and file."""
+
+    name: str
+    experiment: Compare
+    document: Document
+
+
+def load_study(name: str) -> Study:
+    """The experiment called `name`, or in the file `name`. Raises SpecError."""
+    path: Path = library.find("experiments", name)
+    document = documents.read(path)
+    kind = document.data.get("kind")
+    if kind not in KINDS:
+        raise SpecError(
+            "unknown kind of experiment" if kind is not None else "is missing",
+            file=document.path,
+            line=document.line("kind"),
+            field="kind",
+            value=kind,
+            hint=nearest(str(kind), KINDS),
+        )
+    return Study(path.stem, validated(Compare, document.data, document), document)

@@ -1,0 +1,75 @@
+"""Why a point is infeasible, in words: which limit, by how much, what takes the memory, what would fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cosim.engines.analytic import Estimates, evaluate
+from cosim.engines.case import Case
+from cosim.errors import InfeasibleError
+from cosim.explore.space import candidates_at, searched
+from cosim.hardware.lower import SystemArrays
+from cosim.mapping.legal import LIMITS
+from cosim.mapping.memory import KINDS
+from cosim.records import array, at, map_leaves
+from cosim.units import format_si
+
+MOST_NODES = 64
+
+
+def explain(case: Case, result: Estimates) -> InfeasibleError:
+    """The error for a case without a feasible point; of many, for the one that came nearest."""
+    codes = result.verdict.code
+    nearest = int(np.lexsort((result.verdict.shortfall, -codes))[0])
+    limit = LIMITS[int(codes[nearest])]
+    by = float(result.verdict.shortfall[nearest])
+    plan = plan_text(case, nearest)
+    if limit.name == "memory":
+        capacity = float(at(case, nearest).system.chip.memory["dram"].capacity)
+        return InfeasibleError(
+            "memory",
+            f"{plan} lacks {format_si(by, 'B')} of {format_si(capacity, 'B')} per chip "
+            f"({memory_text(result, nearest)})",
+            _what_fits(case, nearest),
+        )
+    return InfeasibleError(limit.name, f"{plan} is off by {by:.4g} {limit.unit}", limit.hint)
+
+
+def memory_text(result: Estimates, index: int) -> str:
+    """Bytes by kind, largest first, zeros left out."""
+    held = [(float(result.memory[kind][index]), kind) for kind in KINDS]
+    return ", ".join(f"{kind} {format_si(value, 'B', 3)}" for value, kind in sorted(held, reverse=True) if value > 0)
+
+
+def plan_text(case: Case, index: int) -> str:
+    """A plan in words: tensor 8 x pipeline 1 x data 1, micro-batches 1, fp8."""
+    plan = at(case.plan, index)
+    degrees = f"tensor {plan.tensor:g} x pipeline {plan.pipeline:g} x data {plan.data:g}"
+    micro = f", {plan.micro_batches:g} micro-batches" if plan.micro_batches > 1 else ""
+    return f"{degrees}{micro}, {plan.dtype}"
+
+
+def _what_fits(case: Case, index: int) -> str:
+    """The smallest thing that fits: a plan on this system, on more nodes, or the largest batch."""
+    point = at(case, index)
+    scalars = map_leaves(point, lambda leaf: leaf.reshape(()))
+    batch = int(scalars.scenario.batch)
+    for nodes in (1, 2, 4, 8, 16, 32, MOST_NODES):
+        system = _with_nodes(scalars.system, float(nodes))
+        found = candidates_at(scalars.model, int(system.chips), batch)
+        if found.plans == 0:
+            continue
+        trial = searched(case.phase, system, scalars.model, scalars.scenario, case.plan.dtype, found)
+        result = evaluate(trial)
+        if result.feasible.any():
+            best = int(np.nanargmin(result.time))
+            return f"it fits with {plan_text(trial, best)} on {int(system.chips)} chips (system.nodes={nodes})"
+    return f"it does not fit on {MOST_NODES} nodes: use a smaller batch or context, or a narrower format"
+
+
+def _with_nodes(system: SystemArrays, nodes: float) -> SystemArrays:
+    inner, *outer = system.tiers
+    tiers = (inner, *(replace(tier, size=array(nodes)) for tier in outer))
+    return replace(system, chips=array(inner.size * nodes), tiers=tiers)

@@ -1,0 +1,177 @@
+"""What a comparison found: winners per goal and precision, three columns of quality, prices, operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cosim.economics.price import Serving, break_even_price, cost_per_million_tokens
+from cosim.engines.analytic import Estimates
+from cosim.engines.case import device_graph
+from cosim.engines.step import op_costs
+from cosim.explore.breakeven import break_even
+from cosim.explore.compare import Block, Goal, winner
+from cosim.explore.rows import columns, row
+from cosim.hardware.system import System
+from cosim.mapping.legal import LIMITS
+from cosim.overrides import Varied
+from cosim.records import take
+from cosim.timing.cost import BOUNDS
+
+Run = tuple[Block, Estimates]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The ranking of one goal in one precision: entries best first, those that cannot serve last."""
+
+    goal: Goal
+    label: str
+    entries: tuple[dict[str, Any], ...]
+
+
+def findings(
+    runs: Sequence[Run], systems: dict[str, Varied[System]], goals: Sequence[Goal], labels: Sequence[str]
+) -> list[Finding]:
+    """Every goal x precision, in the order of the study."""
+    return [_finding(runs, systems, goal, label) for goal in goals for label in labels]
+
+
+def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings as plain data for run.json."""
+    return [
+        {
+            "goal": f.goal.text,
+            "phase": f.goal.phase,
+            "limit_s": f.goal.limit_s,
+            "precision": f.label,
+            "entries": f.entries,
+        }
+        for f in found
+    ]
+
+
+def operators(block: Block, index: int) -> list[dict[str, Any]]:
+    """Every operator of one point: shape, count, tiling, bound, bytes, utilisation, time."""
+    case = take(block.case, np.array([index], dtype=np.intp))
+    return operator_rows(case)
+
+
+def operator_rows(case: Any) -> list[dict[str, Any]]:  # noqa: ANN401  # a Case of one point
+    """The same for a case of one point."""
+    ops = op_costs(case, device_graph(case))
+    return [_operator(op, case) for op in ops]
+
+
+def _operator(op: Any, case: Any) -> dict[str, Any]:  # noqa: ANN401  # OpCost, Case
+    cost = op.cost
+    layers = {"layer": float(np.max(case.model.layers)), "embed": 1.0, "head": 1.0}[op.group]
+    peak_dtype = op.dtype if op.kind == "matmul" else "bf16"
+    peak = case.system.chip.matrix.peak.get(peak_dtype)
+    time = float(np.max(cost.time))
+    flop = float(np.max(cost.flop))
+    use = flop / time / float(np.max(peak)) if peak is not None and op.kind != "vector" and time > 0 else None
+    return {
+        "name": op.name,
+        "kind": op.kind,
+        "shape": [float(np.max(d)) for d in op.dims],
+        "dtype": op.dtype,
+        "count": layers * float(np.max(op.count)),
+        "tiling": [float(np.max(t)) for t in cost.tiling],
+        "bound": BOUNDS[int(np.max(cost.bound))],
+        "flop": flop,
+        "dram_bytes": float(np.max(cost.dram_bytes)),
+        "on_chip_bytes": float(np.max(cost.cache_bytes)),
+        "utilisation": use,
+        "time_s": time,
+    }
+
+
+def _finding(runs: Sequence[Run], systems: dict[str, Varied[System]], goal: Goal, label: str) -> Finding:
+    entries = [_entry(runs, name, goal, label) for name in systems]
+    ranked = sorted(entries, key=lambda e: -(e["rate"] or 0.0))
+    _with_break_even(ranked, runs, goal, label)
+    _with_prices(ranked, systems)
+    return Finding(goal, label, tuple(ranked))
+
+
+def _pick(runs: Sequence[Run], system: str, goal: Goal, label: str, quality: str) -> Run | None:
+    for block, result in runs:
+        if (block.system, block.phase, block.label, block.quality) == (system, goal.phase, label, quality):
+            return block, result
+    return None
+
+
+def _entry(runs: Sequence[Run], system: str, goal: Goal, label: str) -> dict[str, Any]:
+    """One system's best at each quality: the whole row at its own, the rate at the others."""
+    entry: dict[str, Any] = {"system": system, "rate": None, "why": "", "row": None}
+    for quality in ("own", "equal", "low", "high"):
+        run = _pick(runs, system, goal, label, quality)
+        rate = None
+        if run is None:
+            entry["why"] = entry["why"] or f"no matrix rate in {label}" if quality == "own" else entry["why"]
+        else:
+            block, result = run
+            best = winner(result, goal)
+            if best is not None:
+                rate = float(result.tokens[best] / result.time[best] / result.chips[best])
+            if quality == "own":
+                entry["plans"] = block.plans
+                if best is None:
+                    entry["why"] = _why_not(result, goal)
+                else:
+                    table = columns(block.case, result, quality="own", confidence="")
+                    entry["row"], entry["index"] = row(table, best), best
+        entry["rate" if quality == "own" else f"rate_{quality}"] = rate
+    return entry
+
+
+def _why_not(result: Estimates, goal: Goal) -> str:
+    """Why no point meets the goal: the limit that most points break, or the fastest step."""
+    if result.feasible.any():
+        return f"fastest step {np.nanmin(result.time) * 1e3:.3g} ms"
+    codes, counts = np.unique(result.verdict.code, return_counts=True)
+    limit = LIMITS[int(codes[np.argmax(counts)])]
+    return f"infeasible: {limit.name}" if goal.limit_s else ""
+
+
+def _with_break_even(ranked: list[dict[str, Any]], runs: Sequence[Run], goal: Goal, label: str) -> None:
+    """Adds to every entry the quality factor at which it ties: with the leader, or for it with the second."""
+    for place, entry in enumerate(ranked):
+        rival = ranked[1] if place == 0 and len(ranked) > 1 else ranked[0]
+        run = _pick(runs, entry["system"], goal, label, "own")
+        if run is None or rival["rate"] is None or rival is entry:
+            entry["break_even"] = {"factor": None, "reason": "no rival", "against": None}
+            continue
+        block, result = run
+        found = break_even(block.case, result, goal, rival["rate"])
+        entry["break_even"] = {"factor": found.factor, "reason": found.reason, "against": rival["system"]}
+
+
+def _with_prices(ranked: list[dict[str, Any]], systems: dict[str, Varied[System]]) -> None:
+    """Adds the cost of a million tokens, or the price that would match the cheapest known rival."""
+    for entry in ranked:
+        serving = _serving(entry, systems[entry["system"]].spec)
+        entry["usd_per_million"] = None if serving is None else cost_per_million_tokens(serving)
+        entry["price_usd"] = None if serving is None else serving.price_usd
+    for entry in ranked:
+        serving = _serving(entry, systems[entry["system"]].spec)
+        rivals = [e["usd_per_million"] for e in ranked if e is not entry and e["usd_per_million"] is not None]
+        known = serving is not None and bool(rivals)
+        entry["break_even_price_usd"] = break_even_price(serving, min(rivals)) if known and serving else None
+
+
+def _serving(entry: dict[str, Any], system: System) -> Serving | None:
+    if entry["row"] is None:
+        return None
+    price, facility = system.chip.price, system.facility
+    return Serving(
+        tokens_per_s=entry["rate"],
+        energy_per_token_j=1.0 / entry["row"]["tokens_per_j_facility"],
+        price_usd=None if price is None else price.si,
+        energy_price_usd_per_j=facility.energy_price.si,
+        lifetime_years=facility.lifetime_years.si,
+    )

@@ -1,0 +1,185 @@
+"""Runs a study from its file to a run folder: blocks with progress, parts for resume, findings at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosim import documents, library
+from cosim.engines.analytic import Estimates
+from cosim.errors import SpecError, nearest
+from cosim.explore import compare
+from cosim.explore.assumptions import assumptions
+from cosim.explore.experiment import Study, load_study
+from cosim.explore.findings import Finding, Run, as_json, findings, operators
+from cosim.explore.rows import Columns, columns
+from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_results
+from cosim.hardware.load import load_system
+from cosim.hardware.system import System
+from cosim.hardware.vary import vary_system
+from cosim.overrides import Varied, vary
+from cosim.workload.load import load_model
+from cosim.workload.model import Model, lower_model
+
+Progress = Callable[[int, int, str], None]
+ROOTS = ("system", "workload", "scenario")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything a study reads: the study, its systems and model with overrides, hashes of the files."""
+
+    study: Study
+    systems: dict[str, Varied[System]]
+    model: Varied[Model]
+    hashes: dict[str, str]
+
+
+def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
+    """The study called `name` with `overrides` by path. Raises SpecError before anything is written."""
+    study = load_study(name)
+    parts = split_overrides(overrides, ROOTS)
+    lengths = vary(Varied(study.experiment.scenario), parts["scenario"], root="scenario.").spec
+    study = Study(study.name, study.experiment.model_copy(update={"scenario": lengths}), study.document)
+    systems: dict[str, Varied[System]] = {}
+    files = [study.document.path]
+    for index, system in enumerate(study.experiment.systems):
+        try:
+            systems[system] = vary_system(Varied(load_system(system)), parts["system"])
+        except SpecError as error:
+            raise error.at(file=study.document.path, line=study.document.line(f"systems.{index}")) from None
+        path = library.find("systems", system)
+        files += [path, library.find("accelerators", str(documents.read(path).data.get("chip")))]
+    try:
+        model = vary(Varied(load_model(study.experiment.workload)), parts["workload"], root="workload.")
+    except SpecError as error:
+        raise error.at(file=study.document.path, line=study.document.line("workload")) from None
+    files.append(library.find("workloads", study.experiment.workload))
+    return Inputs(study, systems, model, {p.name: content_hash(documents.read_text(p)) for p in files})
+
+
+def split_overrides(overrides: Mapping[str, Any], roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Overrides by root: {"system": {"nodes": 2}}. Raises SpecError for an unknown root."""
+    parts: dict[str, dict[str, Any]] = {root: {} for root in roots}
+    for path, value in overrides.items():
+        root, _, rest = path.partition(".")
+        if root not in parts or not rest:
+            hint = f"a path starts with one of {', '.join(roots)}; {nearest(root, roots)}"
+            raise SpecError("unknown path", field=path, hint=hint)
+        parts[root][rest] = value
+    return parts
+
+
+def run_study(
+    name: str,
+    out: Path,
+    *,
+    overrides: Mapping[str, Any],
+    resume: bool = False,
+    progress: Progress,
+    report: Callable[[Path], None],
+) -> Path:
+    """Runs the study into the folder `out` and returns it. `report` makes figures and page in the unnamed folder.
+
+    Raises SpecError on bad input before anything is written; a killed run leaves `<out>.partial`.
+    """
+    started = time.perf_counter()
+    inputs = read_inputs(name, overrides)
+    identity = stamp(inputs.study.document.text, overrides, inputs.hashes)
+    folder = RunFolder(out)
+    folder.start(content_hash(json.dumps(identity, sort_keys=True, default=str)), resume=resume)
+    runs = _evaluated(inputs, folder, progress)
+    study = inputs.study.experiment
+    progress(0, 0, "break-even quality")
+    found = findings(runs, inputs.systems, compare.goals(study), study.precisions)
+    rows = write_results(folder.partial, [_table(block, result, inputs) for block, result in runs])
+    elapsed = time.perf_counter() - started
+    feasible = int(sum(result.feasible.sum() for _, result in runs))
+    content = {
+        **identity,
+        "name": inputs.study.name,
+        "kind": study.kind,
+        "question": study.question,
+        "systems": {n: {"title": s.spec.title, "chip": s.spec.chip.title} for n, s in inputs.systems.items()},
+        "workload": {"name": inputs.model.spec.name, "title": inputs.model.spec.title},
+        "points": rows,
+        "feasible_points": feasible,
+        "elapsed_s": elapsed,
+        "points_per_s": rows / elapsed,
+        "host": host(),
+        "warnings": _warnings(inputs),
+        "findings": as_json(found),
+        "operators": _operators(runs, found),
+        "rooflines": _rooflines(inputs),
+        "assumptions": assumptions(inputs.systems, inputs.model.spec, study),
+    }
+    write_json(folder.partial / "run.json", content)
+    progress(0, 0, "figures and page")
+    report(folder.partial)
+    return folder.finish()
+
+
+def _evaluated(inputs: Inputs, folder: RunFolder, progress: Progress) -> list[Run]:
+    study = inputs.study.experiment
+    everything = list(compare.blocks(study, inputs.systems, lower_model(inputs.model)))
+    runs: list[Run] = []
+    for index, block in enumerate(everything):
+        progress(index, len(everything), f"{block.system} {block.phase} {block.label} {block.quality}")
+        result = folder.part(index)
+        if result is None:
+            result = compare.run_block(block)
+            folder.keep(index, result)
+        runs.append((block, result))
+    progress(len(everything), len(everything), "evaluated")
+    return runs
+
+
+def _table(block: compare.Block, result: Estimates, inputs: Inputs) -> Columns:
+    confidence = inputs.systems[block.system].spec.chip.confidence
+    table = columns(block.case, result, quality=block.quality, confidence=confidence)
+    return {**table, "precision": [block.label] * len(result.time)}
+
+
+def _operators(runs: list[Run], found: list[Finding]) -> dict[str, Any]:
+    """Operators of every system's winner, per goal text, in the first precision of the study."""
+    by_key = {(b.system, b.phase, b.label, b.quality): b for b, _ in runs}
+    chosen: dict[str, Any] = {}
+    for finding in found:
+        if finding.label != found[0].label:
+            continue
+        chosen[finding.goal.text] = {
+            entry["system"]: operators(
+                by_key[entry["system"], finding.goal.phase, finding.label, "own"], entry["index"]
+            )
+            for entry in finding.entries
+            if entry["row"] is not None
+        }
+    return chosen
+
+
+def _rooflines(inputs: Inputs) -> dict[str, Any]:
+    """Peak by format and DRAM bandwidth of each chip, for the roofline figure."""
+    from cosim.hardware.lower import lower_system
+
+    lines: dict[str, Any] = {}
+    for name, varied in inputs.systems.items():
+        chip = lower_system(varied).chip
+        peaks = {dtype: float(np.max(peak)) for dtype, peak in chip.matrix.peak.items()}
+        lines[name] = {"peak": peaks, "bandwidth": float(np.max(chip.memory["dram"].bandwidth))}
+    return lines
+
+
+def _warnings(inputs: Inputs) -> list[str]:
+    """What a reader must know before trusting a row."""
+    notes = []
+    for name, varied in inputs.systems.items():
+        confidence = varied.spec.chip.confidence
+        if confidence != "measured":
+            notes.append(f"{name}: kernel quality of {varied.spec.chip.name} is not fitted here ({confidence})")
+    return notes

@@ -1,0 +1,103 @@
+"""Spaces of plans and batches as arrays: every legal plan, every batch of the grid, one point each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.dtypes import SERVING_PRECISIONS, kv_dtype_for
+from cosim.engines.case import Case, Phase
+from cosim.hardware.lower import ChipArrays, SystemArrays
+from cosim.mapping.legal import divisors, legal_plans
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.records import Array, array
+from cosim.workload.model import ModelArrays
+
+# More micro-batches than this many per stage never paid in a step that reads its weights anew each time.
+MICRO_BATCHES_PER_STAGE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Points of a search, arrays of shape (P,); `plans` counts the distinct plans among them."""
+
+    tensor: Array
+    pipeline: Array
+    data: Array
+    micro_batches: Array
+    batch: Array
+    plans: int
+
+
+def batch_grid(most: int) -> NDArray[np.int64]:
+    """Batches per replica: every one to 16, then eight per doubling, up to `most`."""
+    steps = [*range(1, 17)]
+    while steps[-1] < most:
+        steps.append(steps[-1] + max(2 ** (steps[-1].bit_length() - 4), 1))
+    return np.array([s for s in steps if s <= most], dtype=np.int64)
+
+
+def candidates_at(model: ModelArrays, chips: int, batch: int) -> Candidates:
+    """Every legal plan on all `chips` for a batch that is given."""
+    rows = [
+        (tensor, pipeline, data, micro, batch)
+        for tensor, pipeline, data in legal_plans(model, chips)
+        if batch % data == 0
+        for micro in _micro_batches(batch // data, pipeline)
+    ]
+    return _as_candidates(rows)
+
+
+def candidates_over(model: ModelArrays, chips: int, batches: NDArray[np.int64]) -> Candidates:
+    """Every legal plan on all `chips` with every batch per replica of the grid."""
+    rows = [
+        (tensor, pipeline, data, micro, int(each) * data)
+        for tensor, pipeline, data in legal_plans(model, chips)
+        for each in batches
+        for micro in _micro_batches(int(each), pipeline)
+        if micro in (1, pipeline, 2 * pipeline)
+    ]
+    return _as_candidates(rows)
+
+
+def _micro_batches(each: int, pipeline: int) -> list[int]:
+    if pipeline == 1:
+        return [1]
+    return [m for m in divisors(each) if m <= MICRO_BATCHES_PER_STAGE * pipeline]
+
+
+def _as_candidates(rows: list[tuple[int, int, int, int, int]]) -> Candidates:
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
+    plans = len({row[:4] for row in rows})
+    tensor, pipeline, data, micro, batch = (table[:, column].copy() for column in range(5))
+    return Candidates(tensor, pipeline, data, micro, batch, plans)
+
+
+def searched(
+    phase: Phase, system: SystemArrays, model: ModelArrays, scenario: ScenarioArrays, dtype: str, found: Candidates
+) -> Case:
+    """The case of all candidates in one precision; context and limits from `scenario`."""
+    plan = PlanArrays(
+        found.tensor, found.pipeline, found.data, found.micro_batches, dtype, kv_dtype_for(dtype), "fastest"
+    )
+    filled = ScenarioArrays(found.batch, scenario.context, scenario.capacity, scenario.ttft_limit, scenario.tpot_limit)
+    return Case(phase, system, model, plan, filled)
+
+
+def best_native(chip: ChipArrays) -> str:
+    """The serving precision with the highest matrix rate; of equal ones the most faithful.
+
+    Only formats of `SERVING_PRECISIONS` that the chip has a rate for; its first format where it has none.
+    """
+    known = [dtype for dtype in SERVING_PRECISIONS if dtype in chip.matrix.peak]
+    if not known:
+        return next(iter(chip.matrix.peak))
+    return max(known, key=lambda dtype: (float(np.max(chip.matrix.peak[dtype])), -known.index(dtype)))
+
+
+def unlimited(batch: float, context: float, capacity: float) -> ScenarioArrays:
+    """A scenario without limits on time."""
+    inf = array(np.inf)
+    return ScenarioArrays(array(batch), array(context), array(capacity), inf, inf)

@@ -1,0 +1,162 @@
+"""Run folders: parts that survive a kill, one Parquet of all points, one run.json; nothing half-written.
+
+A run is built in `<out>.partial` and renamed when it is whole. A part is one evaluated block; it carries
+the key of everything that it depends on, so that `--resume` never mixes two runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cosim
+from cosim.engines.analytic import BREAKDOWN, Estimates
+from cosim.errors import SpecError
+from cosim.explore.rows import Columns, plain, unit_of
+from cosim.mapping.legal import Verdict
+from cosim.mapping.memory import KINDS
+
+SCHEMA_VERSION = 1
+_PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
+
+
+def content_hash(text: str) -> str:
+    """SHA-256 of a text, as hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def host() -> dict[str, Any]:
+    """The machine that ran it, without names: processor kind, cores, Python."""
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+
+
+class RunFolder:
+    """A run folder under construction. State is on disk: `start`, `part`, `keep`, `finish`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.partial = out.with_name(out.name + ".partial")
+        self.parts = self.partial / "parts"
+
+    def start(self, key: str, *, resume: bool) -> None:
+        """Makes the folder, or takes up the one that is there with the same key. Raises SpecError."""
+        if self.out.exists() and not (self.out / "run.json").is_file():
+            raise SpecError("exists and is not a run folder", file=self.out, hint="name another --out")
+        stored = self.partial / "key"
+        if resume and stored.is_file() and stored.read_text() == key:
+            return
+        if self.partial.exists() and not stored.is_file():
+            raise SpecError("exists and is not an unfinished run", file=self.partial, hint="name another --out")
+        try:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.parts.mkdir(parents=True)
+            stored.write_text(key)
+        except OSError as error:
+            raise SpecError(f"cannot be written: {error.strerror}", file=self.out, hint="name another --out") from None
+
+    def part(self, index: int) -> Estimates | None:
+        """The stored estimates of block `index`, None where it was not finished."""
+        path = self.parts / f"{index:05d}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        return Estimates(
+            verdict=Verdict(arrays["code"], arrays["shortfall"]),
+            breakdown={name: arrays[f"breakdown.{name}"] for name in BREAKDOWN},
+            memory={kind: arrays[f"memory.{kind}"] for kind in (*KINDS, "total")},
+            **{name: arrays[name] for name in _PLAIN},
+        )
+
+    def keep(self, index: int, result: Estimates) -> None:
+        """Stores the estimates of block `index`, whole or not at all."""
+        arrays = {"code": result.verdict.code, "shortfall": result.verdict.shortfall}
+        arrays |= {name: getattr(result, name) for name in _PLAIN}
+        arrays |= {f"breakdown.{name}": value for name, value in result.breakdown.items()}
+        arrays |= {f"memory.{name}": value for name, value in result.memory.items()}
+        path = self.parts / f"{index:05d}.npz"
+        draft = path.with_suffix(".draft")
+        with draft.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        draft.rename(path)
+
+    def finish(self) -> Path:
+        """Drops the parts and gives the folder its name, in place of an older run."""
+        shutil.rmtree(self.parts)
+        (self.partial / "key").unlink()
+        if self.out.exists():
+            shutil.rmtree(self.out)
+        self.partial.rename(self.out)
+        return self.out
+
+
+def write_results(folder: Path, tables: list[Columns]) -> int:
+    """results.parquet of all tables in order, `point_id` first, units in the metadata. Returns the rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {}
+    for name in tables[0]:
+        parts = [table[name] for table in tables]
+        is_text = isinstance(parts[0], list)
+        columns[name] = [v for part in parts for v in part] if is_text else np.concatenate(parts)
+    rows = len(columns["system"])
+    columns = {"point_id": np.arange(rows), **columns}
+    fields, arrays = [], []
+    for name, values in columns.items():
+        text = isinstance(values, list)
+        column = pa.array(values).dictionary_encode() if text else pa.array(values, from_pandas=True)
+        unit = unit_of(name)
+        fields.append(pa.field(name, column.type, metadata={"unit": unit} if unit else None))
+        arrays.append(column)
+    pq.write_table(pa.table(arrays, schema=pa.schema(fields)), folder / "results.parquet", compression="zstd")
+    return rows
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file with sorted, plain content; NaN is null."""
+    path.write_text(json.dumps(_plain_tree(content), indent=1, allow_nan=False) + "\n")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a run folder. Raises SpecError where there is none or it is not readable."""
+    path = folder / "run.json"
+    if not path.is_file():
+        raise SpecError("is not a run folder (it has no run.json)", file=folder, hint="cosim run EXPERIMENT makes one")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError):
+        raise SpecError("cannot be read as JSON", file=path, hint="run the experiment again") from None
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise SpecError("was written by another version", file=path, value=content.get("schema_version"))
+    return content
+
+
+def stamp(text: str, overrides: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What identifies a run: versions, experiment text, overrides, hashes of every input."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "cosim_version": cosim.__version__,
+        "experiment_text": text,
+        "overrides": dict(overrides),
+        "inputs": dict(inputs),
+        "seed": None,
+    }
+
+
+def _plain_tree(node: Any) -> Any:  # noqa: ANN401  # any JSON
+    if isinstance(node, Mapping):
+        return {str(key): _plain_tree(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain_tree(value) for value in node]
+    if isinstance(node, np.ndarray):
+        return [_plain_tree(value) for value in node.tolist()]
+    return plain(node)

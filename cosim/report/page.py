@@ -1,0 +1,61 @@
+"""The page of a design review: one HTML file, everything inside it, nothing fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cosim.report import tables
+from cosim.report.breakdown import breakdown_figure
+from cosim.report.frontier import frontier_figure, read_points
+from cosim.report.roofline import roofline_figure
+from cosim.report.style import save
+
+FIGURES = {
+    "frontier": "Tokens/s per chip against tokens/s per user over batch, the best plan at each point, own kernel quality.",
+    "breakdown": "Where the time of a step goes for each system's best plan.",
+    "roofline": "Operators on the roofline, first precision of the study; roofs at published peaks.",
+}
+
+
+def make_report(folder: Path, run: dict[str, Any]) -> Path:
+    """Figures (svg, png) and report.html of a finished run in `folder`; returns the page."""
+    figures = folder / "figures"
+    save(frontier_figure(run, read_points(folder)), figures, "frontier")
+    save(breakdown_figure(run), figures, "breakdown")
+    save(roofline_figure(run), figures, "roofline")
+    page = folder / "report.html"
+    page.write_text(render(run, {name: _inline(figures / f"{name}.svg") for name in FIGURES}), encoding="utf-8")
+    return page
+
+
+def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
+    """The page as text; `drawings` are SVG elements by figure name."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+    groups = [
+        {
+            "title": f"{finding['goal']}, {finding['precision']}",
+            "ranking": tables.ranking(finding),
+            "costs": tables.costs(finding),
+        }
+        for finding in run["findings"]
+    ]
+    return template.render(
+        run=run,
+        verdict=tables.verdict(run),
+        groups=groups,
+        ranking_head=tables.RANKING_HEAD,
+        cost_head=tables.COST_HEAD,
+        # Our own drawings, made a moment ago by matplotlib: the only text that is not escaped.
+        figures=[(name, caption, Markup(drawings[name])) for name, caption in FIGURES.items()],  # noqa: S704
+    )
+
+
+def _inline(path: Path) -> str:
+    """An SVG file as an element: without the XML head and the reference to the SVG document type."""
+    text = path.read_text(encoding="utf-8")
+    return text[text.index("<svg") :]

@@ -1,0 +1,143 @@
+"""Tables and sentences of the page, from the findings of a run: text only, no markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cosim.units import format_si
+
+Cells = list[list[str]]
+RANKING_HEAD = [
+    "system",
+    "tokens/s/chip, own kernels",
+    "range",
+    "equal kernels",
+    "break-even quality",
+    "tokens/s/user",
+    "batch",
+    "plan",
+    "MFU",
+    "bottleneck",
+]
+COST_HEAD = [
+    "system",
+    "power per chip",
+    "energy per step",
+    "tokens/J chip",
+    "tokens/J server",
+    "weights",
+    "KV cache",
+    "other",
+    "chip price",
+    "USD per M tokens",
+    "break-even price",
+]
+UNKNOWN = "unknown"
+
+
+def ranking(finding: dict[str, Any]) -> Cells:
+    """One row a system, best first: rate at its own quality, its range, at equal quality, what would turn it."""
+    return [_ranked(entry) for entry in finding["entries"]]
+
+
+def costs(finding: dict[str, Any]) -> Cells:
+    """One row a system that serves: power, energy, memory by kind, money."""
+    return [_cost(entry) for entry in finding["entries"] if entry["row"] is not None]
+
+
+def plan_text(row: dict[str, Any]) -> str:
+    """TP x PP x DP, micro-batches where they matter, format."""
+    degrees = "TP{} PP{} DP{}".format(*(row[f"plan.{name}_parallel"] for name in ("tensor", "pipeline", "data")))
+    micro = f" m{row['plan.micro_batches']}" if row["plan.pipeline_parallel"] > 1 else ""
+    return f"{degrees}{micro} {row['plan.dtype']}, KV {row['plan.kv_dtype']}"
+
+
+def verdict(run: dict[str, Any]) -> list[str]:
+    """One sentence a goal and precision: who leads, by how much, how sure, and what would change it."""
+    return [_sentence(finding) for finding in run["findings"]]
+
+
+def _sentence(finding: dict[str, Any]) -> str:
+    head = f"{finding['goal'].capitalize()}, {finding['precision']}: "
+    able = [entry for entry in finding["entries"] if entry["row"] is not None]
+    if not able:
+        return head + "no system meets the limit."
+    leader = able[0]
+    text = f"{head}{leader['system']} leads with {_number(leader['rate'])} tokens/s per chip{_interval(leader)}"
+    if len(able) > 1:
+        second = able[1]
+        text += f", {leader['rate'] / second['rate']:.2f} times {second['system']}"
+        text += "" if _clear(leader, second) else "; their ranges overlap, so the order is open"
+    factor = leader["break_even"]["factor"]
+    if factor is not None:
+        text += f"; it stays first until its kernels fall to {factor:.2f} of their quality"
+    equal = _order(able, "rate_equal")
+    own = [entry["system"] for entry in able]
+    text += "; equal kernels give " + ("the same order." if equal == own else "the order " + ", ".join(equal) + ".")
+    return text
+
+
+def _clear(leader: dict[str, Any], second: dict[str, Any]) -> bool:
+    low = leader.get("rate_low") or leader["rate"]
+    high = second.get("rate_high") or second["rate"]
+    return bool(low > high)
+
+
+def _order(entries: list[dict[str, Any]], key: str) -> list[str]:
+    return [entry["system"] for entry in sorted(entries, key=lambda e: -(e.get(key) or 0.0))]
+
+
+def _ranked(entry: dict[str, Any]) -> list[str]:
+    if entry["row"] is None:
+        return [entry["system"], f"cannot: {entry['why']}", *[""] * (len(RANKING_HEAD) - 2)]
+    row = entry["row"]
+    return [
+        entry["system"],
+        _number(entry["rate"]),
+        _interval(entry).strip(" ()"),
+        _number(entry.get("rate_equal")),
+        _break_even(entry["break_even"]),
+        _number(row["tokens_per_s_per_user"]),
+        str(row["scenario.batch"]),
+        plan_text(row),
+        f"{row['mfu']:.1%}",
+        row["bottleneck"],
+    ]
+
+
+def _cost(entry: dict[str, Any]) -> list[str]:
+    row = entry["row"]
+    other = row["memory_bytes.activations"] + row["memory_bytes.other"]
+    price, cost, even = entry["price_usd"], entry["usd_per_million"], entry["break_even_price_usd"]
+    return [
+        entry["system"],
+        format_si(row["power_w"], "W", 3),
+        format_si(row["energy_j"], "J", 3),
+        f"{row['tokens_per_j_chip']:.3g}",
+        f"{row['tokens_per_j_server']:.3g}",
+        format_si(row["memory_bytes.weights"], "B", 3),
+        format_si(row["memory_bytes.kv"], "B", 3),
+        format_si(other, "B", 3),
+        UNKNOWN if price is None else f"{price:,.0f} USD",
+        UNKNOWN if cost is None else f"{cost:.3g}",
+        "no priced rival" if even is None else f"{even:,.0f} USD",
+    ]
+
+
+def _break_even(found: dict[str, Any]) -> str:
+    if found["factor"] is None:
+        return str(found["reason"])
+    return f"x {found['factor']:.2f} to tie {found['against']}"
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    low, high = entry.get("rate_low"), entry.get("rate_high")
+    if low is None and high is None:
+        return ""
+    return f" ({_number(low)} to {_number(high)})"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

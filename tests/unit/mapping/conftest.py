@@ -1,0 +1,43 @@
+"""Models, plans and scenarios that the mapping tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
+from cosim.overrides import Varied, vary
+from cosim.workload.load import load_model
+from cosim.workload.model import ModelArrays, lower_model
+
+
+@pytest.fixture(scope="session")
+def model_of() -> Callable[..., ModelArrays]:
+    """A shipped model with some dimensions changed."""
+
+    def build(name: str = "llama-3.1-70b", **changes: Any) -> ModelArrays:
+        return lower_model(vary(Varied(load_model(name)), changes))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def plan_of() -> Callable[..., PlanArrays]:
+    """A plan with some fields changed."""
+
+    def build(**changes: Any) -> PlanArrays:
+        return lower_plan(vary(Varied(Plan()), changes))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def scenario_of() -> Callable[..., ScenarioArrays]:
+    """A scenario with some fields changed."""
+
+    def build(**changes: Any) -> ScenarioArrays:
+        return lower_scenario(vary(Varied(Scenario()), changes))
+
+    return build

@@ -1,0 +1,65 @@
+"""Placement of ranks on tiers, against chips counted one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.mapping.placement import stage_hops, tensor_placement
+from cosim.records import array
+
+powers = st.sampled_from([1, 2, 4, 8, 16, 32, 64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=powers, node=powers)
+def test_inner_times_outer_are_the_ranks(tensor: int, node: int) -> None:
+    group = tensor_placement(array(tensor), array(node))
+    assert float(group.inner * group.outer) == tensor
+    assert float(group.inner) <= node
+
+
+@pytest.mark.parametrize(("tensor", "inner", "outer"), [(1, 1, 1), (4, 4, 1), (8, 8, 1), (16, 8, 2), (64, 8, 8)])
+def test_tensor_ranks_fill_a_node_of_eight_first(tensor: int, inner: int, outer: int) -> None:
+    group = tensor_placement(array(tensor), array(8))
+    assert (float(group.inner), float(group.outer)) == (inner, outer)
+
+
+def test_placements_follow_the_points_axis() -> None:
+    group = tensor_placement(array([2, 8, 16]), array([4, 8, 8]))
+    np.testing.assert_array_equal(group.inner, [2.0, 8.0, 8.0])
+    np.testing.assert_array_equal(group.outer, [1.0, 1.0, 2.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=powers, pipeline=st.integers(1, 64), node=powers)
+def test_hops_are_those_of_stages_laid_out_chip_by_chip(tensor: int, pipeline: int, node: int) -> None:
+    first_node = [stage * tensor // node for stage in range(pipeline)]
+    crossing = sum(a != b for a, b in zip(first_node, first_node[1:], strict=False))
+    inside, across = stage_hops(array(tensor), array(pipeline), array(node))
+    assert (float(inside), float(across)) == (pipeline - 1 - crossing, crossing)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=st.integers(1, 40), pipeline=st.integers(1, 64), node=st.integers(1, 40))
+def test_a_pipeline_has_one_hop_less_than_stages(tensor: int, pipeline: int, node: int) -> None:
+    inside, across = stage_hops(array(tensor), array(pipeline), array(node))
+    assert float(inside + across) == pipeline - 1
+    assert min(float(inside), float(across)) >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "inside", "across"),
+    [
+        (8, 1, 0, 0),
+        (8, 4, 0, 3),  # every stage is a node
+        (4, 4, 2, 1),  # two stages a node
+        (2, 4, 3, 0),  # all in one
+        (16, 2, 0, 1),  # a stage is two nodes
+    ],
+)
+def test_hops_between_nodes_of_eight_by_hand(tensor: int, pipeline: int, inside: int, across: int) -> None:
+    hops = stage_hops(array(tensor), array(pipeline), array(8))
+    assert tuple(float(hop) for hop in hops) == (inside, across)

@@ -1,0 +1,118 @@
+"""Plans and scenarios: what they refuse, what they assume, and their lowering to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.errors import SpecError
+from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays
+from cosim.overrides import Varied, vary
+from cosim.records import leaves, points
+from cosim.schema import validated
+
+PlanOf = Callable[..., PlanArrays]
+ScenarioOf = Callable[..., ScenarioArrays]
+degree = st.integers(1, 1000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tensor=degree, pipeline=degree, data=degree, micro=degree)
+def test_degrees_reach_their_places_and_multiply_to_chips(
+    plan_of: PlanOf, tensor: int, pipeline: int, data: int, micro: int
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data, micro_batches=micro)
+    numbers = (plan.tensor, plan.pipeline, plan.data, plan.micro_batches)
+    assert tuple(float(n) for n in numbers) == (tensor, pipeline, data, micro)
+    assert float(plan.chips) == tensor * pipeline * data  # micro-batches occupy no chips
+
+
+def test_a_plan_says_one_chip_and_sixteen_bits_unless_told(plan_of: PlanOf) -> None:
+    plan = plan_of()
+    assert [float(leaf) for leaf in leaves(plan)] == [1.0, 1.0, 1.0, 1.0]
+    assert (plan.dtype, plan.kv_dtype, plan.all_reduce) == ("bf16", "bf16", "fastest")
+
+
+def test_formats_and_algorithm_are_structure(plan_of: PlanOf) -> None:
+    plan = plan_of(**{"dtype": "fp8", "kv_dtype": "int8", "algorithm.all_reduce": "tree"})
+    assert (plan.dtype, plan.kv_dtype, plan.all_reduce) == ("fp8", "int8", "tree")
+
+
+def test_degrees_vary_along_the_points_axis(plan_of: PlanOf) -> None:
+    plan = plan_of(tensor_parallel=[1, 2, 4, 8], data_parallel=np.array([8, 4, 2, 1]), pipeline_parallel=2)
+    np.testing.assert_array_equal(plan.chips, [16.0, 16.0, 16.0, 16.0])
+    assert points(plan) == 4
+
+
+@pytest.mark.parametrize("context", [3000, [100, 200, 300]])
+def test_memory_holds_the_context_unless_told(scenario_of: ScenarioOf, context: Any) -> None:
+    scenario = scenario_of(context=context)
+    np.testing.assert_array_equal(scenario.capacity, context)
+    np.testing.assert_array_equal(scenario.context, context)
+
+
+def test_capacity_is_its_own_number_where_told(scenario_of: ScenarioOf) -> None:
+    scenario = scenario_of(context=1000, capacity=[4096, 8192])
+    assert float(scenario.context) == 1000.0
+    np.testing.assert_array_equal(scenario.capacity, [4096.0, 8192.0])
+
+
+def test_times_are_unlimited_unless_told(scenario_of: ScenarioOf) -> None:
+    free, bound = scenario_of(), scenario_of(ttft_limit=0.5, tpot_limit=[0.02, 0.05])
+    assert (float(free.ttft_limit), float(free.tpot_limit)) == (float("inf"), float("inf"))
+    assert float(bound.ttft_limit) == 0.5
+    np.testing.assert_array_equal(bound.tpot_limit, [0.02, 0.05])
+    assert (float(free.batch), float(free.context)) == (1.0, 2048.0)
+
+
+@pytest.mark.parametrize("field", ["tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches"])
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "greater than or equal to 1"), (1_000_001, "less than or equal"), (1.5, "integer")]
+)
+def test_a_degree_out_of_bounds_is_refused(field: str, value: float, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        vary(Varied(Plan()), {field: value}, root="plan.")
+    assert caught.value.field == f"plan.{field}"
+    assert caught.value.value == value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("tensor_paralel", 2, "unknown path.*nearest: tensor_parallel"),
+        ("dtype", "fp7", "'bf16', 'fp8'"),
+        ("algorithm.all_reduce", "butterfly", "'fastest', 'ring', 'tree'"),
+        ("algorithm.all_gather", "ring", "unknown path.*algorithm.all_reduce"),
+        ("dtype", ["bf16", "fp8"], "must hold numbers"),
+        ("tensor_parallel", [1, 0], "greater than or equal to 1"),
+        ("tensor_parallel", [], "not empty"),
+    ],
+)
+def test_a_wrong_plan_is_refused_with_what_would_be_right(path: str, value: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        vary(Varied(Plan()), {path: value}, root="plan.")
+
+
+@pytest.mark.parametrize("field", ["ttft_limit", "tpot_limit"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_time_limit_is_positive_and_finite(field: str, value: float) -> None:
+    with pytest.raises(SpecError) as caught:
+        validated(Scenario, {field: value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("field", ["batch", "context", "capacity"])
+def test_a_scenario_asks_for_at_least_one(field: str) -> None:
+    with pytest.raises(SpecError, match="greater than or equal to 1") as caught:
+        validated(Scenario, {field: 0})
+    assert caught.value.field == field
+
+
+def test_an_unknown_scenario_field_names_the_nearest() -> None:
+    with pytest.raises(SpecError, match="unknown field.*nearest: .*context"):
+        validated(Scenario, {"contxt": 4096})

@@ -1,0 +1,111 @@
+"""Stage classes of a pipeline, against a list of stages filled one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.mapping.stages import CLASSES, Stages, by_group, stages
+from cosim.records import array
+
+
+def of(layers: int, pipeline: int) -> Stages:
+    return stages(array(layers), array(pipeline))
+
+
+@st.composite
+def pipelines(draw: st.DrawFn) -> tuple[int, int]:
+    layers = draw(st.integers(1, 300))
+    return layers, draw(st.integers(1, layers))
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines())
+def test_counts_sum_to_the_pipeline_degree(drawn: tuple[int, int]) -> None:
+    stage = of(*drawn)
+    assert float(stage.count.sum()) == drawn[1]
+    assert stage.count.min() >= 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines())
+def test_every_layer_is_on_exactly_one_stage(drawn: tuple[int, int]) -> None:
+    stage = of(*drawn)
+    assert float((stage.count * stage.layers).sum()) == drawn[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines())
+def test_there_is_one_embedding_and_one_head(drawn: tuple[int, int]) -> None:
+    stage = of(*drawn)
+    assert float((stage.count * stage.embeds).sum()) == 1.0
+    assert float((stage.count * stage.heads).sum()) == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines())
+def test_present_stages_differ_by_one_layer_at_most_and_have_one_at_least(drawn: tuple[int, int]) -> None:
+    stage = of(*drawn)
+    present = stage.layers[stage.count > 0.0]
+    assert present.max() - present.min() <= 1.0
+    assert present.min() >= 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines())
+def test_the_last_stage_never_has_more_layers_than_another(drawn: tuple[int, int]) -> None:
+    stage = of(*drawn)
+    head_at = CLASSES.index("last" if drawn[1] > 1 else "first")
+    assert stage.layers[head_at, 0] == stage.layers[stage.count > 0.0].min()
+
+
+@pytest.mark.parametrize(
+    ("layers", "pipeline", "count", "per_stage"),
+    [
+        (80, 1, [1, 0, 0, 0], [80, 81, 80, 80]),  # one stage has all
+        (80, 2, [1, 0, 0, 1], [40, 41, 40, 40]),
+        (81, 2, [1, 0, 0, 1], [41, 41, 40, 40]),  # no middle: the first takes the odd one
+        (80, 8, [1, 0, 6, 1], [10, 11, 10, 10]),
+        (82, 8, [1, 2, 4, 1], [10, 11, 10, 10]),  # middle stages take what is left over
+        (86, 8, [1, 6, 0, 1], [10, 11, 10, 10]),
+        (87, 8, [1, 6, 0, 1], [11, 11, 10, 10]),  # then the first
+        (126, 16, [1, 14, 0, 1], [7, 8, 7, 7]),  # 126 = 16 x 7 + 14
+        (3, 3, [1, 0, 1, 1], [1, 2, 1, 1]),
+    ],
+)
+def test_classes_by_hand(layers: int, pipeline: int, count: list[int], per_stage: list[int]) -> None:
+    stage = of(layers, pipeline)
+    assert stage.count[:, 0].tolist() == count
+    assert stage.layers[:, 0].tolist() == per_stage
+
+
+def test_one_stage_has_embedding_and_head_together() -> None:
+    only, two = of(10, 1), of(10, 2)
+    assert (only.embeds[0, 0], only.heads[0, 0]) == (1.0, 1.0)
+    assert (two.embeds[0, 0], two.heads[0, 0], two.embeds[3, 0], two.heads[3, 0]) == (1.0, 0.0, 0.0, 1.0)
+
+
+def test_points_are_the_last_axis_and_equal_the_single_results() -> None:
+    layers, pipeline = np.array([80.0, 81.0, 126.0, 7.0]), np.array([1.0, 2.0, 16.0, 7.0])
+    together = stages(layers, pipeline)
+    for index in range(4):
+        alone = stages(layers[index], pipeline[index])
+        for name in ("count", "layers", "embeds", "heads"):
+            np.testing.assert_array_equal(getattr(together, name)[:, index], getattr(alone, name)[:, 0])
+
+
+def test_a_scalar_joins_an_array() -> None:
+    assert stages(array(80.0), array([1.0, 4.0, 8.0])).count.shape == (4, 3)
+    assert stages(array([80.0, 40.0]), array(4.0)).layers.shape == (4, 2)
+    assert of(80, 4).count.shape == (4, 1)
+
+
+def test_groups_run_where_they_belong() -> None:
+    stage = of(82, 8)
+    assert by_group(stage, "layer")[:, 0].tolist() == [10.0, 11.0, 10.0, 10.0]
+    assert by_group(stage, "embed")[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert by_group(stage, "head")[:, 0].tolist() == [0.0, 0.0, 0.0, 1.0]
+    with pytest.raises(KeyError, match="optimizer"):
+        by_group(stage, "optimizer")

@@ -1,0 +1,142 @@
+"""Records: batches slice, gather and map the same way whatever is inside, and structure stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.records import Array, array, at, leaves, map_leaves, points, take
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Level:
+    capacity: Array
+    name: str
+    missing: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    clock: Array
+    peak: Mapping[str, Array]
+    levels: tuple[Level, ...]
+    per_op: Array
+    flag: bool = True
+
+
+def batch(values: list[float]) -> Batch:
+    """A record with every kind of leaf: per point, scalar, in a mapping, in a tuple, and (ops, P)."""
+    row = array(values)
+    return Batch(
+        clock=row,
+        peak={"bf16": row * 2.0, "fp8": array(8.0)},
+        levels=(Level(array(5.0), "dram"), Level(row + 1.0, "cache")),
+        per_op=np.stack([row, row * 10.0, row * 100.0]),
+    )
+
+
+VALUES = st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES, data=st.data())
+def test_taking_points_and_looking_at_one_is_looking_at_the_point_taken(
+    values: list[float], data: st.DataObject
+) -> None:
+    index = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=10))
+    taken = take(batch(values), np.array(index))
+    for place, source in enumerate(index):
+        one, same = at(taken, place), at(batch(values), source)
+        assert all(np.array_equal(a, b) for a, b in zip(leaves(one), leaves(same), strict=True))
+        assert float(one.clock) == values[source]
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES)
+def test_one_point_has_no_points_axis_left(values: list[float]) -> None:
+    one = at(batch(values), len(values) - 1)
+    assert [leaf.ndim for leaf in leaves(one)] == [0, 0, 0, 0, 0, 1]  # per_op keeps its ops axis
+    assert one.per_op.tolist() == [values[-1], values[-1] * 10.0, values[-1] * 100.0]
+    assert points(one.clock) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES)
+def test_taking_points_in_reverse_twice_gives_the_batch_back(values: list[float]) -> None:
+    back = np.arange(len(values))[::-1]
+    again = take(take(batch(values), back), back)
+    assert all(np.array_equal(a, b) for a, b in zip(leaves(again), leaves(batch(values)), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES)
+def test_mapping_reaches_every_leaf_once_and_keeps_the_structure(values: list[float]) -> None:
+    seen: list[int] = []
+
+    def negated(leaf: Array) -> Array:
+        seen.append(leaf.ndim)
+        return -leaf
+
+    before, after = batch(values), map_leaves(batch(values), negated)
+    assert len(seen) == len(list(leaves(before))) == 6
+    assert all(np.array_equal(-a, b) for a, b in zip(leaves(before), leaves(after), strict=True))
+    assert (after.flag, after.levels[0].name, after.levels[0].missing) == (True, "dram", None)
+    assert type(after) is Batch
+    assert list(after.peak) == ["bf16", "fp8"]
+
+
+def test_mapping_leaves_the_record_it_was_given_alone() -> None:
+    before = batch([1.0, 2.0])
+    map_leaves(before, lambda leaf: leaf * 0.0)
+    assert before.clock.tolist() == [1.0, 2.0]
+
+
+def test_points_is_the_common_length_and_one_for_scalars() -> None:
+    assert points(batch([1.0, 2.0, 3.0])) == 3
+    assert points(Level(array(1.0), "dram")) == 1
+    assert points("no arrays at all") == 1
+
+
+def test_a_leaf_of_length_one_goes_with_any_batch() -> None:
+    assert points((array([1.0]), array([1.0, 2.0]))) == 2
+    kept = take((array([7.0]), array([1.0, 2.0])), np.array([1, 1, 0]))
+    assert [leaf.tolist() for leaf in kept] == [[7.0], [2.0, 2.0, 1.0]]
+    assert [float(leaf) for leaf in at((array([7.0]), array([1.0, 2.0])), 1)] == [7.0, 2.0]
+
+
+def test_arrays_of_different_lengths_are_refused_with_their_lengths() -> None:
+    with pytest.raises(ValueError, match=r"different lengths along the points axis: \[2, 3\]"):
+        points((array([1.0, 2.0]), array([1.0, 2.0, 3.0])))
+
+
+def test_array_never_holds_integers_so_that_totals_cannot_overflow() -> None:
+    big = array([2**62, 2**62])
+    assert big.dtype == np.float64
+    assert float(big.sum()) == 2.0**63  # int64 would have wrapped to a negative number
+    assert array(3).shape == ()
+
+
+def test_array_refuses_text() -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        array(["1 TB/s"])
+
+
+def test_leaves_come_depth_first_in_field_order() -> None:
+    order = [leaf.ravel()[0] for leaf in leaves(batch([3.0, 4.0]))]
+    assert order == [3.0, 6.0, 8.0, 5.0, 4.0, 3.0]
+
+
+def test_numpy_scalars_are_leaves_and_python_numbers_are_structure() -> None:
+    assert [float(leaf) for leaf in leaves((np.float64(2.0), 3.0, None, "x"))] == [2.0]
+    doubled = map_leaves((np.float64(2.0), 3.0), lambda leaf: leaf * 2.0)
+    assert (float(doubled[0]), doubled[1]) == (4.0, 3.0)
+
+
+def test_a_record_class_is_structure_and_not_a_record() -> None:
+    assert list(leaves((Level, array(1.0)))) == [1.0]
+    assert map_leaves((Level, "x"), lambda leaf: leaf) == (Level, "x")

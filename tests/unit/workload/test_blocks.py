@@ -1,0 +1,158 @@
+"""Block builders: which ops a layer, the embedding and the head are made of, and their dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from cosim.records import array
+from cosim.workload.blocks import Tokens, attention_block, embedding, feed_forward_block, head, joined, norms
+from cosim.workload.model import ModelArrays
+from cosim.workload.ops import Graph, Matmul
+
+Lowered = Callable[..., ModelArrays]
+
+
+def tokens(phase: Literal["prefill", "decode"] = "decode", sequences: float = 3, query: float = 1) -> Tokens:
+    return Tokens(phase, array(sequences), array(query), array(40))
+
+
+def matmul(graph: Graph, name: str) -> Matmul:
+    (found,) = [op for op in graph.matmuls if op.name == name]
+    return found
+
+
+def width(op: Matmul) -> float:
+    return sum(float(axis.size) for axis in op.n)
+
+
+def test_rows_are_sequences_times_new_tokens() -> None:
+    assert float(tokens("prefill", 3, 40).rows) == 120.0
+    assert float(tokens("decode", 3, 1).rows) == 3.0
+
+
+def test_attention_projects_to_queries_keys_and_values_and_back(lowered: Lowered) -> None:
+    block = attention_block(lowered(), tokens())
+    qkv, out = matmul(block, "qkv"), matmul(block, "attention_out")
+    # 8 heads x 16 and 2 x 2 kv heads x 16, out of 64
+    assert [float(axis.size) for axis in qkv.n] == [128.0, 32.0, 32.0]
+    assert (float(qkv.k.size), qkv.split) == (64.0, "n")
+    assert (width(out), float(out.k.size), out.split) == (64.0, 128.0, "k")
+
+
+def test_heads_are_never_cut_but_features_are(lowered: Lowered) -> None:
+    attention, ffn = attention_block(lowered(), tokens()), feed_forward_block(lowered(), tokens())
+    assert [float(axis.groups) for axis in matmul(attention, "qkv").n] == [8.0, 2.0, 2.0]
+    assert float(matmul(attention, "attention_out").k.groups) == 8.0
+    assert float(matmul(ffn, "ffn_in").n[0].groups) == 96.0
+
+
+@pytest.mark.parametrize(("gated", "parts", "reads"), [(True, [96.0, 96.0], 2.0), (False, [96.0], 1.0)])
+def test_a_gated_feed_forward_projects_twice(lowered: Lowered, gated: bool, parts: list[float], reads: float) -> None:
+    block = feed_forward_block(lowered(gated=gated), tokens())
+    assert [float(axis.size) for axis in matmul(block, "ffn_in").n] == parts
+    assert (float(matmul(block, "ffn_out").k.size), width(matmul(block, "ffn_out"))) == (96.0, 64.0)
+    (activation,) = block.vectors
+    assert (activation.reads, activation.writes, activation.splits) == (reads, 1.0, True)
+
+
+@pytest.mark.parametrize("build", [attention_block, feed_forward_block, embedding])
+def test_each_split_pair_ends_in_one_sum_of_the_hidden_stream(
+    lowered: Lowered, build: Callable[[ModelArrays, Tokens], Graph]
+) -> None:
+    (collective,) = build(lowered(), tokens("prefill", 3, 40)).collectives
+    assert (collective.kind, float(collective.m), float(collective.width)) == ("all_reduce", 120.0, 64.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "qkv_bias", "other_bias"),
+    [({}, False, False), ({"qkv_bias": True}, True, False), ({"linear_bias": True}, False, True)],
+)
+def test_biases_go_to_the_projections_that_have_them(
+    lowered: Lowered, changes: dict[str, bool], qkv_bias: bool, other_bias: bool
+) -> None:
+    attention, ffn = attention_block(lowered(**changes), tokens()), feed_forward_block(lowered(**changes), tokens())
+    assert matmul(attention, "qkv").bias is qkv_bias
+    rest = [matmul(attention, "attention_out"), matmul(ffn, "ffn_in"), matmul(ffn, "ffn_out")]
+    assert [op.bias for op in rest] == [other_bias] * 3
+
+
+@pytest.mark.parametrize(("norm", "scales"), [("rms", 64.0), ("layer", 128.0)])
+def test_a_layer_has_two_norms_and_the_head_one(lowered: Lowered, norm: str, scales: float) -> None:
+    # scale only, or scale and shift, of 64 features
+    (inside,) = norms(lowered(norm=norm), tokens()).vectors
+    assert (float(inside.count), float(inside.parameters)) == (2.0, scales)
+    final = head(lowered(norm=norm), tokens()).vectors[0]
+    assert (float(final.count), float(final.parameters)) == (1.0, scales)
+
+
+def test_query_and_key_norms_add_a_scale_per_feature_of_a_head(lowered: Lowered) -> None:
+    with_norm, without = (attention_block(lowered(qk_norm=flag), tokens()) for flag in (True, False))
+    assert float(with_norm.vectors[0].parameters) == 32.0  # 2 x 16
+    assert float(without.vectors[0].parameters) == 0.0
+
+
+def test_rotary_work_is_done_only_where_positions_rotate(lowered: Lowered) -> None:
+    rotary = attention_block(lowered(), tokens()).vectors[0]
+    learned = attention_block(lowered(position="learned"), tokens()).vectors[0]
+    assert rotary.flop > 0.0
+    assert learned.flop == 0.0
+    assert float(rotary.width.size) == 192.0  # (8 + 2 x 2) heads x 16
+
+
+@pytest.mark.parametrize(
+    ("position", "table"),
+    [("rotary", 6400.0), ("learned", 6400.0 + 32768.0)],  # 100 x 64, and 512 positions x 64
+)
+def test_the_embedding_owns_its_tables(lowered: Lowered, position: str, table: float) -> None:
+    (gather,) = embedding(lowered(position=position), tokens()).vectors
+    assert float(gather.parameters) == table
+    assert (gather.group, float(gather.m), float(gather.width.size)) == ("embed", 3.0, 64.0)
+
+
+def test_the_head_works_on_the_last_token_of_each_sequence(lowered: Lowered) -> None:
+    block = head(lowered(), tokens("prefill", 3, 40))
+    logits = matmul(block, "logits")
+    assert (float(logits.m), width(logits), float(logits.k.size)) == (3.0, 100.0, 64.0)
+    (gathered,) = block.collectives
+    assert (gathered.kind, float(gathered.m), float(gathered.width)) == ("all_gather", 3.0, 100.0)
+    assert {op.group for op in (*block.matmuls, *block.vectors, *block.collectives)} == {"head"}
+
+
+def test_logits_keep_sixteen_bits_and_a_tied_head_owns_no_weights(lowered: Lowered) -> None:
+    tied, untied = (matmul(head(lowered(tied_embeddings=flag), tokens()), "logits") for flag in (True, False))
+    assert (tied.owns_weights, untied.owns_weights) == (False, True)
+    assert (tied.precision, untied.precision) == ("head", "head")
+
+
+def test_without_a_window_there_is_one_attention_op(lowered: Lowered) -> None:
+    (op,) = attention_block(lowered(), tokens("prefill", 3, 40)).attentions
+    assert (op.windowed, op.causal, float(op.count)) == (False, True, 1.0)
+    dims = (op.batch, op.query, op.context, op.heads, op.kv_heads, op.head_dim)
+    assert tuple(float(value) for value in dims) == (3.0, 40.0, 40.0, 8.0, 2.0, 16.0)
+
+
+def test_windowed_layers_share_the_count_with_the_others(lowered: Lowered) -> None:
+    full, windowed = attention_block(lowered(window=8, windowed_layers=2), tokens()).attentions
+    assert (full.windowed, windowed.windowed) == (False, True)
+    assert float(windowed.count) == pytest.approx(2 / 6)
+    assert float(full.count) == pytest.approx(4 / 6)
+
+
+def test_the_share_of_windowed_layers_may_vary_by_point(lowered: Lowered) -> None:
+    full, windowed = attention_block(lowered(window=8, windowed_layers=1, layers=[2, 4, 8]), tokens()).attentions
+    np.testing.assert_allclose(windowed.count, [1 / 2, 1 / 4, 1 / 8])
+    np.testing.assert_allclose(full.count + windowed.count, 1.0)
+
+
+def test_joining_keeps_every_op_in_order(lowered: Lowered, plain_choices: dict[str, Any]) -> None:
+    model = lowered(**plain_choices)
+    parts = tuple(build(model, tokens()) for build in (norms, attention_block, feed_forward_block))
+    whole = joined("decode", parts)
+    assert [op.name for op in whole.matmuls] == ["qkv", "attention_out", "ffn_in", "ffn_out"]
+    assert [op.name for op in whole.vectors] == ["norm_and_residual", "rotary_and_cache", "activation"]
+    assert [op.name for op in whole.collectives] == ["attention_sum", "ffn_sum"]
+    assert (len(whole.attentions), whole.phase) == (1, "decode")

@@ -83,7 +83,7 @@ def run_study(
     overrides: Mapping[str, Any],
     resume: bool = False,
     progress: Progress,
-    report: Callable[[Path], None],
+    report: Callable[[Path], object],
 ) -> Path:
     """Runs the study into the folder `out` and returns it. `report` makes figures and page in the unnamed folder.
 

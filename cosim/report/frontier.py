@@ -46,6 +46,8 @@ def pareto(per_user: Array, per_chip: Array) -> NDArray[np.intp]:
 
 def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Figure:
     """One panel a precision: the decode front of each system at its own kernel quality, tiers marked."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     precisions = list(dict.fromkeys(finding["precision"] for finding in run["findings"]))
     limits = sorted({f["limit_s"] for f in run["findings"] if f["phase"] == "decode"})
     figure, panels = new_figure(4.4 * len(precisions), 3.9, len(precisions), shared_y=True)
@@ -67,6 +69,9 @@ def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Fig
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"decode, {precision}", fontsize=9)
         axes.set_xlabel("tokens/s per user", fontsize=9)
     panels[0].set_ylabel("tokens/s per chip", fontsize=9)

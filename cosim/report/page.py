@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cosim.explore.store import read_run
 from cosim.report import tables
 from cosim.report.breakdown import breakdown_figure
 from cosim.report.frontier import frontier_figure, read_points
@@ -12,10 +13,15 @@ from cosim.report.roofline import roofline_figure
 from cosim.report.style import save
 
 FIGURES = {
-    "frontier": "Tokens/s per chip against tokens/s per user over batch, the best plan at each point, own kernel quality.",
+    "frontier": "Tokens/s per chip against tokens/s per user over batch, best plans, own kernel quality.",
     "breakdown": "Where the time of a step goes for each system's best plan.",
     "roofline": "Operators on the roofline, first precision of the study; roofs at published peaks.",
 }
+
+
+def report_run(folder: Path) -> Path:
+    """Figures and page of the run in `folder`, from what it stored. Raises SpecError for no run folder."""
+    return make_report(folder, read_run(folder))
 
 
 def make_report(folder: Path, run: dict[str, Any]) -> Path:
@@ -46,6 +52,7 @@ def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
     ]
     return template.render(
         run=run,
+        bottom_line=tables.bottom_line(run),
         verdict=tables.verdict(run),
         groups=groups,
         ranking_head=tables.RANKING_HEAD,

@@ -20,7 +20,6 @@ def roofline_figure(run: dict[str, Any]) -> Figure:
     for axes, goal in zip(panels, goals, strict=True):
         _panel(axes, run, goal)
     panels[0].set_ylabel("achieved FLOP/s per chip", fontsize=9)
-    panels[0].legend(fontsize=7, loc="lower right", frameon=False)
     return figure
 
 
@@ -38,24 +37,25 @@ def _one_goal_per_phase(run: dict[str, Any]) -> list[str]:
 
 
 def _panel(axes: Axes, run: dict[str, Any], goal: str) -> None:
-    colours = colour_of(list(run["systems"]))
-    precision = run["findings"][0]["precision"]
+    """Roofs of every system and its operators: colour tells the system, marker the operator."""
+    from matplotlib.lines import Line2D
+
+    colours, precision = colour_of(list(run["systems"])), run["findings"][0]["precision"]
     x = np.geomspace(0.5, 2e4, 200)
-    labelled: set[str] = set()
+    shapes: dict[str, str] = {}
     for system, line in run["rooflines"].items():
         dtype = precision if precision in line["peak"] else next(iter(line["peak"]))
-        roof = np.minimum(line["peak"][dtype], x * line["bandwidth"])
-        axes.loglog(x, roof, color=colours[system], linewidth=1.4, label=f"{system} ({dtype})")
+        axes.loglog(x, np.minimum(line["peak"][dtype], x * line["bandwidth"]), color=colours[system], linewidth=1.4)
         for operator in run["operators"][goal].get(system, []):
             place = intensity(operator)
             if operator["kind"] == "vector" or place is None:
                 continue
-            labelled.add(operator["name"])
-            marker = MARKERS[sorted(labelled).index(operator["name"]) % len(MARKERS)]
-            axes.plot(*place, marker, color=colours[system], markersize=5, alpha=0.85)
-            if system == next(iter(run["rooflines"])):
-                axes.annotate(operator["name"], place, fontsize=6, xytext=(4, -8), textcoords="offset points")
-    axes.set_title(goal, fontsize=9)
+            shape = shapes.setdefault(operator["name"], MARKERS[len(shapes) % len(MARKERS)])
+            axes.plot(*place, shape, color=colours[system], markersize=5, alpha=0.8)
+    systems = [Line2D([], [], color=colours[name], label=name) for name in run["rooflines"]]
+    marks = [Line2D([], [], color="#555555", marker=m, linestyle="", markersize=5, label=n) for n, m in shapes.items()]
+    axes.legend(handles=[*systems, *marks], fontsize=7, loc="lower right", frameon=False, ncols=2)
+    axes.set_title(f"{goal}, roofs in {precision}", fontsize=9)
     axes.set_xlabel("FLOP per DRAM byte", fontsize=9)
     axes.set_xlim(0.5, 2e4)
     axes.set_ylim(1e11, 1e16)

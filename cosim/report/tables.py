@@ -52,13 +52,29 @@ def plan_text(row: dict[str, Any]) -> str:
     return f"{degrees}{micro} {row['plan.dtype']}, KV {row['plan.kv_dtype']}"
 
 
+def bottom_line(run: dict[str, Any]) -> str:
+    """Who leads how often, and in how many cases that is clear of the ranges of kernel quality."""
+    leads: dict[str, int] = {}
+    clear = decided = 0
+    for finding in run["findings"]:
+        able = [entry for entry in finding["entries"] if entry["row"] is not None]
+        if able:
+            decided += 1
+            leads[able[0]["system"]] = leads.get(able[0]["system"], 0) + 1
+            clear += len(able) > 1 and _clear(able[0], able[1])
+    if not decided:
+        return "No system meets any of the limits."
+    most = ", ".join(f"{name} leads {count}" for name, count in sorted(leads.items(), key=lambda item: -item[1]))
+    return f"Of {decided} cases {most}; in {clear} of them the lead is clear of what is unknown about kernels."
+
+
 def verdict(run: dict[str, Any]) -> list[str]:
     """One sentence a goal and precision: who leads, by how much, how sure, and what would change it."""
     return [_sentence(finding) for finding in run["findings"]]
 
 
 def _sentence(finding: dict[str, Any]) -> str:
-    head = f"{finding['goal'].capitalize()}, {finding['precision']}: "
+    head = f"{finding['goal']}, {finding['precision']}: "
     able = [entry for entry in finding["entries"] if entry["row"] is not None]
     if not able:
         return head + "no system meets the limit."
@@ -132,7 +148,7 @@ def _break_even(found: dict[str, Any]) -> str:
 
 def _interval(entry: dict[str, Any]) -> str:
     low, high = entry.get("rate_low"), entry.get("rate_high")
-    if low is None and high is None:
+    if low is None or high is None or _number(low) == _number(high):
         return ""
     return f" ({_number(low)} to {_number(high)})"
 

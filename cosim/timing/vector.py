@@ -32,5 +32,5 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
     time = np.maximum(compute, memory)
     zero: Array = np.zeros_like(time)
     return KernelCost(
-        time, compute, memory, op.flop + zero, dram_bytes + zero, moved + zero, bound_of((memory, compute)), (zero,) * 3
+        time, compute, memory, op.flop + zero, dram_bytes + zero, moved + zero, bound_of((compute, memory)), (zero,) * 3
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +10,18 @@ import pytest
 
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.overrides import Varied, vary
+from cosim.schema import validated
 from cosim.workload.load import load_model
-from cosim.workload.model import ModelArrays, lower_model
+from cosim.workload.model import Model, ModelArrays, lower_model
 
 
 @pytest.fixture(scope="session")
 def model_of() -> Callable[..., ModelArrays]:
-    """A shipped model with some dimensions changed."""
+    """A shipped model with some dimensions changed, all at once."""
+    described = functools.cache(lambda name: load_model(name).model_dump(exclude_none=True))
 
     def build(name: str = "llama-3.1-70b", **changes: Any) -> ModelArrays:
-        return lower_model(vary(Varied(load_model(name)), changes))
+        return lower_model(Varied(validated(Model, {**described(name), **changes})))
 
     return build
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,7 +39,7 @@ def test_placements_follow_the_points_axis() -> None:
 @given(tensor=powers, pipeline=st.integers(1, 64), node=powers)
 def test_hops_are_those_of_stages_laid_out_chip_by_chip(tensor: int, pipeline: int, node: int) -> None:
     first_node = [stage * tensor // node for stage in range(pipeline)]
-    crossing = sum(a != b for a, b in zip(first_node, first_node[1:], strict=False))
+    crossing = sum(a != b for a, b in itertools.pairwise(first_node))
     inside, across = stage_hops(array(tensor), array(pipeline), array(node))
     assert (float(inside), float(across)) == (pipeline - 1 - crossing, crossing)
 

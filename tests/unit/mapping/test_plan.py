@@ -114,5 +114,5 @@ def test_a_scenario_asks_for_at_least_one(field: str) -> None:
 
 
 def test_an_unknown_scenario_field_names_the_nearest() -> None:
-    with pytest.raises(SpecError, match="unknown field.*nearest: .*context"):
+    with pytest.raises(SpecError, match=r"unknown field.*nearest: .*context"):
         validated(Scenario, {"contxt": 4096})

@@ -110,6 +110,7 @@ def test_tying_is_as_stated(stated: bool, tied: bool) -> None:
     ("changes", "window", "windowed"),
     [
         ({"model_type": "mistral", "sliding_window": 256}, 256, 12),
+        ({"model_type": "mistral", "sliding_window": 256, "max_window_layers": 8}, 256, 12),  # a key of Qwen's
         ({"model_type": "mistral", "sliding_window": None}, None, 0),
         ({"model_type": "qwen2", "sliding_window": 256, "use_sliding_window": False}, None, 0),
         # layers 8, 9, 10, 11 of 12 slide

@@ -1,0 +1,81 @@
+"""Speed, printed: points per second of a 70B decode, tiled products per second, start-up time.
+
+Run with `make bench`. Times are CPU seconds of one process on whatever machine this is: medians of five.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import cosim
+from cosim.hardware.lower import lower_chip
+from cosim.timing.matmul import matmul_cost
+
+POINTS = 20_000
+PRODUCTS = 100_000
+REPEATS = 5
+
+
+def median_cpu_s(work: Callable[[], object]) -> float:
+    """Median CPU seconds of `work`, after one run that is not counted."""
+    work()
+    spent = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        work()
+        spent.append(time.process_time() - start)
+    return statistics.median(spent)
+
+
+def decode_points(name: str) -> float:
+    """CPU seconds of 20,000 decode points of Llama-3.1-70B that vary chip and batch at once."""
+    rng = np.random.default_rng(0)
+    bandwidth = rng.uniform(2e12, 8e12, POINTS)
+    clock = rng.uniform(1e9, 2e9, POINTS)
+    system = cosim.system(name).vary({"chip.memory.dram.bandwidth": bandwidth, "chip.matrix.clock": clock})
+    model = cosim.workload("llama-3.1-70b")
+    batch = rng.integers(1, 257, POINTS).astype(float)
+    plan = cosim.Strategy(tensor_parallel=8, dtype="fp8", kv_dtype="fp8")
+    return median_cpu_s(lambda: cosim.estimate_decode(system, model, plan, batch=batch, context=4608))
+
+
+def products(name: str) -> float:
+    """CPU seconds of 100,000 different products through the tiling search of one chip."""
+    rng = np.random.default_rng(1)
+    m, n, k = (rng.integers(1, high, PRODUCTS).astype(float) * step for high, step in ((8192, 1), (256, 64), (256, 64)))
+    chip = lower_chip(cosim.chip(name).spec)
+    return median_cpu_s(lambda: matmul_cost(m, n, k, chip, "bf16"))
+
+
+def child_cpu_s(*command: str) -> float:
+    """Median CPU seconds of a fresh process."""
+    spent = []
+    for _ in range(REPEATS):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return statistics.median(spent)
+
+
+def main() -> None:
+    print(f"{'what':<58}{'CPU s':>8}  target")
+    for name in ("dgx-h100", "tpu-v5p-8", "asic-8"):
+        spent = decode_points(name)
+        print(f"{f'{POINTS:,} decode points, chip and batch vary, {name}':<58}{spent:>8.3f}  < 1 s")
+    for name in ("h100-sxm", "asic-template"):
+        spent = products(name)
+        print(f"{f'{PRODUCTS:,} different products, {name}':<58}{spent:>8.3f}  < 1 s")
+    print(f"{'import cosim':<58}{child_cpu_s('-c', 'import cosim'):>8.3f}  < 0.7 s")
+    print(f"{'cosim --help':<58}{child_cpu_s('-m', 'cosim', '--help'):>8.3f}  < 1.0 s")
+
+
+if __name__ == "__main__":
+    main()

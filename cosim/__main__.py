@@ -1,0 +1,5 @@
+"""`python -m cosim` is `cosim`."""
+
+from cosim.cli.main import main
+
+main()

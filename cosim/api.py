@@ -1,0 +1,141 @@
+"""The Python interface: the same nouns and verbs as the commands.
+
+    import cosim
+    h100 = cosim.system("dgx-h100", nodes=2)
+    llama = cosim.workload("llama-3.1-70b")
+    cosim.estimate_decode(h100, llama, batch=64, context=4096).to_row()
+
+Numbers may be arrays along one points axis; text with a unit ("4 TB/s") and bare SI numbers are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosim.explore.estimate import Estimate, estimate
+from cosim.hardware.chip import Chip
+from cosim.hardware.load import load_chip, load_system
+from cosim.hardware.system import System
+from cosim.hardware.vary import vary_system
+from cosim.mapping.plan import Plan
+from cosim.overrides import Overrides, Varied, vary
+from cosim.workload.load import load_model
+from cosim.workload.model import Model
+
+Strategy = Plan
+"""A parallel plan: Strategy(tensor_parallel=8, dtype=\"fp8\")."""
+Number = float | np.ndarray[tuple[int], np.dtype[np.float64]]
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChipHandle:
+    """A chip of the library, or from a file, with overrides."""
+
+    varied: Varied[Chip]
+
+    @property
+    def spec(self) -> Chip:
+        """The description: every number with unit, kind and source."""
+        return self.varied.spec
+
+    def vary(self, changes: Changes) -> ChipHandle:
+        """The chip with numbers replaced by path ("memory.dram.stacks"). Raises SpecError."""
+        return ChipHandle(vary(self.varied, _below(changes, "chip"), root="chip."))
+
+
+@dataclass(frozen=True, slots=True)
+class SystemHandle:
+    """A system of the library, or from a file, with overrides."""
+
+    varied: Varied[System]
+
+    @property
+    def spec(self) -> System:
+        """The description: every number with unit, kind and source."""
+        return self.varied.spec
+
+    def vary(self, changes: Changes) -> SystemHandle:
+        """The system with numbers replaced by path ("chip.memory.dram.bandwidth", "nodes"). Raises SpecError."""
+        return SystemHandle(vary_system(self.varied, _below(changes, "system")))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadHandle:
+    """A model of the library, or from a file, with overrides."""
+
+    varied: Varied[Model]
+
+    @property
+    def spec(self) -> Model:
+        """The description with its source."""
+        return self.varied.spec
+
+    def vary(self, changes: Changes) -> WorkloadHandle:
+        """The model with numbers replaced by path ("layers"). Raises SpecError."""
+        return WorkloadHandle(vary(self.varied, _below(changes, "workload"), root="workload."))
+
+
+def chip(name: str) -> ChipHandle:
+    """The chip called `name`, or in the file `name`. Raises SpecError."""
+    return ChipHandle(Varied(load_chip(name)))
+
+
+def system(name: str, **changes: Number | str) -> SystemHandle:
+    """The system called `name`, or in the file `name`; keywords are top-level paths (nodes=16). Raises SpecError."""
+    return SystemHandle(Varied(load_system(name))).vary(changes)
+
+
+def workload(name: str) -> WorkloadHandle:
+    """The model called `name`, or in the file `name` (YAML or hub config.json). Raises SpecError."""
+    return WorkloadHandle(Varied(load_model(name)))
+
+
+def estimate_decode(
+    system: SystemHandle, workload: WorkloadHandle, plan: Strategy | Overrides | None = None, **scenario: Number
+) -> Estimate:
+    """Time, memory and energy of one decode step: a new token for every sequence.
+
+    `scenario`: batch, context [token], capacity [token], tpot_limit [s]. `plan` None searches all legal plans.
+    Raises SpecError on bad input, InfeasibleError when a single point does not fit.
+    """
+    return estimate("decode", system.varied, workload.varied, _plan(plan), scenario)
+
+
+def estimate_prefill(
+    system: SystemHandle, workload: WorkloadHandle, plan: Strategy | Overrides | None = None, **scenario: Number
+) -> Estimate:
+    """Time, memory and energy of one prefill step: `batch` prompts of `context` tokens. See `estimate_decode`."""
+    return estimate("prefill", system.varied, workload.varied, _plan(plan), scenario)
+
+
+def run(name: str, out: str | Path | None = None, *, changes: Changes | None = None, resume: bool = False) -> Path:
+    """Runs the experiment called `name`, or in the file `name`, and returns its run folder (page: report.html).
+
+    Raises SpecError on bad input, before anything is written.
+    """
+    from cosim.explore.run import run_study
+    from cosim.report.page import report_run
+
+    folder = Path("runs") / Path(name).stem if out is None else Path(out)
+    return run_study(
+        name, folder, overrides=changes or {}, resume=resume, progress=lambda _done, _of, _what: None, report=report_run
+    )
+
+
+def _plan(plan: Strategy | Overrides | None) -> Overrides:
+    if plan is None:
+        return {}
+    if isinstance(plan, Strategy):
+        return {name: getattr(plan, name) for name in plan.model_fields_set}
+    return _below(plan, "plan")
+
+
+def _below(changes: Changes, root: str) -> dict[str, Any]:
+    """Paths with or without their root: "system.nodes" is "nodes" of a system."""
+    return {path.removeprefix(f"{root}."): value for path, value in changes.items()}

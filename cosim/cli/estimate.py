@@ -1,0 +1,37 @@
+"""`cosim estimate`: one point now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cosim.cli.library import JsonOption
+from cosim.cli.output import emit, overrides, table
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="path=value; roots system, workload, plan, scenario.")
+]
+
+
+def estimate_command(
+    phase: Annotated[str, typer.Argument(help="prefill or decode.")],
+    system: Annotated[str, typer.Option(help="A system of the library, or a file.")],
+    workload: Annotated[str, typer.Option(help="A model of the library, or a file (YAML, hub config.json).")],
+    settings: SetOption = None,
+    ops: Annotated[bool, typer.Option("--ops", help="List every operator.")] = False,
+    json_to: JsonOption = None,
+) -> None:
+    """One point now, with a breakdown of time, memory and energy."""
+    from cosim.cli.screen import estimate_text, operators_text
+    from cosim.explore.findings import operator_rows
+    from cosim.explore.request import estimate_request
+
+    answer = estimate_request(phase, system, workload, overrides(settings or []))
+    row = {**answer.to_row(), "plans_tried": answer.plans_tried, "defaults": dict(answer.defaults)}
+    listed = operator_rows(answer.case) if ops else []
+    if emit({**row, "operators": listed} if ops else row, json_to):
+        return
+    print(estimate_text(row))
+    if ops:
+        print("\n" + table(*operators_text(listed)))

@@ -1,0 +1,72 @@
+"""`cosim list`, `cosim show`, `cosim schema`: what is in the library, whole and sourced."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from cosim.cli.output import emit, table
+
+JsonOption = Annotated[str | None, typer.Option("--json", help="Write as JSON to this file, - for the screen.")]
+
+
+def list_items(
+    kind: Annotated[str | None, typer.Argument(help="accelerators, systems, workloads or experiments.")] = None,
+    json_to: JsonOption = None,
+) -> None:
+    """What is in the library, with the main numbers."""
+    from cosim import library
+    from cosim.errors import SpecError, nearest
+    from cosim.explore.catalogue import listing
+
+    if kind is not None and kind not in library.FOLDERS:
+        raise SpecError("unknown kind of item", value=kind, hint=nearest(kind, library.FOLDERS))
+    items = {k: listing(k) for k in ([kind] if kind else library.FOLDERS)}
+    flat = [{"kind": k, **item} for k, found in items.items() for item in found]
+    if emit(flat, json_to):
+        return
+    for name, found in items.items():
+        print(f"{name} ({len(found)})")
+        for item in found:
+            facts = ", ".join(f"{key} {value}" for key, value in item.items() if key not in ("name", "title"))
+            print(f"  {item['name']:<18} {item['title']}" + (f"  [{facts}]" if facts else ""))
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A system, accelerator, workload or experiment, or its file.")],
+    json_to: JsonOption = None,
+) -> None:
+    """One item whole: every number with unit, kind and source, and what derives from it."""
+    from cosim.explore.catalogue import details
+
+    content = details(name)
+    if emit(content, json_to):
+        return
+    print(f"{content['kind']} {content['name']}: {content['title']}")
+    for group in ("data", "derived"):
+        rows: list[dict[str, Any]] = content[group]
+        if rows:
+            print(f"\n{group}")
+            for row in rows:
+                note = f"; {row['note']}" if row["note"] else ""
+                print(f"  {row['path']:<44} {row['value']:<24} {row['kind']:<10} {row['source']}{note}")
+    if content["checks"]:
+        print("\nchecks of published totals")
+        head = ["check", "published", "derived", "deviation", "verdict"]
+        print(table(head, [[str(row[key]) for key in head] for row in content["checks"]]))
+
+
+def schema(
+    kind: Annotated[
+        str, typer.Argument(help="chip, system, workload, plan, scenario or an experiment kind (compare).")
+    ],
+    json_to: JsonOption = None,
+) -> None:
+    """JSON Schema of a file kind, for editors."""
+    from cosim.explore.catalogue import schema_of
+
+    content = schema_of(kind)
+    if not emit(content, json_to):
+        print(json.dumps(content, indent=1))

@@ -1,0 +1,45 @@
+"""`cosim run` and `cosim report`: studies to run folders, run folders to pages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosim.cli.estimate import SetOption
+from cosim.cli.output import overrides
+
+
+def run(
+    experiment: Annotated[str, typer.Argument(help="An experiment of the library, or a file.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<experiment>.")] = None,
+    settings: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Take up an unfinished run of the same inputs.")] = False,
+) -> None:
+    """Run a study: results, figures and the page of a design review."""
+    from cosim.cli.progress import Progress
+    from cosim.explore.run import run_study
+    from cosim.explore.store import read_run
+    from cosim.report.page import report_run
+    from cosim.report.tables import bottom_line, verdict
+
+    folder = Path("runs") / Path(experiment).stem if out is None else out
+    changes = overrides(settings or [])
+    with Progress(sys.stderr) as progress:
+        run_study(experiment, folder, overrides=changes, resume=resume, progress=progress.show, report=report_run)
+    content = read_run(folder)
+    print(content["question"])
+    print(bottom_line(content))
+    for sentence in verdict(content):
+        print(f"  {sentence}")
+    print(f"{content['points']:,} points, {content['feasible_points']:,} feasible, {content['elapsed_s']:.1f} s")
+    print(f"page: {folder / 'report.html'}")
+
+
+def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """(Re)make the figures and the page of a run."""
+    from cosim.report.page import report_run
+
+    print(f"page: {report_run(run_dir)}")

@@ -1,0 +1,68 @@
+"""How an estimate looks on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cosim.units import format_si
+
+Row = dict[str, Any]
+
+
+def estimate_text(row: Row) -> str:
+    """The estimate as people read it: what was asked, the plan, speed, time, memory, energy."""
+    tried = f" (best of {row['plans_tried']} plans)" if row["plans_tried"] else " (given)"
+    defaults = ", ".join(f"{k}={v}" for k, v in row["defaults"].items() if k != "phase")
+    taken = f"   (defaults taken: {defaults})" if defaults else ""
+    degrees = " x ".join(f"{name} {row[f'plan.{name}_parallel']}" for name in ("tensor", "pipeline", "data"))
+    formats = f"{row['plan.dtype']}, KV {row['plan.kv_dtype']}"
+    chip, user = row["tokens_per_s_per_chip"], row["tokens_per_s_per_user"]
+    at_chip, at_server = row["tokens_per_j_chip"], row["tokens_per_j_server"]
+    energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
+    facts = {
+        "asked": f"batch {row['scenario.batch']}, context {row['scenario.context']:g}{taken}",
+        "plan": f"{degrees}, micro-batches {row['plan.micro_batches']}, {formats}{tried}",
+        "time": f"{format_si(row['time_s'], 's')}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
+        "speed": f"{chip:,.4g} tokens/s/chip, {user:,.4g} tokens/s/user",
+        "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",
+        "breakdown": _shares(row, "breakdown_s.", row["time_s"], "s"),
+        "memory": _shares(row, "memory_bytes.", row["memory_bytes.total"], "B"),
+        "confidence": row["confidence"],
+    }
+    lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {row['chips']} chips"]
+    lines += [f"  {name:<11} {text}" for name, text in facts.items()]
+    return "\n".join(lines)
+
+
+def operators_text(operators: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the operator table."""
+    head = ["operator", "count", "shape", "dtype", "tiling", "bound", "DRAM", "on chip", "use", "time"]
+    return head, [_operator(op) for op in operators]
+
+
+def _operator(op: Row) -> list[str]:
+    return [
+        op["name"],
+        f"{op['count']:g}",
+        _shape(op),
+        op["dtype"],
+        "x".join(f"{t:g}" for t in op["tiling"]) if any(op["tiling"]) else "-",
+        op["bound"],
+        format_si(op["dram_bytes"], "B", 3),
+        format_si(op["on_chip_bytes"], "B", 3),
+        "-" if op["utilisation"] is None else f"{op['utilisation']:.0%}",
+        format_si(op["time_s"], "s", 3),
+    ]
+
+
+def _shape(op: Row) -> str:
+    """Dimensions of a product or of attention; bytes in and out of an elementwise kernel."""
+    if op["kind"] == "vector":
+        return " > ".join(format_si(size, "B", 3) for size in op["shape"])
+    return " x ".join(f"{d:g}" for d in op["shape"])
+
+
+def _shares(row: Row, prefix: str, total: float, unit: str) -> str:
+    parts = [(value, name.removeprefix(prefix)) for name, value in row.items() if name.startswith(prefix) and value]
+    named = [(value, name) for value, name in parts if name != "total"]
+    return ", ".join(f"{name} {format_si(v, unit, 3)} ({v / total:.0%})" for v, name in sorted(named, reverse=True))

@@ -1,0 +1,40 @@
+"""`cosim validate`: prediction against measurement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cosim.cli.library import JsonOption
+from cosim.cli.output import emit, table
+
+
+def validate_command(
+    suite: Annotated[str | None, typer.Option(help="A suite that ships: systolic.")] = None,
+    kind: Annotated[str | None, typer.Option(help="matmul or systolic.")] = None,
+    cases: Annotated[Path | None, typer.Option(help="CSV of measured cases.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,
+    json_to: JsonOption = None,
+) -> None:
+    """Prediction against measurement, with the rows that could not be answered and why."""
+    from cosim.validation.run import validate
+
+    found = validate(kind, cases, suite=suite, group=group)
+    if emit(found, json_to):
+        return
+    print(f"{found['kind']}: {found['evaluated']} of {found['cases']} cases answered")
+    head = ["group", "rows", "median", "mean", "p90", "bias"]
+    print(table(head, [_row("all", found), *(_row(name, row) for name, row in found["groups"].items())]))
+    if found["macro_median_abs_error"] is not None:
+        print(f"macro median {found['macro_median_abs_error']:.1%}")
+    for reason, count in Counter(skip["reason"] for skip in found["skipped"]).most_common():
+        print(f"skipped {count}: {reason}")
+
+
+def _row(name: str, figures: dict[str, Any]) -> list[str]:
+    keys = ("median_abs_error", "mean_abs_error", "p90_abs_error", "bias")
+    shown = ["-" if figures[key] is None else f"{figures[key]:.1%}" for key in keys]
+    return [name, str(figures["evaluated"]), *shown]

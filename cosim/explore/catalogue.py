@@ -1,0 +1,133 @@
+"""The library as lists and details: what `cosim list`, `show` and `schema` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from cosim import documents, library
+from cosim.errors import SpecError, nearest
+from cosim.explore.assumptions import data_of, derived_of, model_facts
+from cosim.explore.experiment import Compare, load_study
+from cosim.hardware.checks import chip_checks
+from cosim.hardware.chip import Chip
+from cosim.hardware.load import load_chip, load_system
+from cosim.hardware.lower import lower_chip
+from cosim.hardware.system import System
+from cosim.mapping.plan import Plan, Scenario
+from cosim.overrides import Varied
+from cosim.units import format_si
+from cosim.workload.graph import kv_bytes_per_token, parameters
+from cosim.workload.hub import is_hub_config
+from cosim.workload.load import load_model
+from cosim.workload.model import Model, lower_model
+
+Item = dict[str, Any]
+_SCHEMAS: dict[str, type[BaseModel]] = {
+    "chip": Chip,
+    "system": System,
+    "workload": Model,
+    "plan": Plan,
+    "scenario": Scenario,
+    "compare": Compare,
+}
+
+
+def listing(kind: str) -> list[Item]:
+    """Items of a kind with their main numbers; one that cannot be read is listed with the reason."""
+    describe = {"accelerators": _chip, "systems": _system, "workloads": _model, "experiments": _experiment}[kind]
+    items: list[Item] = []
+    for name, path in library.names(kind).items():
+        try:
+            items.append({"name": name, **describe(str(path))})
+        except SpecError as error:
+            items.append({"name": name, "title": f"unreadable: {error}"})
+    return items
+
+
+def details(name: str) -> Item:
+    """One item whole: data with sources, what derives from them, checks of published totals. Raises SpecError."""
+    kind = _kind_of(name)
+    content: Item = {"kind": kind.removesuffix("s"), "name": name, "derived": [], "checks": []}
+    if kind == "experiments":
+        study = load_study(name)
+        rows = [
+            {"path": p, "value": str(v), "kind": "given", "source": study.name, "note": ""} for p, v in study.experiment
+        ]
+        return {**content, "title": study.experiment.question, "data": rows}
+    if kind == "workloads":
+        model = load_model(name)
+        return {**content, "title": model.title, "data": model_facts(model), "derived": _model_derived(model)}
+    spec: Chip | System = load_chip(name) if kind == "accelerators" else load_system(name)
+    chip = spec if isinstance(spec, Chip) else spec.chip
+    checks = [
+        {
+            "check": check.name,
+            "published": format_si(check.published, check.unit),
+            "derived": format_si(check.derived, check.unit),
+            "deviation": f"{check.deviation:+.2%}",
+            "verdict": "declared: " + check.reason if check.reason else "holds",
+        }
+        for check in chip_checks(chip)
+    ]
+    return {**content, "title": spec.title, "data": list(data_of(spec)), "derived": derived_of(chip), "checks": checks}
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """JSON Schema of a file kind. Raises SpecError for an unknown one."""
+    if kind not in _SCHEMAS:
+        raise SpecError("unknown kind of file", value=kind, hint=nearest(kind, _SCHEMAS))
+    return _SCHEMAS[kind].model_json_schema()
+
+
+def _kind_of(name: str) -> str:
+    """Kind of a name of the library, or of a file by what it holds."""
+    if not name.endswith((".yaml", ".yml", ".json")):
+        return library.kind_of(name)
+    data = documents.read(library.find("accelerators", name)).data
+    if "tiers" in data:
+        return "systems"
+    if "kind" in data:
+        return "experiments"
+    return "workloads" if "layers" in data or is_hub_config(data) else "accelerators"
+
+
+def _chip(path: str) -> Item:
+    chip = load_chip(path)
+    arrays = lower_chip(chip)
+    dram = arrays.memory["dram"]
+    peaks = {dtype: float(peak) for dtype, peak in arrays.matrix.peak.items()}
+    main = "bf16" if "bf16" in peaks else next(iter(peaks))
+    return {
+        "title": chip.title,
+        main: format_si(peaks[main], "FLOP/s"),
+        "dram": f"{format_si(float(dram.capacity), 'B')} at {format_si(float(dram.bandwidth), 'B/s')}",
+        "power": format_si(chip.power.limit.si, "W"),
+        "price": "unknown" if chip.price is None else chip.price.text,
+        "confidence": chip.confidence,
+    }
+
+
+def _system(path: str) -> Item:
+    system = load_system(path)
+    return {"title": system.title, "chip": system.chip.name, "chips": f"{system.chips:g}"}
+
+
+def _model(path: str) -> Item:
+    model = load_model(path)
+    count = float(parameters(lower_model(Varied(model))))
+    return {"title": model.title, "parameters": f"{count / 1e9:.4g} B", "layers": model.layers, "hidden": model.hidden}
+
+
+def _experiment(path: str) -> Item:
+    study = load_study(path)
+    return {"title": study.experiment.question, "kind": study.experiment.kind}
+
+
+def _model_derived(model: Model) -> list[Item]:
+    arrays = lower_model(Varied(model))
+    count, kv = float(np.max(parameters(arrays))), float(np.max(kv_bytes_per_token(arrays, 2.0)))
+    rows = [("parameters", f"{count:,.0f}"), ("kv_cache_per_token.bf16", format_si(kv, "B"))]
+    return [{"path": p, "value": v, "kind": "derived", "source": "from the graph", "note": ""} for p, v in rows]

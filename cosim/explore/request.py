@@ -1,0 +1,26 @@
+"""A request in words (names, paths) to an estimate: what the command line and scripts ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cosim.errors import SpecError, nearest
+from cosim.explore.estimate import Estimate, estimate
+from cosim.explore.run import split_overrides
+from cosim.hardware.load import load_system
+from cosim.hardware.vary import vary_system
+from cosim.overrides import Varied, vary
+from cosim.workload.load import load_model
+
+ROOTS = ("system", "workload", "plan", "scenario")
+
+
+def estimate_request(phase: str, system: str, workload: str, overrides: Mapping[str, Any]) -> Estimate:
+    """Estimate of `phase` for named system and workload with overrides by path. Raises SpecError, InfeasibleError."""
+    if phase not in ("prefill", "decode"):
+        raise SpecError("unknown phase", value=phase, hint=nearest(phase, ("prefill", "decode")))
+    parts = split_overrides(overrides, ROOTS)
+    machine = vary_system(Varied(load_system(system)), parts["system"])
+    model = vary(Varied(load_model(workload)), parts["workload"], root="workload.")
+    return estimate("prefill" if phase == "prefill" else "decode", machine, model, parts["plan"], parts["scenario"])

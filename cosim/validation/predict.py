@@ -1,0 +1,104 @@
+"""Predictions for measured cases, in the row's own quantity; a row that cannot be answered says why.
+
+matmul    a kernel timed alone: launch gap and latency plus the best tiling; eight-bit and four-bit rows add
+          the kernel that quantises the activations, as the measurements do
+systolic  cycles of one array, fill and drain exposed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim import library
+from cosim.dtypes import DTYPES, bytes_per_element
+from cosim.hardware.load import load_chip
+from cosim.hardware.lower import ChipArrays, lower_chip
+from cosim.mapping.shard import DeviceVector
+from cosim.records import Array, array
+from cosim.timing.matmul import matmul_cost
+from cosim.timing.systolic import DATAFLOWS, cycles
+from cosim.timing.vector import vector_cost
+from cosim.validation.cases import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one case: predicted and measured in its own quantity, or the reason of none."""
+
+    case: Case
+    predicted: float | None
+    measured: float | None
+    group: tuple[str, ...]
+    reason: str = ""
+
+
+def predict(kind: str, cases: Sequence[Case]) -> list[Prediction]:
+    """Predictions of every case, in order."""
+    return _systolic(cases) if kind == "systolic" else _matmul(cases)
+
+
+def _systolic(cases: Sequence[Case]) -> list[Prediction]:
+    out: list[Prediction] = []
+    for case in cases:
+        flow = case.values.get("dataflow", "")
+        dims = [case.number(name) for name in ("M", "N", "K", "rows", "cols")]
+        known = [array(d) for d in dims if d is not None and d > 0]
+        measured = case.number("cycles")
+        if len(known) < len(dims) or measured is None or flow not in DATAFLOWS:
+            out.append(Prediction(case, None, None, (flow,), "a dimension, the dataflow or the cycles are unknown"))
+            continue
+        m, n, k, rows, columns = known
+        out.append(Prediction(case, float(cycles(m, n, k, rows, columns, flow)), measured, (flow,)))
+    return out
+
+
+def _matmul(cases: Sequence[Case]) -> list[Prediction]:
+    """Rows of one (accelerator, dtype, warm) are costed in one call."""
+    answers: dict[int, Prediction] = {}
+    together: dict[tuple[str, str, bool], list[int]] = {}
+    for index, case in enumerate(cases):
+        key = (case.values["accelerator"], case.values["dtype"])
+        dims = [case.number(name) for name in ("m", "n", "k", "measured_s")]
+        if any(value is None or not value > 0 for value in dims):
+            answers[index] = Prediction(case, None, None, key, "m, n, k or measured_s is unknown or not positive")
+        else:
+            together.setdefault((*key, case.number("warm") != 0.0), []).append(index)
+    for (accelerator, dtype, warm), rows in together.items():
+        reason = _unanswerable(accelerator, dtype)
+        predicted = None if reason else _times([cases[i] for i in rows], accelerator, dtype, warm=warm)
+        for place, index in enumerate(rows):
+            value = None if predicted is None else float(predicted[place])
+            measured = cases[index].number("measured_s")
+            answers[index] = Prediction(cases[index], value, measured, (accelerator, dtype), reason)
+    return [answers[index] for index in range(len(cases))]
+
+
+def _unanswerable(accelerator: str, dtype: str) -> str:
+    if accelerator not in library.names("accelerators"):
+        return f"accelerator {accelerator} is not in the library"
+    if dtype not in DTYPES:
+        return f"unknown dtype {dtype}"
+    if dtype not in lower_chip(load_chip(accelerator)).matrix.peak:
+        return f"{accelerator} has no matrix rate in {dtype}"
+    return ""
+
+
+def _times(rows: Sequence[Case], accelerator: str, dtype: str, *, warm: bool) -> Array:
+    """Seconds of each row's kernel timed alone."""
+    chip = lower_chip(load_chip(accelerator))
+    m, n, k = (array([row.number(name) for row in rows]) for name in ("m", "n", "k"))
+    batch = array([row.number("batch") or 1.0 for row in rows])
+    cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="all" if warm else "none")
+    time = cost.time + chip.launch.gap + chip.launch.latency
+    return time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip)
+
+
+def _quantised(elements: Array, dtype: str, chip: ChipArrays) -> Array:
+    """Time of the kernel that turns 16-bit activations into `dtype`, in a chain with the matmul."""
+    none = np.zeros_like(elements)
+    written = elements * bytes_per_element(dtype)
+    op = DeviceVector("quantise", "layer", array(1.0), elements * 2.0, written, elements * 3.0, none, none)
+    return vector_cost(op, chip).time + chip.launch.gap + chip.launch.latency

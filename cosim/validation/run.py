@@ -1,0 +1,66 @@
+"""`cosim validate`: prediction against measurement, overall and by group, skipped rows with their reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cosim import library
+from cosim.errors import SpecError, nearest
+from cosim.validation.cases import read_cases
+from cosim.validation.predict import Prediction, predict
+from cosim.validation.statistics import macro_median, summary
+
+SUITES: dict[str, tuple[str, str]] = {"systolic": ("systolic", "systolic_cycles.csv")}
+"""Suites that ship: name -> (kind, file under experiments/validation)."""
+
+
+def validate(
+    kind: str | None = None, cases: str | Path | None = None, *, suite: str | None = None, group: str | None = None
+) -> dict[str, Any]:
+    """Errors of cosim on measured cases: a CSV of a `kind`, or a `suite` that ships with cosim.
+
+    Returns kind, cases, evaluated, skipped (id, reason), the error figures as fractions, `groups` by the
+    column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
+    """
+    if suite is not None:
+        if suite not in SUITES:
+            raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, SUITES))
+        kind, name = SUITES[suite]
+        cases = library.shipped() / "experiments" / "validation" / name
+    if kind is None or cases is None:
+        raise SpecError("nothing to validate", hint="give --kind and --cases, or --suite")
+    read = read_cases(kind, Path(cases))
+    if group is not None and read and group not in read[0].values:
+        raise SpecError("is no column of the file", field="--group", value=group, hint=nearest(group, read[0].values))
+    predictions = predict(kind, read)
+    answered = [p for p in predictions if p.predicted is not None and p.measured is not None]
+    groups: dict[str, list[Prediction]] = {}
+    for prediction in answered:
+        groups.setdefault(prediction.case.values[group] if group else "", []).append(prediction)
+    return {
+        "kind": kind,
+        "cases": len(read),
+        "skipped": [{"id": p.case.id, "reason": p.reason} for p in predictions if p.predicted is None],
+        **_figures(answered),
+        "groups": {name: _figures(rows) for name, rows in groups.items()} if group else {},
+        "rows": [_row(p) for p in answered],
+    }
+
+
+def _figures(rows: list[Prediction]) -> dict[str, Any]:
+    predicted = [p.predicted for p in rows if p.predicted is not None]
+    measured = [p.measured for p in rows if p.measured is not None]
+    by_group: dict[tuple[str, ...], list[float]] = {}
+    for p in rows:
+        by_group.setdefault(p.group, []).append(_error(p))
+    return {**summary(predicted, measured), "macro_median_abs_error": macro_median(by_group)}
+
+
+def _error(prediction: Prediction) -> float:
+    predicted, measured = prediction.predicted or 0.0, prediction.measured or 1.0
+    return predicted / measured - 1.0
+
+
+def _row(p: Prediction) -> dict[str, Any]:
+    return {"id": p.case.id, "measured": p.measured, "predicted": p.predicted, "error": _error(p)}

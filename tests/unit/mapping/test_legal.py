@@ -1,0 +1,206 @@
+"""Limits in their documented order, their shortfalls, and the list of legal plans by brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.mapping.legal import CODES, LIMITS, Verdict, divisibility, divisors, fine, legal_plans, merged
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.records import array
+from cosim.workload.model import ModelArrays
+
+ModelOf = Callable[..., ModelArrays]
+PlanOf = Callable[..., PlanArrays]
+ScenarioOf = Callable[..., ScenarioArrays]
+
+ORDER = ("chips", "tensor_parallel", "kv_heads", "pipeline_parallel", "batch", "positions")
+LATE = ("memory", "ttft_limit", "tpot_limit")
+# 24 heads and 6 key/value heads: degree 4 divides the first only, degree 5 neither.
+ODD = {"heads": 24, "kv_heads": 6, "ffn": 960, "layers": 4, "max_positions": 2048}
+
+
+def judge(
+    model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays, chips: float, phase: str = "decode"
+) -> Verdict:
+    return divisibility(plan, scenario, model, array(chips), phase)
+
+
+def test_limits_are_in_the_documented_order() -> None:
+    assert tuple(limit.name for limit in LIMITS) == ("", *ORDER, *LATE)
+    assert [CODES[limit.name] for limit in LIMITS] == list(range(len(LIMITS)))
+
+
+def test_every_limit_has_a_unit_and_a_way_out() -> None:
+    assert all(limit.unit and limit.hint for limit in LIMITS[1:])
+    assert {limit.name: limit.unit for limit in LIMITS}["memory"] == "B"
+
+
+@settings(max_examples=60, deadline=None)
+@given(broken=st.sets(st.sampled_from(ORDER)))
+def test_the_first_broken_limit_in_the_documented_order_wins(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, broken: set[str]
+) -> None:
+    tensor = 5 if "tensor_parallel" in broken else 4 if "kv_heads" in broken else 2
+    pipeline = 9 if "pipeline_parallel" in broken else 3
+    plan = plan_of(tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=2, micro_batches=2)
+    scenario = scenario_of(batch=7 if "batch" in broken else 8, context=2049 if "positions" in broken else 2048)
+    chips = float(plan.chips) - (1.0 if "chips" in broken else 0.0)
+    verdict = judge(model_of("gpt3-175b", **ODD), plan, scenario, chips)
+    first = next((name for name in ORDER if name in broken), "")
+    assert LIMITS[int(verdict.code)].name == first
+
+
+@pytest.mark.parametrize(
+    ("plan_fields", "scenario_fields", "limit", "shortfall"),
+    [
+        ({"tensor_parallel": 16, "pipeline_parallel": 3}, {}, "chips", 40.0),  # 48 chips, 8 are there
+        ({"tensor_parallel": 5}, {}, "tensor_parallel", 4.0),  # 24 = 4 x 5 + 4
+        ({"tensor_parallel": 4}, {}, "kv_heads", 2.0),  # 6 = 4 + 2
+        ({"pipeline_parallel": 6}, {}, "pipeline_parallel", 2.0),  # four layers
+        ({"data_parallel": 2, "micro_batches": 3}, {"batch": 64}, "batch", 4.0),  # 64 = 10 x 6 + 4
+        ({}, {"context": 3000}, "positions", 952.0),  # 3000 - 2048
+        ({}, {}, "", 0.0),
+    ],
+)
+def test_shortfalls_by_hand(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    plan_fields: dict[str, int],
+    scenario_fields: dict[str, int],
+    limit: str,
+    shortfall: float,
+) -> None:
+    model = model_of("gpt3-175b", **ODD)
+    verdict = judge(model, plan_of(**plan_fields), scenario_of(**scenario_fields), 8)
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == (limit, shortfall)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8, 16, 32, 64])
+def test_degrees_that_divide_or_multiply_the_key_value_heads_are_legal(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, tensor: int
+) -> None:
+    assert int(judge(model_of(), plan_of(tensor_parallel=tensor), scenario_of(), 64).code) == 0
+
+
+def test_the_feed_forward_width_must_divide_too(model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf) -> None:
+    verdict = judge(model_of(ffn=28673), plan_of(tensor_parallel=8), scenario_of(), 8)
+    assert (int(verdict.code), float(verdict.shortfall)) == (CODES["tensor_parallel"], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "fields", "limit"),
+    [
+        ("gpt3-175b", "decode", {"context": 100, "capacity": 4096}, "positions"),
+        ("gpt3-175b", "prefill", {"context": 100, "capacity": 4096}, ""),  # only the prompt has positions yet
+        ("gpt3-175b", "prefill", {"context": 4096}, "positions"),
+        ("llama-3.1-70b", "decode", {"context": 1_000_000}, ""),  # rotary positions do not end
+    ],
+)
+def test_learned_positions_end(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    name: str,
+    phase: str,
+    fields: dict[str, int],
+    limit: str,
+) -> None:
+    verdict = judge(model_of(name), plan_of(), scenario_of(**fields), 8, phase)
+    assert LIMITS[int(verdict.code)].name == limit
+
+
+def test_each_point_has_its_own_verdict(model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf) -> None:
+    plan = plan_of(tensor_parallel=[8, 7, 16, 8, 1], pipeline_parallel=[1, 1, 1, 90, 1])
+    verdict = judge(model_of(), plan, scenario_of(), 720)
+    names = [LIMITS[code].name for code in verdict.code]
+    assert names == ["", "tensor_parallel", "", "pipeline_parallel", ""]
+    np.testing.assert_array_equal(verdict.shortfall, [0.0, 1.0, 0.0, 10.0, 0.0])  # 64 % 7, 90 - 80
+
+
+def test_merging_keeps_what_was_broken_before() -> None:
+    first = merged(fine(), "chips", array([0.0, 3.0, 0.0]))
+    both = merged(first, "memory", array([5.0, 7.0, -1.0]))
+    assert both.code.tolist() == [CODES["memory"], CODES["chips"], 0]
+    assert both.shortfall.tolist() == [5.0, 3.0, 0.0]
+
+
+def test_merging_spreads_a_scalar_over_the_points() -> None:
+    broken = merged(merged(fine(), "chips", array(2.0)), "memory", array([1.0, 1.0]))
+    assert broken.code.tolist() == [CODES["chips"]] * 2
+    np.testing.assert_array_equal(broken.shortfall, [2.0, 2.0])
+
+
+def test_reaching_a_limit_exactly_is_within_it() -> None:
+    assert int(merged(fine(), "memory", array(0.0)).code) == 0
+
+
+def test_an_unknown_limit_is_refused() -> None:
+    with pytest.raises(KeyError, match="humidity"):
+        merged(fine(), "humidity", array(1.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.integers(1, 12),
+    ratio=st.integers(1, 6),
+    ffn=st.sampled_from([96, 120, 210]),
+    layers=st.integers(1, 12),
+    chips=st.integers(1, 48),
+)
+def test_legal_plans_are_those_that_brute_force_finds(
+    model_of: ModelOf, groups: int, ratio: int, ffn: int, layers: int, chips: int
+) -> None:
+    def fits(tensor: int, pipeline: int) -> bool:
+        shares = groups % tensor == 0 or tensor % groups == 0
+        return (groups * ratio) % tensor == 0 and ffn % tensor == 0 and shares and pipeline <= layers
+
+    every = range(1, chips + 1)
+    expected = [(t, p, d) for t in every for p in every for d in every if t * p * d == chips and fits(t, p)]
+    model = model_of(kv_heads=groups, heads=groups * ratio, ffn=ffn, layers=layers)
+    assert legal_plans(model, chips) == expected
+
+
+def test_legal_plans_of_llama_70b_on_one_node(model_of: ModelOf) -> None:
+    plans = legal_plans(model_of(), 8)
+    assert plans == [
+        (1, 1, 8), (1, 2, 4), (1, 4, 2), (1, 8, 1), (2, 1, 4), (2, 2, 2), (2, 4, 1), (4, 1, 2), (4, 2, 1), (8, 1, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("chips", [8, 12, 30])
+def test_legal_plans_and_limits_agree(model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, chips: int) -> None:
+    every = [(t, p, chips // (t * p)) for t in divisors(chips) for p in divisors(chips // t)]
+    tensor, pipeline, data = np.array(every, dtype=float).T
+    fields: dict[str, Any] = {"tensor_parallel": tensor, "pipeline_parallel": pipeline, "data_parallel": data}
+    verdict = judge(model_of(layers=4), plan_of(**fields), scenario_of(batch=chips), chips)
+    passed = [plan for plan, code in zip(every, verdict.code, strict=True) if code == 0]
+    assert legal_plans(model_of(layers=4), chips) == passed
+
+
+@settings(max_examples=40, deadline=None)
+@given(chips=st.integers(1, 40))
+def test_plans_that_may_leave_chips_idle_include_those_that_do_not(model_of: ModelOf, chips: int) -> None:
+    loose = legal_plans(model_of(), chips, fill=False)
+    assert set(legal_plans(model_of(), chips)) <= set(loose)
+    assert all(t * p * d <= chips for t, p, d in loose)
+    assert loose == sorted(set(loose))
+
+
+@settings(max_examples=60, deadline=None)
+@given(number=st.integers(1, 3000))
+def test_divisors_come_in_pairs_and_rise(number: int) -> None:
+    found = divisors(number)
+    assert [number // d for d in reversed(found)] == found
+    assert found == sorted(set(found))
+    assert found[0] == 1
+
+
+def test_360_has_24_divisors() -> None:
+    assert len(divisors(360)) == 24  # 2^3 x 3^2 x 5: 4 x 3 x 2

@@ -1,0 +1,190 @@
+"""Memory of a chip when serving, in bytes worked by hand for Llama 3.1 70B and GPT-3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.mapping.memory import KINDS, Memory, _weights, serving_memory
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.shard import DeviceGraph, shard
+from cosim.mapping.stages import stages
+from cosim.records import Array, array
+from cosim.workload.graph import decode_graph, parameters, prefill_graph
+from cosim.workload.model import ModelArrays
+
+ModelOf = Callable[..., ModelArrays]
+PlanOf = Callable[..., PlanArrays]
+ScenarioOf = Callable[..., ScenarioArrays]
+Weigh = Callable[..., Memory]
+RESERVED = array(1.5e9)
+PLAN = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "dtype", "kv_dtype")
+
+
+def device_of(model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays, phase: str = "decode") -> DeviceGraph:
+    sequences = scenario.batch / (plan.data * plan.micro_batches)
+    build = decode_graph if phase == "decode" else prefill_graph
+    return shard(build(model, sequences, scenario.context), plan)
+
+
+@pytest.fixture(scope="session")
+def weigh(plan_of: PlanOf, scenario_of: ScenarioOf) -> Weigh:
+    """Memory of a chip of `model` under plan and scenario fields given by name."""
+
+    def build(model: ModelArrays, phase: str = "decode", **fields: Any) -> Memory:
+        plan = plan_of(**{name: value for name, value in fields.items() if name in PLAN})
+        scenario = scenario_of(**{name: value for name, value in fields.items() if name not in PLAN})
+        stage = stages(model.layers, plan.pipeline)
+        return serving_memory(device_of(model, plan, scenario, phase), stage, model, plan, scenario, RESERVED)
+
+    return build
+
+
+def over_all_ranks(model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays) -> Array:
+    """Elements of weights at 16 bits on all chips of one replica."""
+    stage = stages(model.layers, plan.pipeline)
+    per_stage = _weights(device_of(model, plan, scenario), stage)
+    total: Array = np.sum(stage.count * per_stage, axis=0) * plan.tensor / 2.0
+    return total
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kv_bytes"),
+    [
+        (1, 327_680),  # of one token: 2 x 80 layers x 8 heads x 128 x 2 B
+        (2, 163_840),
+        (4, 81_920),
+        (8, 40_960),
+        (16, 40_960),  # one head cannot be divided: two ranks hold the same
+    ],
+)
+def test_cache_per_rank_of_llama_70b(model_of: ModelOf, weigh: Weigh, tensor: int, kv_bytes: int) -> None:
+    assert weigh(model_of(), tensor_parallel=tensor, context=1).kv.tolist() == [kv_bytes]
+    # 64 sequences of 4608 tokens hold 294,912 tokens
+    assert weigh(model_of(), tensor_parallel=tensor, batch=64, context=4608).kv.tolist() == [294_912 * kv_bytes]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "elements"),
+    [
+        # layers 80 x 8192 x (columns of qkv + out + ffn_in + ffn_out), 161 norms, table and head
+        (1, 80 * 8192 * (10240 + 8192 + 57344 + 28672) + 161 * 8192 + 2 * 128_256 * 8192),
+        (8, 80 * 8192 * (1280 + 1024 + 7168 + 3584) + 161 * 8192 + 2 * 16_032 * 8192),
+        (16, 80 * 8192 * (768 + 512 + 3584 + 1792) + 161 * 8192 + 2 * 8_016 * 8192),
+    ],
+)
+def test_weights_per_rank_of_llama_70b(model_of: ModelOf, weigh: Weigh, tensor: int, elements: int) -> None:
+    assert weigh(model_of(), tensor_parallel=tensor).weights.tolist() == [2 * elements]
+
+
+def test_one_chip_holds_two_bytes_a_parameter(model_of: ModelOf, weigh: Weigh) -> None:
+    for name in ("llama-3.1-70b", "llama-3.1-8b", "qwen3-32b", "gpt3-175b"):
+        model = model_of(name)
+        assert weigh(model).weights.tolist() == [2.0 * float(parameters(model))]
+
+
+def test_the_fullest_stage_is_the_one_with_the_head_where_both_ends_have_equal_layers(
+    model_of: ModelOf, weigh: Weigh
+) -> None:
+    # 40 layers of 855,654,400, the head of 1,050,673,152, the final norm of 8,192; at 2 B
+    assert weigh(model_of(), pipeline_parallel=2).weights.tolist() == [70_553_714_688]
+
+
+def test_an_eight_bit_format_halves_only_the_linear_layers(model_of: ModelOf, weigh: Weigh) -> None:
+    # 80 x 855,638,016 in one byte; table, head and 161 norms in two: 2 x (2,101,346,304 + 1,318,912)
+    narrow = weigh(model_of(), dtype="fp8", context=1)
+    assert narrow.weights.tolist() == [68_451_041_280 + 4_205_330_432]
+    assert narrow.kv.tolist() == [327_680]  # the cache has its own format
+
+
+def test_an_eight_bit_cache_halves_only_the_cache(model_of: ModelOf, weigh: Weigh) -> None:
+    wide, narrow = weigh(model_of(), context=1), weigh(model_of(), kv_dtype="fp8", context=1)
+    assert narrow.kv.tolist() == [163_840]
+    assert narrow.weights.tolist() == wide.weights.tolist()
+
+
+def test_replicas_share_the_sequences_but_not_the_weights(model_of: ModelOf, weigh: Weigh) -> None:
+    spread = weigh(model_of(), data_parallel=[1, 2, 8], batch=64)
+    np.testing.assert_array_equal(spread.kv, spread.kv[0] / np.array([1.0, 2.0, 8.0]))
+    assert np.unique(spread.weights).size == 1
+
+
+def test_micro_batches_keep_every_sequence_cached_and_shrink_the_activations(model_of: ModelOf, weigh: Weigh) -> None:
+    cut = weigh(model_of(), micro_batches=[1, 4], batch=64)
+    assert cut.kv[0] == cut.kv[1]
+    assert cut.activations[0] == 4.0 * cut.activations[1]
+
+
+def test_capacity_and_not_context_sizes_the_cache(model_of: ModelOf, weigh: Weigh) -> None:
+    assert weigh(model_of(), context=1000, capacity=8192).kv.tolist() == [8192 * 327_680]
+
+
+@pytest.mark.parametrize(("context", "tokens"), [(4096, (40 * 4096 + 40 * 1024) / 80), (512, 512)])
+def test_windowed_layers_keep_a_window(model_of: ModelOf, weigh: Weigh, context: int, tokens: float) -> None:
+    model = model_of(window=1024, windowed_layers=40)
+    assert weigh(model, context=context).kv.tolist() == [tokens * 327_680]
+
+
+def test_activations_of_a_prefill_by_hand(model_of: ModelOf, weigh: Weigh) -> None:
+    # norm and residual of 4096 rows x 8192: four tensors of 2 B, and the stream itself once more
+    prefill = weigh(model_of(), "prefill", tensor_parallel=8, context=4096)
+    assert prefill.activations.tolist() == [4 * 67_108_864 + 67_108_864]
+
+
+def test_what_the_runtime_keeps_is_other_and_serving_has_no_gradients(model_of: ModelOf, weigh: Weigh) -> None:
+    held = weigh(model_of(), tensor_parallel=[4, 8])
+    assert held.other.tolist() == [1.5e9, 1.5e9]
+    assert [held.gradients.tolist(), held.optimizer.tolist()] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+degrees = st.sampled_from([1, 2, 4, 8, 16, 32, 64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=degrees, pipeline=st.integers(1, 80), batch=st.integers(1, 512), context=st.integers(1, 100_000))
+def test_kinds_are_never_negative_and_sum_to_the_total(
+    model_of: ModelOf, weigh: Weigh, tensor: int, pipeline: int, batch: int, context: int
+) -> None:
+    held = weigh(model_of(), tensor_parallel=tensor, pipeline_parallel=pipeline, batch=batch, context=context)
+    kinds = [float(getattr(held, kind)[0]) for kind in KINDS]
+    assert min(kinds) >= 0.0
+    assert float(held.total[0]) == pytest.approx(sum(kinds), rel=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=degrees, pipeline=st.integers(1, 80))
+def test_weights_over_all_ranks_are_the_parameters_and_their_replicas(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, tensor: int, pipeline: int
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, pipeline_parallel=pipeline)
+    norms = (tensor - 1) * 161 * 8192  # on every rank
+    replicated = max(tensor // 8 - 1, 0) * 80 * 2 * 8 * 128 * 8192  # keys and values once per eight ranks
+    assert over_all_ranks(model_of(), plan, scenario_of()).tolist() == [70_553_706_496 + norms + replicated]
+
+
+@settings(max_examples=40, deadline=None)
+@given(tensor=st.integers(1, 96), pipeline=st.integers(1, 96))
+def test_weights_over_all_ranks_cover_a_tied_model_whatever_the_split(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, tensor: int, pipeline: int
+) -> None:
+    model = model_of("gpt3-175b")
+    held = over_all_ranks(model, plan_of(tensor_parallel=tensor, pipeline_parallel=pipeline), scenario_of())[0]
+    table = 50257 * 12288 if pipeline > 1 else 0  # the last stage has its own copy
+    assert held >= float(parameters(model)) + table
+    assert (held > float(parameters(model)) + table) == (tensor > 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tensor=st.integers(1, 64), pipeline=st.integers(1, 79), batch=st.integers(1, 256))
+def test_a_finer_split_never_needs_more_on_a_chip(
+    model_of: ModelOf, weigh: Weigh, tensor: int, pipeline: int, batch: int
+) -> None:
+    tensors = weigh(model_of(), tensor_parallel=[tensor, tensor + 1], pipeline_parallel=pipeline, batch=batch).total
+    depths = weigh(model_of(), pipeline_parallel=[pipeline, pipeline + 1], tensor_parallel=tensor, batch=batch).total
+    assert tensors[1] <= tensors[0]
+    assert depths[1] <= depths[0]

@@ -1,0 +1,169 @@
+"""Sharding over tensor ranks: what is divided, what is replicated, and in which format it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.mapping.plan import PlanArrays
+from cosim.mapping.shard import DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, shard
+from cosim.records import array
+from cosim.workload.graph import decode_graph, prefill_graph
+from cosim.workload.model import ModelArrays
+
+ModelOf = Callable[..., ModelArrays]
+PlanOf = Callable[..., PlanArrays]
+
+
+def sharded(model: ModelArrays, plan: PlanArrays, sequences: float = 4) -> DeviceGraph:
+    return shard(decode_graph(model, array(sequences), array(1000)), plan)
+
+
+def matmul(device: DeviceGraph, name: str) -> DeviceMatmul:
+    (found,) = [op for op in device.matmuls if op.name == name]
+    return found
+
+
+def vector(device: DeviceGraph, name: str) -> DeviceVector:
+    (found,) = [op for op in device.vectors if op.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tensor", "heads", "width", "weight_bytes"),
+    [
+        (1, 8, 10240, 167_772_160),  # (64 + 2 x 8) x 128 columns x 8192 rows x 2 B
+        (2, 4, 5120, 83_886_080),
+        (4, 2, 2560, 41_943_040),
+        (8, 1, 1280, 20_971_520),
+        (16, 1, 768, 12_582_912),  # 4 query heads, and still one key and one value head: (4 + 2) x 128
+    ],
+)
+def test_key_value_heads_of_llama_70b_replicate_beyond_eight_ranks(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, heads: int, width: int, weight_bytes: int
+) -> None:
+    device = sharded(model_of(), plan_of(tensor_parallel=tensor))
+    qkv, (attention,) = matmul(device, "qkv"), device.attentions
+    assert (float(qkv.n), float(qkv.weight_bytes)) == (width, weight_bytes)
+    assert (float(attention.op.heads), float(attention.op.kv_heads)) == (64 / tensor, heads)
+    assert float(kv_heads_per_rank(array(8.0), array(tensor))) == heads
+
+
+@settings(max_examples=60, deadline=None)
+@given(kv_heads=st.integers(1, 128), tensor=st.integers(1, 256))
+def test_ranks_hold_every_key_value_head_and_one_at_least(kv_heads: int, tensor: int) -> None:
+    each = float(kv_heads_per_rank(array(kv_heads), array(tensor)))
+    assert each >= 1.0
+    assert kv_heads <= each * tensor < kv_heads + max(tensor, kv_heads)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+def test_ranks_that_divide_everything_share_the_matrix_work_exactly(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int
+) -> None:
+    device, alone = (sharded(model_of(), plan_of(tensor_parallel=t)) for t in (tensor, 1))
+    for op in alone.matmuls:
+        part = matmul(device, op.name)
+        assert float(part.m * part.n * part.k) * tensor == float(op.m * op.n * op.k)
+        assert float(part.weight_bytes) * tensor == float(op.weight_bytes)
+
+
+def test_projections_in_are_cut_by_columns_and_out_by_rows(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of(), plan_of(tensor_parallel=8))
+    dims = {op.name: (float(op.m), float(op.n), float(op.k)) for op in device.matmuls}
+    assert dims == {
+        "qkv": (4, 1280, 8192),
+        "attention_out": (4, 8192, 1024),
+        "ffn_in": (4, 7168, 8192),  # gate and up: 2 x 28672 / 8
+        "ffn_out": (4, 8192, 3584),
+        "logits": (4, 16032, 8192),
+    }
+
+
+def test_a_vocabulary_that_does_not_divide_is_padded_on_the_fullest_rank(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of("gpt3-175b"), plan_of(tensor_parallel=8))
+    assert float(matmul(device, "logits").n) == 6283.0  # 50257 = 8 x 6282 + 1
+
+
+@pytest.mark.parametrize(("dtype", "element"), [("bf16", 2.0), ("fp8", 1.0), ("mxfp4", 0.53125), ("fp32", 4.0)])
+def test_the_plans_format_is_that_of_linear_layers_only(
+    model_of: ModelOf, plan_of: PlanOf, dtype: str, element: float
+) -> None:
+    device = sharded(model_of(), plan_of(dtype=dtype))
+    assert {op.dtype for op in device.matmuls if op.group == "layer"} == {dtype}
+    assert float(matmul(device, "ffn_out").weight_bytes) == 28672 * 8192 * element
+    assert matmul(device, "logits").dtype == "bf16"
+    assert float(matmul(device, "logits").weight_bytes) == 128_256 * 8192 * 2
+    assert float(vector(device, "embedding").weight_bytes) == 128_256 * 8192 * 2
+
+
+def test_biases_stay_at_sixteen_bits(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of("gpt3-175b"), plan_of(dtype="fp8", tensor_parallel=8))
+    # into: 12288 x 6144 in one byte and 6144 biases in two; out: every rank has all 12288 biases
+    assert float(matmul(device, "ffn_in").weight_bytes) == 12288 * 6144 + 6144 * 2
+    assert float(matmul(device, "ffn_out").weight_bytes) == 6144 * 12288 + 12288 * 2
+
+
+def test_a_tied_head_costs_no_memory_until_it_leaves_the_embeddings_stage(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of("gpt3-175b"), plan_of(pipeline_parallel=[1, 2, 8]))
+    table = 50257 * 12288 * 2
+    np.testing.assert_array_equal(matmul(device, "logits").weight_bytes, [0.0, table, table])
+
+
+def test_norms_are_on_every_rank_and_the_table_is_shared_out(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of(), plan_of(tensor_parallel=[1, 4]))
+    np.testing.assert_array_equal(vector(device, "norm_and_residual").weight_bytes, 16_384)  # 8192 x 2 B
+    np.testing.assert_array_equal(vector(device, "embedding").weight_bytes, [2_101_346_304, 525_336_576])
+
+
+def test_vector_work_by_hand(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of(), plan_of(tensor_parallel=4))
+    norm, activation = vector(device, "norm_and_residual"), vector(device, "activation")
+    # 4 rows x 8192, two tensors in and two out at 2 B, on every rank alike
+    assert (float(norm.read_bytes), float(norm.write_bytes)) == (131_072, 131_072)
+    # 4 rows x 28672 / 4: gate and up in, product out, one exponential each
+    assert (float(activation.read_bytes), float(activation.write_bytes)) == (114_688, 57_344)
+    assert float(activation.special) == 28_672
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+def test_rotary_and_cache_write_are_shared_by_heads(model_of: ModelOf, plan_of: PlanOf, tensor: int) -> None:
+    device = sharded(model_of(), plan_of(tensor_parallel=tensor))
+    # 4 rows x 80 heads x 128 at 2 B
+    assert float(vector(device, "rotary_and_cache").read_bytes) * tensor == 81_920
+
+
+def test_sums_over_ranks_move_the_whole_result_whatever_the_degree(model_of: ModelOf, plan_of: PlanOf) -> None:
+    for tensor in (1, 8, 64):
+        device = sharded(model_of(), plan_of(tensor_parallel=tensor))
+        sizes = {op.name: (op.kind, float(op.size_bytes)) for op in device.collectives}
+        hidden = ("all_reduce", 65_536.0)  # 4 rows x 8192 x 2 B
+        logits = ("all_gather", 1_026_048.0)  # 4 x 128256 x 2 B
+        expected = {"embedding_sum": hidden, "attention_sum": hidden, "ffn_sum": hidden, "logits_gather": logits}
+        assert sizes == expected
+
+
+def test_attention_keeps_what_is_not_split(model_of: ModelOf, plan_of: PlanOf) -> None:
+    graph = prefill_graph(model_of(), array(3), array(500))
+    (attention,) = shard(graph, plan_of(tensor_parallel=8, kv_dtype="fp8")).attentions
+    op = attention.op
+    assert (op.phase, op.causal, op.windowed, attention.kv_dtype) == ("prefill", True, False, "fp8")
+    assert [float(x) for x in (op.batch, op.query, op.context, op.head_dim, op.count)] == [3, 500, 500, 128, 1]
+
+
+def test_counts_and_groups_survive(model_of: ModelOf, plan_of: PlanOf) -> None:
+    graph = decode_graph(model_of(), array(4), array(1000))
+    device = shard(graph, plan_of(tensor_parallel=8))
+    pairs: list[tuple[Any, Any]] = [
+        *zip(graph.matmuls, device.matmuls, strict=True),
+        *zip(graph.vectors, device.vectors, strict=True),
+        *zip(graph.collectives, device.collectives, strict=True),
+    ]
+    assert device.phase == "decode"
+    for op, part in pairs:
+        assert (part.name, part.group, float(part.count)) == (op.name, op.group, float(op.count))

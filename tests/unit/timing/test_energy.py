@@ -1,0 +1,92 @@
+"""Energy of kernels, links and steps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.hardware.lower import ChipArrays
+from cosim.records import array, map_leaves
+from cosim.timing.cost import KernelCost
+from cosim.timing.energy import kernel_energy, link_energy, power_floor
+
+
+def kernel(flop: float, dram: float, cache: float) -> KernelCost:
+    zero = array(0.0)
+    return KernelCost(
+        zero, zero, zero, array(flop), array(dram), array(cache), np.zeros((), dtype=np.int64), (zero, zero, zero)
+    )
+
+
+COUNTS = st.floats(0.0, 1e15)
+
+
+@settings(max_examples=40, deadline=None)
+@given(COUNTS, COUNTS, COUNTS, st.floats(0.0, 1e3))
+def test_energy_grows_in_proportion_to_the_work(
+    h100: ChipArrays, flop: float, dram: float, cache: float, factor: float
+) -> None:
+    one = kernel(flop, dram, cache)
+    many = map_leaves(one, lambda leaf: leaf if leaf.dtype == np.int64 else leaf * factor)
+    assert float(kernel_energy(many, h100, "bf16")) == pytest.approx(factor * float(kernel_energy(one, h100, "bf16")))
+
+
+@settings(max_examples=40, deadline=None)
+@given(COUNTS, COUNTS, COUNTS)
+def test_the_energy_of_two_kernels_is_the_sum(h100: ChipArrays, flop: float, dram: float, cache: float) -> None:
+    parts = kernel(flop, 0.0, cache), kernel(0.0, dram, 0.0)
+    apart = sum(float(kernel_energy(part, h100, "fp8")) for part in parts)
+    assert float(kernel_energy(kernel(flop, dram, cache), h100, "fp8")) == pytest.approx(apart)
+
+
+def test_each_act_is_charged_at_its_own_price(h100: ChipArrays) -> None:
+    # 1e12 FLOP x 0.39 pJ + 1e9 B x 36 pJ + 2e9 B x 12.5 pJ = 0.39 + 0.036 + 0.025 J
+    assert float(kernel_energy(kernel(1e12, 1e9, 2e9), h100, "bf16")) == pytest.approx(0.451)
+
+
+def test_half_the_bits_cost_less(h100: ChipArrays) -> None:
+    work = kernel(1e12, 0.0, 0.0)
+    assert float(kernel_energy(work, h100, "fp8")) == pytest.approx(0.20)
+
+
+def test_a_format_without_a_price_is_charged_as_fp32(h100: ChipArrays) -> None:
+    assert float(kernel_energy(kernel(1e12, 0.0, 0.0), h100, "fp64")) == pytest.approx(1.2)
+
+
+def test_a_chip_without_cache_charges_its_scratch(tpu: ChipArrays) -> None:
+    # 1e9 B x 2 pJ
+    assert float(kernel_energy(kernel(0.0, 0.0, 1e9), tpu, "bf16")) == pytest.approx(0.002)
+
+
+def test_a_chip_without_on_chip_memory_charges_dram_alone(h100: ChipArrays) -> None:
+    bare = dataclasses.replace(h100, memory={"dram": h100.memory["dram"]})
+    power = dataclasses.replace(h100.power, energy_per_byte={"dram": array(36e-12)})
+    energy = kernel_energy(kernel(0.0, 1e9, 5e9), dataclasses.replace(bare, power=power), "bf16")
+    assert float(energy) == pytest.approx(0.036)
+
+
+def test_a_byte_on_the_link_costs_eight_bits(h100: ChipArrays) -> None:
+    # 1e9 B x 8 bit x 5.5 pJ = 44 mJ
+    assert link_energy(np.array([1e9, 0.0]), h100) == pytest.approx([0.044, 0.0])
+
+
+def test_links_without_a_figure_are_charged_nothing(h100: ChipArrays) -> None:
+    prices = {role: value for role, value in h100.power.energy_per_byte.items() if role != "link"}
+    unknown = dataclasses.replace(h100, power=dataclasses.replace(h100.power, energy_per_byte=prices))
+    assert link_energy(np.array([1e9, 2e9]), unknown).tolist() == [0.0, 0.0]
+
+
+def test_a_step_lasts_until_its_average_power_meets_the_limit() -> None:
+    # 600 J above 100 W of idle under a limit of 700 W: 1 s
+    assert float(power_floor(array(600.0), array(700.0), array(100.0))) == pytest.approx(1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(1e-3, 1e6), st.floats(10.0, 500.0), st.floats(1.0, 1000.0))
+def test_at_the_floor_the_chip_spends_exactly_its_limit(dynamic: float, idle: float, headroom: float) -> None:
+    time = float(power_floor(array(dynamic), array(idle + headroom), array(idle)))
+    assert (dynamic + idle * time) / time == pytest.approx(idle + headroom)

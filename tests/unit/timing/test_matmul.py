@@ -1,0 +1,113 @@
+"""The one entry point for matrix products on any chip."""
+
+from __future__ import annotations
+
+import dataclasses
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.errors import SpecError
+from cosim.hardware.load import load_chip
+from cosim.hardware.lower import ChipArrays, MatrixArrays, lower_chip
+from cosim.records import Array, array
+from cosim.timing.cost import COMPUTE, MEMORY, machine
+from cosim.timing.matmul import matmul_cost
+from cosim.timing.systolic import systolic_cost
+from cosim.timing.tiles import tile_cost
+
+SHAPES = st.lists(st.tuples(*[st.integers(1, 8192)] * 3, st.integers(1, 16)), min_size=1, max_size=12)
+
+
+@pytest.fixture
+def flat(h100: ChipArrays) -> ChipArrays:
+    """A chip known by its peak of 1 PFLOP/s; quality 0.762, DRAM as the H100."""
+    return dataclasses.replace(h100, cores=None, matrix=MatrixArrays("roofline", {"bf16": array(1e15)}, clock=None))
+
+
+def dims(*shape: float) -> tuple[Array, Array, Array]:
+    m, n, k = (np.array([float(value)]) for value in shape)
+    return m, n, k
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st.randoms(use_true_random=False))
+def test_repeats_and_order_do_not_change_a_cost(h100: ChipArrays, rows: list[tuple[int, ...]], random: Random) -> None:
+    table = [*rows, *rows]
+    random.shuffle(table)
+    m, n, k, batch = np.array(table, dtype=float).T
+    together = matmul_cost(m, n, k, h100, "bf16", batch=batch)
+    for point, row in enumerate(table):
+        alone = matmul_cost(*dims(*row[:3]), h100, "bf16", batch=np.array([float(row[3])]))
+        assert float(together.time[point]) == pytest.approx(float(alone.time[0]), rel=1e-12)
+        assert together.bound[point] == alone.bound[0]
+        assert float(together.tiling[1][point]) == float(alone.tiling[1][0])
+
+
+def test_each_kind_of_engine_gets_its_own_model(h100: ChipArrays, tpu: ChipArrays) -> None:
+    m, n, k = dims(300, 500, 700)
+    one = np.ones(1)
+    tiled = tile_cost(m, n, k, one, machine(h100, "fp8"), 1.0)
+    streamed = systolic_cost(m, n, k, one, machine(tpu, "int8"), 1.0)
+    assert matmul_cost(m, n, k, h100, "fp8").time == tiled.time
+    assert matmul_cost(m, n, k, tpu, "int8").time == streamed.time
+
+
+def test_a_large_product_on_a_known_peak_takes_flop_over_peak_and_quality(flat: ChipArrays) -> None:
+    # 2 x 8,192^3 = 1.0995e12 FLOP over 1e15 x 0.762 = 1.443 ms
+    cost = matmul_cost(*dims(8192, 8192, 8192), flat, "bf16")
+    assert float(cost.time[0]) == pytest.approx(1.443e-3, rel=1e-3)
+    assert cost.bound[0] == COMPUTE
+
+
+def test_a_thin_product_on_a_known_peak_takes_bytes_over_bandwidth(flat: ChipArrays) -> None:
+    # 16 x 8,192 x 8,192: 2 B x (A 131,072 + B 67,108,864 + C 131,072) = 134.74 MB over 2.7347 TB/s = 49.27 us
+    cost = matmul_cost(*dims(16, 8192, 8192), flat, "bf16")
+    assert float(cost.time[0]) == pytest.approx(49.27e-6, rel=1e-3)
+    assert cost.bound[0] == MEMORY
+    assert float(cost.dram_bytes[0]) == 2 * (2 * 16 * 8192 + 8192 * 8192)
+    assert [float(part[0]) for part in cost.tiling] == [0.0, 0.0, 0.0]
+
+
+def test_a_batch_multiplies_work_and_bytes_of_a_known_peak(flat: ChipArrays) -> None:
+    one = matmul_cost(*dims(64, 96, 128), flat, "bf16")
+    nine = matmul_cost(*dims(64, 96, 128), flat, "bf16", batch=np.array([9.0]))
+    assert nine.flop == 9.0 * one.flop
+    assert nine.time == pytest.approx(9.0 * one.time)
+
+
+def test_eight_bit_operands_halve_the_bytes_but_not_the_output(tpu: ChipArrays) -> None:
+    wide = matmul_cost(*dims(16, 8192, 8192), tpu, "bf16")
+    narrow = matmul_cost(*dims(16, 8192, 8192), tpu, "int8")
+    output = 2.0 * 16 * 8192
+    assert narrow.dram_bytes - output == pytest.approx((wide.dram_bytes - output) / 2.0)
+
+
+def test_chips_along_the_points_axis_meet_their_own_product() -> None:
+    chip = load_chip("h100-sxm")
+    bandwidths = np.array([1e12, 2e12, 4e12])
+    size = np.full(3, 4096.0)
+    together = matmul_cost(
+        np.full(3, 16.0), size, size, lower_chip(chip, {"memory.dram.bandwidth": bandwidths}), "bf16"
+    )
+    for point in range(3):
+        one = lower_chip(chip, {"memory.dram.bandwidth": array(bandwidths[point])})
+        alone = matmul_cost(*dims(16, 4096, 4096), one, "bf16")
+        assert float(together.time[point]) == pytest.approx(float(alone.time[0]), rel=1e-12)
+    assert together.time[0] > together.time[1] > together.time[2]
+
+
+def test_equal_products_on_unequal_chips_are_not_merged() -> None:
+    clocks = np.array([1.0e9, 2.0e9])
+    chip = lower_chip(load_chip("tpu-v5p"), {"matrix.clock": clocks})
+    size = np.full(2, 8192.0)
+    slow, fast = matmul_cost(size, size, size, chip, "bf16").time
+    assert slow == pytest.approx(2.0 * fast)
+
+
+def test_a_format_without_a_rate_is_refused(tpu: ChipArrays) -> None:
+    with pytest.raises(SpecError, match=r"plan\.dtype: tpu-v5p has no matrix rate for this format \(got 'fp6'\)"):
+        matmul_cost(*dims(8, 8, 8), tpu, "fp6")

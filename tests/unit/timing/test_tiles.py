@@ -1,0 +1,197 @@
+"""Tile machines: quantisation, splits, super-tiles and the choice of a tile."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.errors import SpecError
+from cosim.hardware.lower import ChipArrays
+from cosim.records import Array, array
+from cosim.timing import tiles
+from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine, machine
+from cosim.timing.tiles import TILE_M, TILE_N, tile_cost
+
+DIM = st.integers(1, 16_384)
+
+
+def cost_of(engine: Machine, m: float, n: float, k: float, batch: float = 1.0, resident: str = "none") -> KernelCost:
+    one = np.ones(1)
+    return tile_cost(m * one, n * one, k * one, batch * one, engine, 2.0, resident=resident)
+
+
+def tiling(cost: KernelCost) -> list[float]:
+    return [float(part[0]) for part in cost.tiling]
+
+
+def traffic_of_all_tiles(engine: Machine, m: float, n: float, k: float, resident: str = "none") -> Array:
+    one = np.ones(1)
+    shape = tiles._Shape(m * one, n * one, k * one, one)
+    return tiles._dram_bytes(shape, np.ceil(m / TILE_M), np.ceil(n / TILE_N), engine, 2.0, resident)
+
+
+def with_constants(engine: Machine, **constants: float) -> Machine:
+    return dataclasses.replace(engine, kernel={**engine.kernel, **{k: array(v) for k, v in constants.items()}})
+
+
+@pytest.fixture
+def plain(h100: ChipArrays) -> Machine:
+    """Four cores that take 1 s for a step of any tile; nothing else costs time."""
+    engine = dataclasses.replace(machine(h100, "bf16"), cores=array(4.0), peak=array(1e30), dram=array(1e30))
+    return with_constants(
+        engine,
+        k_step_time=1.0,
+        core_bandwidth=1e30,
+        split_time=100.0,
+        operand_bandwidth=1e30,
+        tile_prologue=0.0,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(DIM, DIM, DIM, st.floats(1e3, 1e8), st.floats(1.0, 32.0), st.sampled_from(["none", "activations", "all"]))
+def test_no_tile_moves_more_with_a_larger_cache(
+    h100: ChipArrays, m: int, n: int, k: int, cache: float, factor: float, resident: str
+) -> None:
+    small = dataclasses.replace(machine(h100, "bf16"), cache=array(cache))
+    large = dataclasses.replace(small, cache=array(cache * factor))
+    before = traffic_of_all_tiles(small, m, n, k, resident)
+    assert (traffic_of_all_tiles(large, m, n, k, resident) <= before * (1.0 + 1e-12)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(DIM, DIM, DIM)
+def test_cold_operands_cross_once_at_least_whatever_the_tile(h100: ChipArrays, m: int, n: int, k: int) -> None:
+    moved = traffic_of_all_tiles(machine(h100, "bf16"), m, n, k)
+    assert (moved >= 2.0 * (m * k + k * n + m * n) * (1.0 - 1e-12)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(DIM, DIM, DIM, st.integers(1, 64), st.floats(0.0, 1e-4), st.floats(1.0, 100.0))
+def test_dearer_splits_and_prologues_are_never_faster(
+    h100: ChipArrays, m: int, n: int, k: int, batch: int, split: float, factor: float
+) -> None:
+    cheap = with_constants(machine(h100, "bf16"), split_time=split, tile_prologue=split)
+    dear = with_constants(cheap, split_time=split * factor, tile_prologue=split * factor)
+    assert cost_of(dear, m, n, k, batch).time[0] >= cost_of(cheap, m, n, k, batch).time[0] * (1.0 - 1e-12)
+
+
+def test_one_more_row_than_the_cores_can_tile_starts_a_second_wave(plain: Machine) -> None:
+    # 4 tiles of 256 x 128 on 4 cores; 1,025 rows need a fifth
+    assert float(cost_of(plain, 1024, 128, 64).time[0]) == 1.0
+    assert float(cost_of(plain, 1025, 128, 64).time[0]) == 2.0
+
+
+def test_time_stays_while_a_tile_fills(plain: Machine) -> None:
+    times = [float(cost_of(plain, m, 128, 64).time[0]) for m in (769, 900, 1024)]
+    assert times == [1.0, 1.0, 1.0]
+
+
+def test_the_loop_over_k_takes_whole_steps(plain: Machine) -> None:
+    # 640 / 64 = 10 steps; 641 starts the eleventh
+    assert float(cost_of(plain, 1024, 128, 640).time[0]) == 10.0
+    assert float(cost_of(plain, 1024, 128, 641).time[0]) == 11.0
+
+
+def test_a_split_of_k_is_taken_when_it_saves_more_than_its_reduction(plain: Machine) -> None:
+    # One 128 x 128 product of 512 steps on 4 cores: 4 tiles of 128 steps and the reduction of 100 s
+    cost = cost_of(plain, 128, 128, 512 * 64)
+    assert float(cost.time[0]) == 128 + 100
+    assert tiling(cost)[2] == 4.0
+    assert tiling(cost_of(with_constants(plain, split_time=1e6), 128, 128, 512 * 64))[2] == 1.0
+
+
+def test_ties_go_to_the_first_tile_of_the_list(plain: Machine) -> None:
+    # 16 x 32 covers a 16 x 32 product in one step, and so does every larger tile
+    assert tiling(cost_of(plain, 16, 32, 64)) == [16.0, 32.0, 1.0]
+
+
+def test_every_wave_pays_the_prologue(plain: Machine) -> None:
+    slow = with_constants(plain, tile_prologue=0.25)
+    assert float(cost_of(slow, 1024, 128, 64).time[0]) == 1.25
+    assert float(cost_of(slow, 2048, 128, 64).time[0]) == 2.5
+
+
+def test_products_of_a_batch_share_the_waves(plain: Machine) -> None:
+    assert float(cost_of(plain, 256, 128, 64, batch=4).time[0]) == 1.0
+    assert float(cost_of(plain, 256, 128, 64, batch=5).time[0]) == 2.0
+
+
+def test_a_few_busy_cores_cannot_saturate_the_memory(plain: Machine) -> None:
+    # One tile: 16 x 32 outputs, 64 deep: A 2,048 + B 4,096 + C 1,024 = 7,168 B over one core's 1,024 B/s
+    starved = with_constants(plain, core_bandwidth=1024.0)
+    cost = cost_of(starved, 16, 32, 64)
+    assert float(cost.time[0]) == 7.0
+    assert cost.bound[0] == MEMORY
+
+
+def test_bandwidth_is_capped_where_all_cores_together_exceed_it(plain: Machine) -> None:
+    starved = dataclasses.replace(with_constants(plain, core_bandwidth=1024.0), dram=array(512.0))
+    assert float(cost_of(starved, 16, 32, 64).time[0]) == 14.0
+
+
+def test_a_large_tile_bounds_by_flop_and_a_starved_one_by_operands(plain: Machine) -> None:
+    # 128 x 256 x 64 at 4 cores x 2^20 FLOP/s x 0.762: 4.2 MFLOP in 5.25 s against a step of 1 s
+    busy = dataclasses.replace(plain, peak=array(4.0 * 2**20))
+    assert cost_of(busy, 4096, 4096, 4096).bound[0] == COMPUTE
+    assert cost_of(with_constants(plain, operand_bandwidth=10.0), 4096, 4096, 4096).bound[0] == OPERANDS
+    assert cost_of(plain, 16, 32, 64).bound[0] == LATENCY
+
+
+def test_compute_time_is_the_tile_over_the_rate_of_a_core(plain: Machine) -> None:
+    busy = dataclasses.replace(plain, peak=array(4.0 * 2**20), quality=array(0.5))
+    # 2 x 256 x 128 x 64 FLOP per step = 2^22 over 2^20 x 0.5: 8 s; smaller tiles take more waves for the same
+    assert float(cost_of(busy, 1024, 128, 128).time[0]) == pytest.approx(16.0)
+
+
+def test_a_wave_shares_its_operands_as_a_super_tile(h100: ChipArrays) -> None:
+    # 4,096^3 in tiles of 128 x 256: 32 x 16 tiles, a wave of 132 is 15 x 9 of them:
+    # A crosses ceil(16/9) = 2 times, B ceil(32/15) = 3 times, C once, 32 MiB each
+    bare = dataclasses.replace(machine(h100, "bf16"), cache=array(1.0))
+    moved = traffic_of_all_tiles(bare, 4096, 4096, 4096)
+    index = tiles._SHAPES.index((128, 256))
+    assert float(moved[index].ravel()[0]) == (2 + 3 + 1) * 32 * 2**20
+
+
+def test_operands_that_fit_the_cache_cross_once(h100: ChipArrays) -> None:
+    # Half of 50 MB holds the 8 MiB of each operand.
+    cost = cost_of(machine(h100, "bf16"), 2048, 2048, 2048)
+    assert float(cost.dram_bytes[0]) == 3 * 8 * 2**20
+
+
+def test_residents_are_not_read_again(h100: ChipArrays) -> None:
+    engine = machine(h100, "bf16")
+    moved = {r: float(cost_of(engine, 64, 128, 256, resident=r).dram_bytes[0]) for r in ("none", "activations", "all")}
+    # A 64 x 256, B 256 x 128, C 64 x 128 at 2 B
+    assert moved == {"none": 32768 + 65536 + 16384, "activations": 65536, "all": 0.0}
+
+
+def test_tiles_read_their_operands_from_the_cache(plain: Machine) -> None:
+    cost = cost_of(plain, 1024, 128, 64, batch=2)
+    rows, columns, _ = tiling(cost)
+    grid = 2 * np.ceil(1024 / rows) * np.ceil(128 / columns)
+    assert float(cost.cache_bytes[0]) == grid * (rows + columns) * 64 * 2
+    assert float(cost.flop[0]) == 2 * 2 * 1024 * 128 * 64
+
+
+def test_points_beyond_one_chunk_cost_what_they_cost_alone(h100: ChipArrays) -> None:
+    engine = machine(h100, "bf16")
+    m = np.arange(1.0, 2.0 * tiles.CHUNK + 3.0)
+    ones = np.ones_like(m)
+    batch = tile_cost(m, 777 * ones, 1024 * ones, ones, engine, 2.0)
+    for point in (0, tiles.CHUNK - 1, tiles.CHUNK, 2 * tiles.CHUNK + 1):
+        alone = cost_of(engine, m[point], 777, 1024)
+        assert float(batch.time[point]) == pytest.approx(float(alone.time[0]), rel=1e-12)
+        assert [float(part[point]) for part in batch.tiling] == tiling(alone)
+
+
+@pytest.mark.parametrize("name", tiles._NEEDED)
+def test_a_chip_whose_calibration_lacks_a_constant_is_refused(h100: ChipArrays, name: str) -> None:
+    engine = machine(h100, "bf16")
+    short = dataclasses.replace(engine, kernel={k: v for k, v in engine.kernel.items() if k != name})
+    with pytest.raises(SpecError, match=rf"calibration\.constants\.{name}: a tile machine needs this kernel constant"):
+        cost_of(short, 64, 64, 64)

@@ -1,0 +1,107 @@
+"""DRAM traffic of blocked products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.records import Array, array
+from cosim.timing.traffic import RESIDENT, blocked_traffic, saved, written
+
+MIB = float(2**20)
+DIMS = st.tuples(*[st.integers(1, 40_000)] * 3)
+CAPACITY = st.floats(256.0, 1e9)
+
+
+def traffic(m: float, n: float, k: float, capacity: float, resident: str = "none") -> float:
+    one: Array = np.ones(1)
+    return float(blocked_traffic(m * one, n * one, k * one, array(capacity), 2.0, resident)[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(DIMS, CAPACITY, st.floats(1.0, 64.0), st.sampled_from(RESIDENT))
+def test_a_larger_memory_never_costs_more_traffic(
+    dims: tuple[int, int, int], capacity: float, factor: float, resident: str
+) -> None:
+    small, large = traffic(*dims, capacity, resident), traffic(*dims, capacity * factor, resident)
+    assert large <= small * (1.0 + 1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DIMS, CAPACITY)
+def test_cold_operands_cross_once_at_least_and_the_output_once(dims: tuple[int, int, int], capacity: float) -> None:
+    m, n, k = dims
+    assert traffic(m, n, k, capacity) >= 2.0 * (m * k + k * n + m * n) * (1.0 - 1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DIMS, CAPACITY)
+def test_what_is_resident_only_saves(dims: tuple[int, int, int], capacity: float) -> None:
+    cold, activations = traffic(*dims, capacity), traffic(*dims, capacity, "activations")
+    assert 0.0 <= activations <= cold
+    assert 0.0 <= traffic(*dims, capacity, "all") <= cold
+
+
+@settings(max_examples=60, deadline=None)
+@given(DIMS, st.integers(1, 64), CAPACITY)
+def test_a_larger_product_never_moves_less(dims: tuple[int, int, int], more: int, capacity: float) -> None:
+    m, n, k = dims
+    base = traffic(m, n, k, capacity) * (1.0 - 1e-12)
+    assert traffic(m + more, n, k, capacity) >= base
+    assert traffic(m, n + more, k, capacity) >= base
+    assert traffic(m, n, k + more, capacity) >= base
+
+
+def test_operands_that_fit_are_read_once() -> None:
+    # 64 x 64 in 16 bits: 8,192 B each for A, B and C
+    assert traffic(64, 64, 64, MIB) == 3 * 8192
+
+
+def test_a_square_product_that_does_not_fit_moves_by_its_blocks() -> None:
+    # 2 MiB: 1 MiB of fp32 outputs is 512 x 512, so A and B (32 MiB each) are read 8 times and C written once
+    assert traffic(4096, 4096, 4096, 2 * MIB) == (8 + 8 + 1) * 32 * MIB
+
+
+def test_four_times_the_memory_halves_the_readings_of_a_square() -> None:
+    # 8 MiB: blocks of 1,024 x 1,024, 4 readings of each
+    assert traffic(4096, 4096, 4096, 8 * MIB) == (4 + 4 + 1) * 32 * MIB
+
+
+def test_a_few_rows_stream_the_weights_once() -> None:
+    # A 16 x 4,096 is 128 KiB and fits half of 2 MiB; B is 32 MiB, C 128 KiB
+    assert traffic(16, 4096, 4096, 2 * MIB) == 32 * MIB + 2 * 128 * 1024
+
+
+def test_resident_activations_leave_the_weights_to_read() -> None:
+    # A stays from the kernel before, C stays for the one after: B alone moves
+    assert traffic(16, 4096, 4096, 2 * MIB, "activations") == 32 * MIB
+
+
+def test_a_repeated_product_that_fits_moves_nothing() -> None:
+    assert traffic(64, 64, 64, MIB, "all") == 0.0
+
+
+def test_a_repeated_product_that_does_not_fit_is_read_again() -> None:
+    # The output alone (128 KiB) stays in half of the memory.
+    assert traffic(16, 4096, 4096, 2 * MIB, "all") == 32 * MIB + 128 * 1024
+
+
+def test_savings_need_room_for_all_operands_together() -> None:
+    third = array(100.0)
+    assert float(saved(third, third, third, array(299.0), "all")) == 0.0
+    assert float(saved(third, third, third, array(300.0), "all")) == 200.0
+    assert float(saved(third, third, third, array(100.0), "activations")) == 100.0
+
+
+def test_an_output_too_large_to_stay_is_written() -> None:
+    assert float(written(array(10.0), array(9.0), "activations")) == 10.0
+    assert float(written(array(10.0), array(10.0), "activations")) == 0.0
+    assert float(written(array(10.0), array(10.0), "none")) == 10.0
+
+
+def test_capacities_along_the_points_axis_meet_their_own_product() -> None:
+    size = np.array([4096.0, 4096.0])
+    moved = blocked_traffic(size, size, size, np.array([2 * MIB, 8 * MIB]), 2.0, "none")
+    assert moved == pytest.approx([17 * 32 * MIB, 9 * 32 * MIB])

@@ -45,3 +45,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+# The README's accuracy table and figure, made anew.
+.PHONY: readme
+readme: review
+	$(BIN)/python benchmarks/readme.py $(CASES)

@@ -7,6 +7,7 @@ descriptions hold scalars, `lower` joins the two.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -48,36 +49,55 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
     known = paths(varied.spec)
     dump = varied.spec.model_dump(mode="python", exclude_none=True)
     arrays = dict(varied.arrays)
+    fresh: dict[str, Array] = {}
     for path, value in overrides.items():
         canonical = _canonical(path, varied.spec)
         if canonical not in known:
             raise SpecError("unknown path", field=f"{root}{path}", hint=nearest(path, known))
-        is_array = isinstance(value, (np.ndarray, list, tuple)) and np.ndim(np.asarray(value, dtype=object)) > 0
-        if is_array and isinstance(known[canonical], (list, tuple)):
-            is_array = False
-        if is_array:
-            arrays[canonical] = _checked_array(varied.spec, dump, canonical, value, root)
+        if _is_array(value, known[canonical]):
+            fresh[canonical] = _points_of(value, f"{root}{path}")
         else:
             arrays.pop(canonical, None)
             _set(dump, canonical, value.item() if isinstance(value, np.generic) else value)
-            _revalidated(type(varied.spec), dump, root)
+    _check_points(type(varied.spec), dump, {**arrays, **fresh}, root)
     touched = varied.touched | {_canonical(path, varied.spec) for path in overrides}
-    return Varied(_revalidated(type(varied.spec), dump, root), arrays, touched)
+    for path, values in fresh.items():
+        _set(dump, path, float(values[0]))
+    return Varied(_revalidated(type(varied.spec), dump, root), {**arrays, **fresh}, touched)
 
 
-def _checked_array(spec: BaseModel, dump: dict[str, Any], path: str, value: object, root: str) -> Array:
+def _is_array(value: object, present: object) -> bool:
+    if not isinstance(value, np.ndarray | list | tuple) or isinstance(present, list | tuple):
+        return False
+    return np.ndim(np.asarray(value, dtype=object)) > 0
+
+
+def _points_of(value: object, field: str) -> Array:
+    """An override as an array of points [P]. Raises SpecError."""
     try:
         values = array(value)
     except (TypeError, ValueError):
-        raise SpecError("an array of points must hold numbers", field=f"{root}{path}", value=value) from None
+        raise SpecError("an array of points must hold numbers", field=field, value=value) from None
     if values.ndim != 1 or values.size == 0:
-        raise SpecError("an array of points has one dimension and is not empty", field=f"{root}{path}")
+        raise SpecError("an array of points has one dimension and is not empty", field=field)
     if not np.all(np.isfinite(values)):
-        raise SpecError("holds NaN or infinity", field=f"{root}{path}")
-    for bound in (values.max(), values.min()):
-        _set(dump, path, float(bound))
-        _revalidated(type(spec), dump, root)
+        raise SpecError("holds NaN or infinity", field=field)
     return values
+
+
+def _check_points(model: type[Spec], dump: dict[str, Any], arrays: Mapping[str, Array], root: str) -> None:
+    """Validates the points at which an array is least, greatest or farthest from whole, all arrays together."""
+    lengths = {len(values) for values in arrays.values() if len(values) > 1}
+    if len(lengths) > 1:
+        raise SpecError(f"arrays of different lengths: {sorted(lengths)}", field=root.rstrip(".") or None)
+    chosen: set[int] = set()
+    for values in arrays.values():
+        chosen |= {int(values.argmin()), int(values.argmax()), int(np.abs(values - np.rint(values)).argmax())}
+    trial = copy.deepcopy(dump)
+    for index in sorted(chosen):
+        for path, values in arrays.items():
+            _set(trial, path, float(values[index if len(values) > 1 else 0]))
+        _revalidated(model, trial, root)
 
 
 def _revalidated(model: type[Spec], dump: dict[str, Any], root: str) -> Spec:

@@ -27,8 +27,10 @@ class Limit:
 LIMITS: tuple[Limit, ...] = (
     Limit("", "", ""),
     Limit("chips", "chips", "use no more chips than the system has"),
-    Limit("tensor_parallel", "heads", "the tensor degree must divide heads and the feed-forward width"),
-    Limit("kv_heads", "heads", "the tensor degree must divide kv_heads or be a multiple of it"),
+    Limit("tensor_parallel", "remainder", "the tensor degree must divide heads and the feed-forward width"),
+    Limit(
+        "kv_heads", "heads", "kv_heads must divide heads, and the tensor degree divide kv_heads or be a multiple of it"
+    ),
     Limit("pipeline_parallel", "stages", "use no more stages than layers"),
     Limit("batch", "sequences", "data_parallel x micro_batches must divide the batch"),
     Limit("positions", "tokens", "the model has no position beyond max_positions"),
@@ -67,7 +69,8 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
     verdict = merged(verdict, "tensor_parallel", remainder)
     few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
-    verdict = merged(verdict, "kv_heads", np.mod(many, few))
+    uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
+    verdict = merged(verdict, "kv_heads", uneven)
     verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
     verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
     if model.position == "learned":
@@ -76,17 +79,17 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     return verdict
 
 
-def legal_plans(model: ModelArrays, chips: int, *, fill: bool = True) -> list[tuple[int, int, int]]:
-    """Every (tensor, pipeline, data) that divides, in rising order; all of `chips` used when `fill`.
+def legal_plans(model: ModelArrays, chips: int) -> list[tuple[int, int, int]]:
+    """Every (tensor, pipeline, data) that divides and uses all of `chips`, in rising order.
 
     Scalars of one model. Stages need not divide the layers: the split is as even as it goes.
     """
     heads, kv, ffn, layers = (int(x) for x in (model.heads, model.kv_heads, model.ffn, model.layers))
     found: list[tuple[int, int, int]] = []
-    for tensor in divisors(chips) if fill else range(1, chips + 1):
+    for tensor in divisors(chips):
         if heads % tensor or ffn % tensor or max(kv, tensor) % min(kv, tensor):
             continue
-        for pipeline in divisors(chips // tensor) if fill else range(1, chips // tensor + 1):
+        for pipeline in divisors(chips // tensor):
             if pipeline <= layers:
                 found += [(tensor, pipeline, chips // (tensor * pipeline))]
     return found

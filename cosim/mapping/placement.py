@@ -18,9 +18,9 @@ class Placement:
 
 
 def tensor_placement(tensor: Array, node: Array) -> Placement:
-    """Tensor ranks fill a node of `node` chips before they leave it."""
-    inner = np.minimum(tensor, node)
-    return Placement(inner, np.ceil(tensor / node))
+    """Tensor ranks fill a node of `node` chips before they leave it, and then spread evenly over nodes."""
+    outer = np.ceil(tensor / node)
+    return Placement(tensor / outer, outer)
 
 
 def stage_hops(tensor: Array, pipeline: Array, node: Array) -> tuple[Array, Array]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from cosim.datum import Seconds
 from cosim.dtypes import Dtype
+from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
@@ -43,11 +45,18 @@ class Scenario(Frozen):
     context: Degree = 2048
     """Decode: cached tokens that a step reads. Prefill: length of the prompts."""
     capacity: Degree | None = None
-    """Cached tokens that memory must hold per sequence; None is `context`."""
+    """Cached tokens that memory must hold per sequence, at least `context`; None is `context`."""
     ttft_limit: Seconds | None = None
     """Most time of a prefill step [s]."""
     tpot_limit: Seconds | None = None
     """Most time of a decode step [s]."""
+
+    @model_validator(mode="after")
+    def _holds_what_it_reads(self) -> Scenario:
+        if self.capacity is not None and self.capacity < self.context:
+            hint = "memory must hold at least the context that a step reads"
+            raise SpecError("is less than context", field="capacity", value=self.capacity, hint=hint)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,7 @@ def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
     return ScenarioArrays(
         batch=number("batch", 0.0),
         context=context,
-        capacity=number("capacity", context),
+        capacity=np.maximum(number("capacity", context), context),
         ttft_limit=number("ttft_limit", inf),
         tpot_limit=number("tpot_limit", inf),
     )

@@ -127,10 +127,10 @@ def _attention(op: Attention, plan: PlanArrays) -> DeviceAttention:
 
 
 def _vector(op: Vector, tensor: Array) -> DeviceVector:
-    width = op.width.shard(tensor) if op.splits else op.width.size
+    degree = tensor if op.splits else array(1.0)
+    width: Array = sum((axis.shard(degree) for axis in op.width), array(0.0))
     elements = op.m * width
-    # The embedding table is split by rows over the tensor ranks; norm scales are on each.
-    parameters = op.parameters / tensor if op.group == "embed" else op.parameters
+    parameters = op.parameters + (op.table.shard(tensor) if op.table is not None else 0.0)
     return DeviceVector(
         op.name,
         op.group,

@@ -33,12 +33,13 @@ def attention_block(model: ModelArrays, tokens: Tokens) -> Graph:
     rows, query = tokens.rows, Axis(model.heads, model.head_dim)
     keys = Axis(model.kv_heads, model.head_dim)
     qkv = Matmul("qkv", "layer", rows, (query, keys, keys), whole(model.hidden), "n", bias=model.qkv_bias)
-    out = Matmul("attention_out", "layer", rows, (whole(model.hidden),), query, "k", bias=model.linear_bias)
+    out = Matmul("attention_out", "layer", rows, (whole(model.hidden),), query, "k", bias=model.output_bias)
     # Rotary and the cache write touch query and keys once; the kernel reads and writes them in place.
     rope_flop = 6.0 if model.position == "rotary" else 0.0
-    turned = Axis(model.heads + 2.0 * model.kv_heads, model.head_dim)
     scales = 2.0 * model.head_dim if model.qk_norm else array(0.0)
-    rope = Vector("rotary_and_cache", "layer", rows, turned, 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales)
+    rope = Vector(
+        "rotary_and_cache", "layer", rows, (query, keys, keys), 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales
+    )
     summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden)
     return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), (summed,))
 
@@ -47,10 +48,10 @@ def feed_forward_block(model: ModelArrays, tokens: Tokens) -> Graph:
     """Gated (two projections in, product, one out) or plain feed-forward, and the sum over tensor ranks."""
     wide, hidden = whole(model.ffn), whole(model.hidden)
     parts = (wide, wide) if model.gated else (wide,)
-    into = Matmul("ffn_in", "layer", tokens.rows, parts, hidden, "n", bias=model.linear_bias)
-    out = Matmul("ffn_out", "layer", tokens.rows, (hidden,), wide, "k", bias=model.linear_bias)
+    into = Matmul("ffn_in", "layer", tokens.rows, parts, hidden, "n", bias=model.ffn_bias)
+    out = Matmul("ffn_out", "layer", tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
     reads = 2.0 if model.gated else 1.0
-    act = Vector("activation", "layer", tokens.rows, wide, reads, 1.0, flop=6.0, special=1.0, splits=True)
+    act = Vector("activation", "layer", tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
     summed = Collective("ffn_sum", "layer", "all_reduce", tokens.rows, model.hidden)
     return Graph(tokens.phase, (into, out), (), (act,), (summed,))
 
@@ -63,7 +64,7 @@ def norms(model: ModelArrays, tokens: Tokens) -> Graph:
         "norm_and_residual",
         "layer",
         tokens.rows,
-        whole(model.hidden),
+        (whole(model.hidden),),
         reads=2.0,
         writes=2.0,
         flop=flop,
@@ -74,11 +75,14 @@ def norms(model: ModelArrays, tokens: Tokens) -> Graph:
 
 
 def embedding(model: ModelArrays, tokens: Tokens) -> Graph:
-    """Rows gathered from the table; the vocabulary is split over tensor ranks, so their sum follows."""
-    table = model.vocab * model.hidden
-    if model.position == "learned":
-        table = table + model.max_positions * model.hidden
-    gather = Vector("embedding", "embed", tokens.rows, whole(model.hidden), 1.0, 1.0, parameters=table)
+    """Rows gathered from the table; the vocabulary is split over tensor ranks, so their sum follows.
+
+    Learned positions are kept whole on every rank.
+    """
+    table = Axis(model.vocab, model.hidden)
+    positions = model.max_positions * model.hidden if model.position == "learned" else array(0.0)
+    width = (whole(model.hidden),)
+    gather = Vector("embedding", "embed", tokens.rows, width, 1.0, 1.0, parameters=positions, table=table)
     summed = Collective("embedding_sum", "embed", "all_reduce", tokens.rows, model.hidden)
     return Graph(tokens.phase, (), (), (gather,), (summed,))
 
@@ -87,12 +91,12 @@ def head(model: ModelArrays, tokens: Tokens) -> Graph:
     """Last norm, logits of the last token of each sequence, their gathering, and the choice of a token."""
     rows, vocab = tokens.sequences, whole(model.vocab)
     scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
-    norm = Vector("final_norm", "head", rows, whole(model.hidden), 1.0, 1.0, flop=5.0, parameters=scales)
+    norm = Vector("final_norm", "head", rows, (whole(model.hidden),), 1.0, 1.0, flop=5.0, parameters=scales)
     logits = Matmul(
         "logits", "head", rows, (vocab,), whole(model.hidden), "n", "head", owns_weights=not model.tied_embeddings
     )
     gathered = Collective("logits_gather", "head", "all_gather", rows, model.vocab)
-    sample = Vector("sampling", "head", rows, vocab, 2.0, 0.0, flop=3.0, special=1.0)
+    sample = Vector("sampling", "head", rows, (vocab,), 1.0, 0.0, flop=3.0, special=1.0)
     return Graph(tokens.phase, (logits,), (), (norm, sample), (gathered,))
 
 

@@ -31,6 +31,7 @@ def parameters(model: ModelArrays) -> Array:
     for vector in graph.vectors:
         times = model.layers if vector.group == "layer" else array(1.0)
         total = total + times * vector.count * vector.parameters
+        total = total + (vector.table.size if vector.table is not None else 0.0)
     return total
 
 

@@ -40,55 +40,92 @@ def from_hub(document: Document, name: str) -> Model:
     return validated(Model, {**described, "source": f"hub configuration {document.path.name}"}, document)
 
 
-def _need(config: Mapping[str, Any], key: str, document: Document) -> Any:  # noqa: ANN401  # JSON
-    if config.get(key) is None:
+def _whole(config: Mapping[str, Any], key: str, document: Document, default: int | None = None) -> int:
+    """A positive whole number of the file, or `default`. Raises SpecError naming the field."""
+    value = config.get(key)
+    if value is None and default is not None:
+        return default
+    if value is None:
         raise SpecError("is missing", file=document.path, field=key, hint="a hub configuration has it")
-    return config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SpecError("must be a positive whole number", file=document.path, field=key, value=value)
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str, document: Document, *, default: bool) -> bool:
+    """A true or false of the file, or `default`. Raises SpecError naming the field."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise SpecError("must be true or false", file=document.path, field=key, value=value)
+    return value
+
+
+def _head_dim(config: Mapping[str, Any], hidden: int, heads: int, document: Document) -> int:
+    if config.get("head_dim") is None and hidden % heads:
+        hint = "give head_dim, or heads that divide the hidden size"
+        raise SpecError("is missing and does not follow", file=document.path, field="head_dim", hint=hint)
+    return _whole(config, "head_dim", document, hidden // heads)
+
+
+def _windowed_layers(config: Mapping[str, Any], family: str, layers: int, document: Document) -> int:
+    """Layers with a sliding window: all of Mistral's; Qwen2's from max_window_layers on, where it is in use."""
+    if config.get("sliding_window") is None:
+        return 0
+    if family == "mistral":
+        return layers
+    if not _flag(config, "use_sliding_window", document, default=False):
+        return 0
+    # 28 is the default of the Qwen2 configuration class in transformers [unverified recollection].
+    return max(layers - _whole(config, "max_window_layers", document, 28), 0)
 
 
 def _llama_like(config: Mapping[str, Any], family: str, document: Document) -> dict[str, Any]:
-    heads, hidden = _need(config, "num_attention_heads", document), _need(config, "hidden_size", document)
-    layers = _need(config, "num_hidden_layers", document)
-    slides = config.get("sliding_window") if config.get("use_sliding_window", family == "mistral") else None
-    # Qwen2 slides only the layers from max_window_layers on; Mistral slides all of them.
-    windowed = 0 if slides is None else layers - (config.get("max_window_layers", 0) if family != "mistral" else 0)
+    heads, hidden = _whole(config, "num_attention_heads", document), _whole(config, "hidden_size", document)
+    layers = _whole(config, "num_hidden_layers", document)
+    windowed = _windowed_layers(config, family, layers, document)
+    biased = _flag(config, "attention_bias", document, default=False)
     return {
         "layers": layers,
         "hidden": hidden,
-        "ffn": _need(config, "intermediate_size", document),
+        "ffn": _whole(config, "intermediate_size", document),
         "heads": heads,
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or hidden // heads,
-        "vocab": _need(config, "vocab_size", document),
+        "kv_heads": _whole(config, "num_key_value_heads", document, heads),
+        "head_dim": _head_dim(config, hidden, heads, document),
+        "vocab": _whole(config, "vocab_size", document),
         "gated": True,
         "norm": "rms",
         "position": "rotary",
-        "max_positions": _need(config, "max_position_embeddings", document),
-        "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
-        "qkv_bias": family == "qwen2" or bool(config.get("attention_bias", False)),
-        "linear_bias": bool(config.get("mlp_bias", False)),
+        "max_positions": _whole(config, "max_position_embeddings", document),
+        "tied_embeddings": _flag(config, "tie_word_embeddings", document, default=False),
+        # Qwen2 has a bias on query, key and value alone; attention_bias puts one on the output too.
+        "qkv_bias": family == "qwen2" or biased,
+        "output_bias": biased,
+        "ffn_bias": _flag(config, "mlp_bias", document, default=False),
         "qk_norm": family == "qwen3",
-        "window": slides if windowed else None,
+        "window": _whole(config, "sliding_window", document) if windowed else None,
         "windowed_layers": windowed,
     }
 
 
 def _gpt2(config: Mapping[str, Any], document: Document) -> dict[str, Any]:
-    hidden, heads = _need(config, "n_embd", document), _need(config, "n_head", document)
+    hidden, heads = _whole(config, "n_embd", document), _whole(config, "n_head", document)
     return {
-        "layers": _need(config, "n_layer", document),
+        "layers": _whole(config, "n_layer", document),
         "hidden": hidden,
-        "ffn": config.get("n_inner") or 4 * hidden,
+        "ffn": _whole(config, "n_inner", document, 4 * hidden),
         "heads": heads,
         "kv_heads": heads,
-        "head_dim": config.get("head_dim") or hidden // heads,
-        "vocab": _need(config, "vocab_size", document),
+        "head_dim": _head_dim(config, hidden, heads, document),
+        "vocab": _whole(config, "vocab_size", document),
         "gated": False,
         "norm": "layer",
         "position": "learned",
-        "max_positions": _need(config, "n_positions", document),
-        "tied_embeddings": bool(config.get("tie_word_embeddings", True)),
+        "max_positions": _whole(config, "n_positions", document),
+        "tied_embeddings": _flag(config, "tie_word_embeddings", document, default=True),
         "qkv_bias": True,
-        "linear_bias": True,
+        "output_bias": True,
+        "ffn_bias": True,
         "qk_norm": False,
     }

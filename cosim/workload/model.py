@@ -42,8 +42,10 @@ class Model(Frozen):
     max_positions: Dim
     tied_embeddings: bool = False
     qkv_bias: bool = False
-    linear_bias: bool = False
-    """Bias on the output projection and the feed-forward."""
+    output_bias: bool = False
+    """Bias on the output projection of attention."""
+    ffn_bias: bool = False
+    """Bias on the feed-forward."""
     qk_norm: bool = False
     window: Dim | None = None
     """Sliding window in tokens, for `windowed_layers` of the layers."""
@@ -54,7 +56,7 @@ class Model(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Model:
         if self.heads % self.kv_heads:
-            raise SpecError("heads must be a multiple of kv_heads", field="heads", value=self.heads)
+            raise SpecError("must be a multiple of kv_heads", field="heads", value=self.heads)
         if self.windowed_layers > self.layers:
             raise SpecError("is more than layers", field="windowed_layers", value=self.windowed_layers)
         if self.windowed_layers and self.window is None:
@@ -82,7 +84,8 @@ class ModelArrays:
     position: str
     tied_embeddings: bool
     qkv_bias: bool
-    linear_bias: bool
+    output_bias: bool
+    ffn_bias: bool
     qk_norm: bool
     has_window: bool
 
@@ -112,7 +115,8 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         position=model.position,
         tied_embeddings=model.tied_embeddings,
         qkv_bias=model.qkv_bias,
-        linear_bias=model.linear_bias,
+        output_bias=model.output_bias,
+        ffn_bias=model.ffn_bias,
         qk_norm=model.qk_norm,
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

@@ -86,20 +86,22 @@ class Attention:
 class Vector:
     """Elementwise work on `m` rows of `width`: tensors read and written, FLOP and exponentials per element.
 
-    `parameters` counts weights it owns (norm scales, an embedding table). `splits` tells whether tensor
-    parallelism divides the width. `reads` of the embedding counts the rows gathered, not the table.
+    `width` may be several parts side by side. `parameters` counts weights it owns on every rank (norm
+    scales), `table` those that tensor parallelism divides (the embedding). `splits` tells whether it divides
+    the width. `reads` of the embedding counts the rows gathered, not the table.
     """
 
     name: str
     group: Group
     m: Array
-    width: Axis
+    width: tuple[Axis, ...]
     reads: float
     writes: float
     flop: float = 0.0
     special: float = 0.0
     splits: bool = False
     parameters: Array = field(default_factory=lambda: array(0.0))
+    table: Axis | None = None
     count: Array = field(default_factory=lambda: array(1.0))
 
 

@@ -184,15 +184,6 @@ def test_legal_plans_and_limits_agree(model_of: ModelOf, plan_of: PlanOf, scenar
     assert legal_plans(model_of(layers=4), chips) == passed
 
 
-@settings(max_examples=40, deadline=None)
-@given(chips=st.integers(1, 40))
-def test_plans_that_may_leave_chips_idle_include_those_that_do_not(model_of: ModelOf, chips: int) -> None:
-    loose = legal_plans(model_of(), chips, fill=False)
-    assert set(legal_plans(model_of(), chips)) <= set(loose)
-    assert all(t * p * d <= chips for t, p, d in loose)
-    assert loose == sorted(set(loose))
-
-
 @settings(max_examples=60, deadline=None)
 @given(number=st.integers(1, 3000))
 def test_divisors_come_in_pairs_and_rise(number: int) -> None:

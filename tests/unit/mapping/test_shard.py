@@ -167,3 +167,9 @@ def test_counts_and_groups_survive(model_of: ModelOf, plan_of: PlanOf) -> None:
     assert device.phase == "decode"
     for op, part in pairs:
         assert (part.name, part.group, float(part.count)) == (op.name, op.group, float(op.count))
+
+
+def test_rotary_and_cache_write_touch_the_replicated_heads_too(model_of: ModelOf, plan_of: PlanOf) -> None:
+    """64 heads and 8 key/value heads of 128 on 16 ranks: 4 + 1 + 1 heads each, read and written at 2 B."""
+    rope = vector(sharded(model_of(), plan_of(tensor_parallel=16), sequences=3), "rotary_and_cache")
+    assert float(rope.read_bytes) == 3 * 6 * 128 * 2.0

@@ -33,7 +33,8 @@ PLAIN: dict[str, Any] = {
     "position": "learned",
     "tied_embeddings": True,
     "qkv_bias": True,
-    "linear_bias": True,
+    "output_bias": True,
+    "ffn_bias": True,
 }
 
 

@@ -59,7 +59,8 @@ def tensors_of(model: Model) -> dict[str, tuple[int, ...]]:
     for layer in range(model.layers):
         for name, shape in linear.items():
             shapes[f"{layer}.{name}"] = shape
-            if model.qkv_bias if name in "qkv" else model.linear_bias:
+            has_bias = {"o": model.output_bias, "q": model.qkv_bias, "k": model.qkv_bias, "v": model.qkv_bias}
+            if has_bias.get(name, model.ffn_bias):
                 shapes[f"{layer}.{name}.bias"] = shape[:1]
         if model.qk_norm:
             shapes |= {f"{layer}.{name}_norm": (model.head_dim,) for name in "qk"}
@@ -74,14 +75,14 @@ def tensors_of(model: Model) -> dict[str, tuple[int, ...]]:
 @given(
     layers=st.integers(1, 8),
     groups=st.integers(1, 4),
-    flags=st.lists(st.booleans(), min_size=5, max_size=5),
+    flags=st.lists(st.booleans(), min_size=6, max_size=6),
     norm=st.sampled_from(["rms", "layer"]),
     position=st.sampled_from(["rotary", "learned"]),
 )
 def test_parameters_are_the_elements_of_every_tensor(
     describe: Describe, layers: int, groups: int, flags: list[bool], norm: str, position: str
 ) -> None:
-    names = ("gated", "tied_embeddings", "qkv_bias", "linear_bias", "qk_norm")
+    names = ("gated", "tied_embeddings", "qkv_bias", "output_bias", "ffn_bias", "qk_norm")
     choices: dict[str, Any] = dict(zip(names, flags, strict=True))
     model = describe(layers=layers, kv_heads=groups, heads=2 * groups, norm=norm, position=position, **choices)
     elements = sum(int(np.prod(shape)) for shape in tensors_of(model).values())

@@ -60,7 +60,7 @@ def test_llama_dimensions_survive_for_any_consistent_file(layers: int, groups: i
 def test_llama_is_gated_rotary_and_free_of_bias() -> None:
     model = llama()
     assert (model.gated, model.norm, model.position) == (True, "rms", "rotary")
-    assert not any((model.tied_embeddings, model.qkv_bias, model.linear_bias, model.qk_norm))
+    assert not any((model.tied_embeddings, model.qkv_bias, model.output_bias, model.ffn_bias, model.qk_norm))
     assert (model.window, model.windowed_layers) == (None, 0)
 
 
@@ -84,20 +84,21 @@ def test_a_stated_head_dim_wins_over_the_quotient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "qkv_bias", "linear_bias", "qk_norm"),
+    ("changes", "qkv_bias", "output_bias", "ffn_bias", "qk_norm"),
     [
-        ({"model_type": "qwen2"}, True, False, False),
-        ({"model_type": "qwen3"}, False, False, True),
-        ({"model_type": "mistral"}, False, False, False),
-        ({"attention_bias": True}, True, False, False),
-        ({"mlp_bias": True}, False, True, False),
+        ({"model_type": "qwen2"}, True, False, False, False),
+        ({"model_type": "qwen3"}, False, False, False, True),
+        ({"model_type": "mistral"}, False, False, False, False),
+        ({"attention_bias": True}, True, True, False, False),
+        ({"mlp_bias": True}, False, False, True, False),
     ],
 )
 def test_bias_and_norm_of_queries_follow_the_family(
-    changes: dict[str, Any], qkv_bias: bool, linear_bias: bool, qk_norm: bool
+    changes: dict[str, Any], qkv_bias: bool, output_bias: bool, ffn_bias: bool, qk_norm: bool
 ) -> None:
     model = llama(**changes)
-    assert (model.qkv_bias, model.linear_bias, model.qk_norm) == (qkv_bias, linear_bias, qk_norm)
+    found = (model.qkv_bias, model.output_bias, model.ffn_bias, model.qk_norm)
+    assert found == (qkv_bias, output_bias, ffn_bias, qk_norm)
 
 
 @pytest.mark.parametrize(("stated", "tied"), [(True, True), (False, False)])
@@ -129,7 +130,7 @@ def test_gpt2_is_plain_learned_tied_and_biased() -> None:
     assert (model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim) == (12, 768, 12, 12, 64)
     assert (model.ffn, model.vocab, model.max_positions) == (3072, 50257, 1024)  # ffn = 4 x 768
     assert (model.gated, model.norm, model.position) == (False, "layer", "learned")
-    assert all((model.tied_embeddings, model.qkv_bias, model.linear_bias))
+    assert all((model.tied_embeddings, model.qkv_bias, model.output_bias, model.ffn_bias))
 
 
 def test_gpt2_inner_width_is_used_where_stated() -> None:
@@ -179,9 +180,9 @@ def test_a_missing_gpt2_key_is_named_as_the_file_would(key: str) -> None:
     ("changes", "field"),
     [
         ({"num_attention_heads": 12, "num_key_value_heads": 5, "hidden_size": 768}, "heads"),
-        ({"num_hidden_layers": 0}, "layers"),
-        ({"intermediate_size": [1408, 1408]}, "ffn"),
-        ({"vocab_size": "many"}, "vocab"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"intermediate_size": [1408, 1408]}, "intermediate_size"),
+        ({"vocab_size": "many"}, "vocab_size"),
     ],
 )
 def test_a_value_that_no_model_can_have_is_refused(changes: dict[str, Any], field: str) -> None:
@@ -197,3 +198,23 @@ def test_a_value_that_no_model_can_have_is_refused(changes: dict[str, Any], fiel
 )
 def test_hub_configurations_are_told_from_descriptions(data: dict[str, Any], answer: bool) -> None:
     assert is_hub_config(data) is answer
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads", "must be a positive whole number"),
+        ({"num_attention_heads": "32"}, "num_attention_heads", "must be a positive whole number"),
+        ({"num_hidden_layers": True}, "num_hidden_layers", "must be a positive whole number"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings", "must be true or false"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(changes: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(SpecError, match=problem) as caught:
+        llama(**changes)
+    assert caught.value.field == field
+
+
+def test_more_full_layers_than_there_are_leave_no_window() -> None:
+    changes = {"model_type": "qwen2", "sliding_window": 256, "use_sliding_window": True, "max_window_layers": 70}
+    assert llama(**changes).windowed_layers == 0

@@ -44,7 +44,7 @@ def test_lowered_leaves_are_float64_scalars(describe: Describe) -> None:
     assert all(leaf.shape == () and leaf.dtype == np.float64 for leaf in found)
 
 
-@pytest.mark.parametrize("choice", ["gated", "tied_embeddings", "qkv_bias", "linear_bias", "qk_norm"])
+@pytest.mark.parametrize("choice", ["gated", "tied_embeddings", "qkv_bias", "output_bias", "ffn_bias", "qk_norm"])
 @pytest.mark.parametrize("value", [True, False])
 def test_choices_pass_through_lowering(describe: Describe, choice: str, value: bool) -> None:
     assert getattr(lower_model(Varied(describe(**{choice: value}))), choice) is value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -49,10 +48,6 @@ def main() -> None:
         kind = "does not fit" if isinstance(error, InfeasibleError) else "error"
         print(f"{kind}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:
-        # The reader of our output went away (| head): nothing is wrong with us.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
 
 
 if __name__ == "__main__":

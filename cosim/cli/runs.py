@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from cosim.cli.estimate import SetOption
-from cosim.cli.output import overrides
+from cosim.cli.library import JsonOption
+from cosim.cli.output import emit, overrides
 
 
 def run(
     experiment: Annotated[str, typer.Argument(help="An experiment of the library, or a file.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<experiment>.")] = None,
     settings: SetOption = None,
+    json_to: JsonOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Take up an unfinished run of the same inputs.")] = False,
 ) -> None:
     """Run a study: results, figures and the page of a design review."""
@@ -30,16 +32,24 @@ def run(
     with Progress(sys.stderr) as progress:
         run_study(experiment, folder, overrides=changes, resume=resume, progress=progress.show, report=report_run)
     content = read_run(folder)
+    page = str(folder / "report.html")
+    if emit({"run": str(folder), "page": page, "bottom_line": bottom_line(content), **content}, json_to):
+        return
     print(content["question"])
     print(bottom_line(content))
     for sentence in verdict(content):
         print(f"  {sentence}")
     print(f"{content['points']:,} points, {content['feasible_points']:,} feasible, {content['elapsed_s']:.1f} s")
-    print(f"page: {folder / 'report.html'}")
+    print(f"page: {page}")
 
 
-def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder.")],
+    json_to: JsonOption = None,
+) -> None:
     """(Re)make the figures and the page of a run."""
     from cosim.report.page import report_run
 
-    print(f"page: {report_run(run_dir)}")
+    page = report_run(run_dir)
+    if not emit({"run": str(run_dir), "page": str(page)}, json_to):
+        print(f"page: {page}")

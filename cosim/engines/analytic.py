@@ -149,7 +149,7 @@ def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -
     through = through + moved.inside * moved.inside_time + moved.across * moved.across_time
     host = case.system.chip.launch.host_step
     busy = stage_time if case.phase == "prefill" else m * stage_time
-    slack = np.maximum(through + host - busy, 0.0)
+    slack = np.maximum((through - busy) + host, 0.0)
     parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}
     exposed = np.minimum(slack, host)
     parts["bubble"] = slack - exposed

@@ -57,6 +57,7 @@ def estimate(
     """
     machine, network = lower_system(system), lower_model(model)
     scenarios = lower_scenario(vary(Varied(Scenario()), scenario, root="scenario."))
+    vary(Varied(Plan()), plan, root="plan.")
     chosen = _with_formats(plan, machine)
     given = [name for name in _DEGREES if name in plan]
     defaults = _defaults(phase, plan, scenario, chosen)

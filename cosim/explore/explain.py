@@ -34,7 +34,7 @@ def explain(case: Case, result: Estimates) -> InfeasibleError:
             f"({memory_text(result, nearest)})",
             _what_fits(case, nearest),
         )
-    return InfeasibleError(limit.name, f"{plan} is off by {by:.4g} {limit.unit}", limit.hint)
+    return InfeasibleError(limit.name, f"{plan} {limit.says.format(format(by, '.4g'))}", limit.hint)
 
 
 def memory_text(result: Estimates, index: int) -> str:

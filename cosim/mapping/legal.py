@@ -17,26 +17,35 @@ from cosim.workload.model import ModelArrays
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit: its name in results, the unit of the shortfall, and what the user should do."""
+    """One limit: its name in results, the unit of the shortfall, how that is said, what the user should do."""
 
     name: str
     unit: str
+    says: str
     hint: str
 
 
 LIMITS: tuple[Limit, ...] = (
-    Limit("", "", ""),
-    Limit("chips", "chips", "use no more chips than the system has"),
-    Limit("tensor_parallel", "remainder", "the tensor degree must divide heads and the feed-forward width"),
+    Limit("", "", "", ""),
+    Limit("chips", "chips", "needs {} chips more than there are", "use no more chips than the system has"),
     Limit(
-        "kv_heads", "heads", "kv_heads must divide heads, and the tensor degree divide kv_heads or be a multiple of it"
+        "tensor_parallel",
+        "remainder",
+        "leaves a remainder of {}",
+        "the tensor degree must divide heads and the feed-forward width",
     ),
-    Limit("pipeline_parallel", "stages", "use no more stages than layers"),
-    Limit("batch", "sequences", "data_parallel x micro_batches must divide the batch"),
-    Limit("positions", "tokens", "the model has no position beyond max_positions"),
-    Limit("memory", "B", "use more chips, a smaller batch or context, or a narrower format"),
-    Limit("ttft_limit", "s", "use more tensor parallelism or a smaller batch"),
-    Limit("tpot_limit", "s", "use more tensor parallelism or a smaller batch"),
+    Limit(
+        "kv_heads",
+        "heads",
+        "leaves a remainder of {} key/value heads",
+        "kv_heads must divide heads, and the tensor degree divide kv_heads or be a multiple of it",
+    ),
+    Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
+    Limit("batch", "sequences", "leaves {} sequences over", "data_parallel x micro_batches must divide the batch"),
+    Limit("positions", "tokens", "goes {} tokens too far", "the model has no position beyond max_positions"),
+    Limit("memory", "B", "lacks {} B", "use more chips, a smaller batch or context, or a narrower format"),
+    Limit("ttft_limit", "s", "is {} s too slow", "use more tensor parallelism or a smaller batch"),
+    Limit("tpot_limit", "s", "is {} s too slow", "use more tensor parallelism or a smaller batch"),
 )
 CODES = {limit.name: code for code, limit in enumerate(LIMITS)}
 Codes = NDArray[np.int64]

@@ -16,6 +16,7 @@ RANKING_HEAD = [
     "tokens/s/user",
     "batch",
     "plan",
+    "plans tried",
     "MFU",
     "bottleneck",
 ]
@@ -116,6 +117,7 @@ def _ranked(entry: dict[str, Any]) -> list[str]:
         _number(row["tokens_per_s_per_user"]),
         str(row["scenario.batch"]),
         plan_text(row),
+        str(entry["plans"]),
         f"{row['mfu']:.1%}",
         row["bottleneck"],
     ]

@@ -11,7 +11,8 @@ trap 'rm -rf "$work"' EXIT
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$work"/dist/cosim-*.whl
 mkdir "$work/empty"
 cd "$work/empty"
-"$work/venv/bin/cosim" list systems | grep -q dgx-h100
+"$work/venv/bin/cosim" list systems >list.txt
+grep -q dgx-h100 list.txt
 "$work/venv/bin/cosim" estimate decode --system dgx-h100 --workload llama-3.1-70b --json - >estimate.json
 "$work/venv/bin/cosim" run gpu-vs-asic --out study
 test -s study/report.html

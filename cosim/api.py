@@ -21,7 +21,7 @@ from cosim.explore.estimate import Estimate, estimate
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.system import System
-from cosim.hardware.vary import vary_system
+from cosim.hardware.vary import vary_chip, vary_system
 from cosim.mapping.plan import Plan
 from cosim.overrides import Overrides, Varied, vary
 from cosim.workload.load import load_model
@@ -46,7 +46,7 @@ class ChipHandle:
 
     def vary(self, changes: Changes) -> ChipHandle:
         """The chip with numbers replaced by path ("memory.dram.stacks"). Raises SpecError."""
-        return ChipHandle(vary(self.varied, _below(changes, "chip"), root="chip."))
+        return ChipHandle(vary_chip(self.varied, _below(changes, "chip")))
 
 
 @dataclass(frozen=True, slots=True)

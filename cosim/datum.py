@@ -86,7 +86,10 @@ class Quantity:
 
     def check(self, datum: Datum) -> Datum:
         """The datum, if it and its range are finite, in range and in the right dimension. Raises SpecError."""
-        for value in (datum.si, *datum.si_range):
+        low, high = datum.si_range
+        if not low <= datum.si <= high:
+            raise SpecError("is outside its own range", value=datum.text, hint="low <= value <= high")
+        for value in (datum.si, low, high):
             if not math.isfinite(value):
                 raise SpecError("is not a finite number", value=value)
             if value < self.low or (self.open_low and value == self.low) or value > self.high:

@@ -3,7 +3,8 @@
 The engine gets durations made by the same timing functions as the closed form and never reads that form.
 A stage works on one micro-batch at a time in order; a transfer starts when its stage ends and occupies the
 link alone; in decode a micro-batch's next token starts when its last one has passed the last stage and
-the host. Agreement with `analytic` where nothing contends is therefore a test, not an identity.
+the host. Power is not scheduled: a step that would exceed the limit is stretched by the closed form alone
+(`throttle`). Agreement with `analytic` where nothing contends is therefore a test, not an identity.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from cosim.hardware.lower import ChipArrays
 from cosim.mapping.placement import stage_hops, tensor_placement
 from cosim.mapping.shard import (
     ACTIVATION_BYTES,
+    ACTIVATION_DTYPE,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -25,7 +26,7 @@ from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
 from cosim.timing.collective import all_gather, all_reduce, send
-from cosim.timing.cost import KernelCost
+from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.vector import vector_cost
@@ -122,8 +123,10 @@ def transfers(case: Case) -> Transfers:
 def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
     """All matmuls of one format stacked to (ops x P) and costed by one call."""
     found: dict[str, OpCost] = {}
-    for dtype in dict.fromkeys(op.dtype for op in ops):
-        same = [op for op in ops if op.dtype == dtype]
+    for stored in dict.fromkeys(op.dtype for op in ops):
+        same = [op for op in ops if op.dtype == stored]
+        # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
+        dtype = math_dtype(chip) if stored == ACTIVATION_DTYPE else stored
         dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in ("m", "n", "k")}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
@@ -155,7 +158,7 @@ def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:
     cost = attention_cost(op.op, chip, op.kv_dtype)
     local: Attention = op.op
     dims = (local.batch, local.query, local.context, local.heads, local.kv_heads, local.head_dim)
-    energy = np.broadcast_to(kernel_energy(cost, chip, "bf16"), (count,))
+    energy = np.broadcast_to(kernel_energy(cost, chip, math_dtype(chip)), (count,))
     return OpCost(op.name, "attention", op.group, op.count, dims, op.kv_dtype, cost, energy)
 
 

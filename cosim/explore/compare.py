@@ -19,7 +19,7 @@ from cosim.explore.space import batch_grid, best_native, candidates_over, search
 from cosim.hardware.lower import QualityArrays, SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.overrides import Varied
-from cosim.records import array
+from cosim.records import Array, array, map_leaves
 from cosim.workload.model import ModelArrays
 
 QUALITIES = ("equal", "own", "low", "high")
@@ -82,26 +82,43 @@ def block_case(study: Compare, system: SystemArrays, model: ModelArrays, phase: 
         scenario, grid = unlimited(1.0, prompt + answer / 2.0, prompt + answer), batch_grid(study.max_batch)
     else:
         scenario, grid = unlimited(1.0, prompt, prompt), np.array([1, 2, 4, 8, 16], dtype=np.int64)
-    found = candidates_over(model, int(system.chips), grid)
+    found = candidates_over(model, int(system.chips), grid, phase)
     return searched(phase, system, model, scenario, dtype, found), found.plans
 
 
 def with_quality(
     system: SystemArrays, varied: Varied[System], quality: str, equal: EqualQuality
 ) -> SystemArrays | None:
-    """The system with kernels of the named quality; None where a chip has no range to be low or high in."""
+    """The system with the software of the named column; None where nothing has a range to be low or high in.
+
+    Low takes the worst end of every range (quality, launch gap, start of collectives), high the best.
+    """
     if quality == "own":
         return system
     if quality == "equal":
-        values = QualityArrays(*(array(getattr(equal, name)) for name in _CLASSES))
-        return replace(system, chip=replace(system.chip, quality=values))
-    own = varied.spec.chip.quality
-    side = 0 if quality == "low" else 1
-    ranges = [getattr(own, name).si_range for name in _CLASSES]
-    if all(low == high for low, high in ranges):
+        values = [array(getattr(equal, name)) for name in _CLASSES]
+        return _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
+    chip, tier = varied.spec.chip, varied.spec.tiers[0]
+    ranges = [getattr(chip.quality, name).si_range for name in _CLASSES]
+    formats = {dtype: datum.si_range for dtype, datum in chip.quality.matmul_formats.items()}
+    times = [chip.launch.gap.si_range, tier.base_latency.si_range]
+    if all(low == high for low, high in (*ranges, *formats.values(), *times)):
         return None
-    values = QualityArrays(*(array(ends[side]) for ends in ranges))
-    return replace(system, chip=replace(system.chip, quality=values))
+    better = 0 if quality == "low" else 1
+    gap, start = (array(ends[1 - better]) for ends in times)
+    chosen = {str(dtype): array(ends[better]) for dtype, ends in formats.items()}
+    return _with_software(system, [array(ends[better]) for ends in ranges], chosen, gap, start)
+
+
+def _with_software(
+    system: SystemArrays, classes: list[Array], formats: dict[str, Array], gap: Array, start: Array
+) -> SystemArrays:
+    """The system with qualities in the order of _CLASSES, launch gap and start of collectives in a node [s]."""
+    matmul, attention, memory, collective = classes
+    quality = QualityArrays(matmul, attention, memory, collective, formats)
+    chip = replace(system.chip, quality=quality, launch=replace(system.chip.launch, gap=gap))
+    inner, *outer = system.tiers
+    return replace(system, chip=chip, tiers=(replace(inner, base_latency=start), *outer))
 
 
 _CLASSES = ("matmul", "attention", "memory", "collective")
@@ -109,8 +126,7 @@ _CLASSES = ("matmul", "attention", "memory", "collective")
 
 def scaled_quality(system: SystemArrays, factor: NDArray[np.float64]) -> SystemArrays:
     """The system with all its kernel qualities times `factor`, none above 1."""
-    own = system.chip.quality
-    values = QualityArrays(*(np.minimum(getattr(own, name) * factor, 1.0) for name in _CLASSES))
+    values = map_leaves(system.chip.quality, lambda own: np.minimum(own * factor, 1.0))
     return replace(system, chip=replace(system.chip, quality=values))
 
 

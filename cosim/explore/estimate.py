@@ -111,7 +111,7 @@ def _best(
     """Number of plans tried and the case of the fastest that fits. Raises InfeasibleError, explained."""
     scalars = map_leaves(network, lambda leaf: leaf.reshape(()))
     chips, batch = int(np.max(machine.chips)), int(np.max(scenario.batch))
-    found = candidates_at(scalars, chips, batch)
+    found = candidates_at(scalars, chips, batch, phase)
     if found.plans == 0:
         raise InfeasibleError(
             "plan",

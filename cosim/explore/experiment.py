@@ -40,12 +40,15 @@ class PrefillStudy(Frozen):
 
 
 class EqualQuality(Frozen):
-    """The kernel quality that every chip gets in the column of equal kernels."""
+    """The software that every chip gets in the column of equal kernels."""
 
     matmul: Share
     attention: Share
     memory: Share
     collective: Share
+    launch_gap: Seconds
+    collective_start: Seconds
+    """Base latency of a collective inside a node."""
     source: str
 
 

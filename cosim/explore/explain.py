@@ -58,10 +58,12 @@ def _what_fits(case: Case, index: int) -> str:
     batch = int(scalars.scenario.batch)
     for nodes in (1, 2, 4, 8, 16, 32, MOST_NODES):
         system = _with_nodes(scalars.system, float(nodes))
-        found = candidates_at(scalars.model, int(system.chips), batch)
+        found = candidates_at(scalars.model, int(system.chips), batch, case.phase)
         if found.plans == 0:
             continue
         trial = searched(case.phase, system, scalars.model, scalars.scenario, case.plan.dtype, found)
+        formats = replace(trial.plan, kv_dtype=case.plan.kv_dtype, all_reduce=case.plan.all_reduce)
+        trial = replace(trial, plan=formats)
         result = evaluate(trial)
         if result.feasible.any():
             best = int(np.nanargmin(result.time))

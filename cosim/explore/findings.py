@@ -108,6 +108,7 @@ def _pick(runs: Sequence[Run], system: str, goal: Goal, label: str, quality: str
 def _entry(runs: Sequence[Run], system: str, goal: Goal, label: str) -> dict[str, Any]:
     """One system's best at each quality: the whole row at its own, the rate at the others."""
     entry: dict[str, Any] = {"system": system, "rate": None, "why": "", "row": None}
+    entry["has_range"] = _pick(runs, system, goal, label, "low") is not None
     for quality in ("own", "equal", "low", "high"):
         run = _pick(runs, system, goal, label, quality)
         rate = None
@@ -152,26 +153,39 @@ def _with_break_even(ranked: list[dict[str, Any]], runs: Sequence[Run], goal: Go
 
 
 def _with_prices(ranked: list[dict[str, Any]], systems: dict[str, Varied[System]]) -> None:
-    """Adds the cost of a million tokens, or the price that would match the cheapest known rival."""
+    """Adds the cost of a million tokens over the price's range, and the price that matches the cheapest rival."""
     for entry in ranked:
-        serving = _serving(entry, systems[entry["system"]].spec)
-        entry["usd_per_million"] = None if serving is None else cost_per_million_tokens(serving)
-        entry["price_usd"] = None if serving is None else serving.price_usd
+        price = systems[entry["system"]].spec.chip.price
+        entry["price"] = None if price is None else {"text": price.text, "kind": price.kind, "note": price.note or ""}
+        ends = (None, None, None) if price is None else (price.si, *price.si_range)
+        costs = [_cost(entry, systems[entry["system"]].spec, end) for end in ends]
+        entry["usd_per_million"], entry["usd_per_million_low"], entry["usd_per_million_high"] = costs
     for entry in ranked:
-        serving = _serving(entry, systems[entry["system"]].spec)
-        rivals = [e["usd_per_million"] for e in ranked if e is not entry and e["usd_per_million"] is not None]
-        known = serving is not None and bool(rivals)
-        entry["break_even_price_usd"] = break_even_price(serving, min(rivals)) if known and serving else None
+        rivals = [e for e in ranked if e is not entry and e["usd_per_million"] is not None]
+        cheapest = min(rivals, key=lambda e: float(e["usd_per_million"]), default=None)
+        for end in ("", "_low", "_high"):
+            target = None if cheapest is None else cheapest[f"usd_per_million{end}"]
+            entry[f"break_even_price{end}_usd"] = _even(entry, systems[entry["system"]].spec, target)
 
 
-def _serving(entry: dict[str, Any], system: System) -> Serving | None:
+def _cost(entry: dict[str, Any], system: System, price_usd: float | None) -> float | None:
+    serving = _serving(entry, system, price_usd)
+    return None if serving is None else cost_per_million_tokens(serving)
+
+
+def _even(entry: dict[str, Any], system: System, target: float | None) -> float | None:
+    serving = _serving(entry, system, None)
+    return None if serving is None or target is None else break_even_price(serving, target)
+
+
+def _serving(entry: dict[str, Any], system: System, price_usd: float | None) -> Serving | None:
+    """One chip of the system at its best point; None where it cannot serve."""
     if entry["row"] is None:
         return None
-    price, facility = system.chip.price, system.facility
     return Serving(
         tokens_per_s=entry["rate"],
         energy_per_token_j=1.0 / entry["row"]["tokens_per_j_facility"],
-        price_usd=None if price is None else price.si,
-        energy_price_usd_per_j=facility.energy_price.si,
-        lifetime_years=facility.lifetime_years.si,
+        price_usd=price_usd,
+        energy_price_usd_per_j=system.facility.energy_price.si,
+        lifetime_years=system.facility.lifetime_years.si,
     )

@@ -20,7 +20,7 @@ from cosim.explore.experiment import Study, load_study
 from cosim.explore.findings import Finding, Run, as_json, findings, operators
 from cosim.explore.rows import Columns, columns
 from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_results
-from cosim.hardware.load import load_system
+from cosim.hardware.load import read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.overrides import Varied, vary
@@ -51,11 +51,11 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
     files = [study.document.path]
     for index, system in enumerate(study.experiment.systems):
         try:
-            systems[system] = vary_system(Varied(load_system(system)), parts["system"])
+            spec, read = read_system(system)
+            systems[system] = vary_system(Varied(spec), parts["system"])
         except SpecError as error:
             raise error.at(file=study.document.path, line=study.document.line(f"systems.{index}")) from None
-        path = library.find("systems", system)
-        files += [path, library.find("accelerators", str(documents.read(path).data.get("chip")))]
+        files += [document.path for document in read]
     try:
         model = vary(Varied(load_model(study.experiment.workload)), parts["workload"], root="workload.")
     except SpecError as error:
@@ -113,7 +113,7 @@ def run_study(
         "elapsed_s": elapsed,
         "points_per_s": rows / elapsed,
         "host": host(),
-        "warnings": _warnings(inputs),
+        "warnings": _warnings(inputs, runs),
         "findings": as_json(found),
         "operators": _operators(runs, found),
         "rooflines": _rooflines(inputs),
@@ -175,11 +175,18 @@ def _rooflines(inputs: Inputs) -> dict[str, Any]:
     return lines
 
 
-def _warnings(inputs: Inputs) -> list[str]:
+def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
     """What a reader must know before trusting a row."""
     notes = []
     for name, varied in inputs.systems.items():
-        confidence = varied.spec.chip.confidence
-        if confidence != "measured":
-            notes.append(f"{name}: kernel quality of {varied.spec.chip.name} is not fitted here ({confidence})")
+        chip = varied.spec.chip
+        if chip.confidence != "measured":
+            notes.append(f"{name}: kernels of {chip.name} are not fitted on it ({chip.confidence}); see its ranges")
+        if chip.price is not None and chip.price.kind == "estimated":
+            notes.append(f"{name}: the price of {chip.name} is not published: {chip.price.text}, {chip.price.note}")
+    formats = {block.system: block.case.plan.dtype for block, _ in runs if block.label == "native"}
+    if formats:
+        shown = ", ".join(f"{name} {dtype}" for name, dtype in formats.items())
+        notes.append(f"native formats differ ({shown}); what they cost in answer quality is not modelled")
+    notes.append("energies are built up from estimates on every chip; ranges are in the assumptions")
     return notes

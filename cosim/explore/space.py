@@ -15,8 +15,8 @@ from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
 
-# More micro-batches than this many per stage never paid in a step that reads its weights anew each time.
-MICRO_BATCHES_PER_STAGE = 4
+# A decode step reads the weights once a micro-batch, so that more than fill the pipeline twice over only cost.
+DECODE_MICRO_BATCHES_PER_STAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +39,33 @@ def batch_grid(most: int) -> NDArray[np.int64]:
     return np.array([s for s in steps if s <= most], dtype=np.int64)
 
 
-def candidates_at(model: ModelArrays, chips: int, batch: int) -> Candidates:
-    """Every legal plan on all `chips` for a batch that is given."""
+def candidates_at(model: ModelArrays, chips: int, batch: int, phase: Phase) -> Candidates:
+    """Every legal plan on all `chips` for a batch that is given; micro-batches are divisors of it."""
     rows = [
         (tensor, pipeline, data, micro, batch)
         for tensor, pipeline, data in legal_plans(model, chips)
         if batch % data == 0
-        for micro in _micro_batches(batch // data, pipeline)
+        for micro in _micro_batches(batch // data, pipeline, phase)
     ]
     return _as_candidates(rows)
 
 
-def candidates_over(model: ModelArrays, chips: int, batches: NDArray[np.int64]) -> Candidates:
+def candidates_over(model: ModelArrays, chips: int, batches: NDArray[np.int64], phase: Phase) -> Candidates:
     """Every legal plan on all `chips` with every batch per replica of the grid."""
     rows = [
         (tensor, pipeline, data, micro, int(each) * data)
         for tensor, pipeline, data in legal_plans(model, chips)
         for each in batches
-        for micro in _micro_batches(int(each), pipeline)
-        if micro in (1, pipeline, 2 * pipeline)
+        for micro in _micro_batches(int(each), pipeline, phase)
     ]
     return _as_candidates(rows)
 
 
-def _micro_batches(each: int, pipeline: int) -> list[int]:
+def _micro_batches(each: int, pipeline: int, phase: Phase) -> list[int]:
     if pipeline == 1:
         return [1]
-    return [m for m in divisors(each) if m <= MICRO_BATCHES_PER_STAGE * pipeline]
+    most = DECODE_MICRO_BATCHES_PER_STAGE * pipeline if phase == "decode" else each
+    return [m for m in divisors(each) if m <= most]
 
 
 def _as_candidates(rows: list[tuple[int, int, int, int, int]]) -> Candidates:

@@ -63,6 +63,15 @@ def check_chip(chip: Chip, document: Document) -> None:
                 field=f"published.{check.name}",
                 hint=f"correct a primary, or declare the reason under published.deviations: {{{check.name}: ...}}",
             )
+    for role, level in lower_chip(chip).memory.items():
+        if float(level.reserved) >= float(level.capacity):
+            raise SpecError(
+                f"reserves {format_si(float(level.reserved), 'B')} of {format_si(float(level.capacity), 'B')}",
+                file=document.path,
+                line=document.line(f"memory.{role}.reserved"),
+                field=f"memory.{role}.reserved",
+                hint="what the runtime keeps must be less than the capacity",
+            )
     for name in chip.published.deviations:
         if name not in {check.name for check in checks}:
             raise SpecError(
@@ -110,6 +119,11 @@ def _pairs(chip: Chip, arrays: ChipArrays) -> Iterator[tuple[str, float, float, 
 
 def _no_doubles(chip: Chip, document: Document) -> None:
     doubles = [f"memory.{r}.bandwidth" for r, m in chip.memory.items() if m.bandwidth is not None and m.has_primaries]
+    doubles += [
+        f"memory.{r}.capacity"
+        for r, m in chip.memory.items()
+        if m.capacity is not None and m.stack_capacity is not None
+    ]
     doubles += [f"links.{n}.bandwidth" for n, k in chip.links.items() if k.bandwidth is not None and k.has_primaries]
     if chip.matrix.kind != "roofline":
         doubles += [f"matrix.peak.{dtype}" for dtype in chip.matrix.peak]

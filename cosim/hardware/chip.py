@@ -41,7 +41,7 @@ class Die(Frozen):
     area: Area | None = None
     """Of all compute dies together; None is unknown."""
     dies: Count | None = None
-    transistors: float | None = None
+    transistors: Count | None = None
     package: str | None = None
 
 
@@ -52,10 +52,13 @@ class Quality(Frozen):
     """
 
     matmul: Ratio
+    """Of every format that `matmul_formats` does not name."""
     attention: Ratio
     memory: Ratio
     """Achievable share of DRAM bandwidth in streaming kernels."""
     collective: Ratio
+    matmul_formats: dict[Dtype, Ratio] = {}
+    """Formats whose kernels are measured to be better or worse than `matmul`."""
 
 
 class LaunchSpec(Frozen):
@@ -87,7 +90,7 @@ class Chip(Frozen):
     maker: str
     status: Literal["shipping", "announced", "template"]
     confidence: Literal["measured", "published", "estimated"]
-    """The weakest that a result from this chip rests on."""
+    """What the times of this chip's kernels rest on. Energies are estimates on every chip."""
     sources: dict[str, Source] = {}
     cores: Count | None = None
     """SM, CU or tensor cores; None where the structure is unknown."""
@@ -117,4 +120,16 @@ class Chip(Frozen):
             if role not in self.power.energy_per_byte and role != "host":
                 hint = nearest(role, self.power.energy_per_byte)
                 raise SpecError(f"power.energy_per_byte has no entry for memory level '{role}'", hint=hint)
+        for dtype in ("fp32", *getattr(self.matrix, "rate", self.matrix.peak)):
+            if dtype not in self.power.energy_per_flop:
+                raise SpecError(f"power.energy_per_flop has no entry for {dtype}", hint="every format needs its energy")
+        if "link" not in self.power.energy_per_byte:
+            raise SpecError("power.energy_per_byte has no entry for 'link'", hint="bytes sent off the chip cost energy")
+        if self.power.limit.si <= self.power.idle.si:
+            raise SpecError(
+                "is not above power.idle",
+                field="power.limit",
+                value=self.power.limit.text,
+                hint="the limit covers idle",
+            )
         return self

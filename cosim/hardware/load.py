@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cosim import documents, library
 from cosim.documents import Data, Document
-from cosim.errors import SpecError
+from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
 from cosim.hardware.chip import Chip
 from cosim.hardware.system import System
@@ -19,29 +20,43 @@ MAX_BASES = 8
 
 def load_chip(name: str) -> Chip:
     """The chip called `name`, or in the file `name`. Raises SpecError."""
-    path = library.find("accelerators", name)
-    data, chain = _with_bases(path, "accelerators")
-    chip = validated(Chip, _cited(data), chain[0], chain[1:])
-    check_chip(chip, chain[0])
-    return chip
+    return read_chip(name)[0]
 
 
 def load_system(name: str) -> System:
     """The system called `name`, or in the file `name`; its `chip:` is a name or a file. Raises SpecError."""
+    return read_system(name)[0]
+
+
+def read_chip(name: str) -> tuple[Chip, tuple[Document, ...]]:
+    """A chip and every file it was read from, bases included. Raises SpecError."""
+    data, chain = _with_bases(library.find("accelerators", name), "accelerators")
+    chip = validated(Chip, _cited(data, chain), chain[0], chain[1:])
+    try:
+        check_chip(chip, chain[0])
+    except SpecError as error:
+        raise error.at(file=chain[0].path) from None
+    return chip, chain
+
+
+def read_system(name: str) -> tuple[System, tuple[Document, ...]]:
+    """A system and every file it was read from: its own, its bases, its chip's. Raises SpecError."""
     path = library.find("systems", name)
     data, chain = _with_bases(path, "systems")
-    own = chain[0]
+    own, files = chain[0], chain
     if isinstance(data.get("chip"), str):
         reference = data["chip"]
-        beside = path.parent / reference
+        holder = next((d for d in chain if "chip" in d.data), own)
+        beside = holder.path.parent / reference
         try:
-            chip = load_chip(str(beside) if reference.endswith(".yaml") and beside.is_file() else reference)
+            is_beside = reference.endswith(".yaml") and beside.is_file()
+            chip, chip_files = read_chip(str(beside) if is_beside else reference)
         except SpecError as error:
-            raise error.at(file=own.path, line=own.line("chip")) from None
-        data = {**data, "chip": chip}
-    system = validated(System, _cited(data), own, chain[1:])
+            raise error.at(file=holder.path, line=holder.line("chip")) from None
+        data, files = {**data, "chip": chip}, (*chain, *chip_files)
+    system = validated(System, _cited(data, chain), own, chain[1:])
     check_system(system, own)
-    return system
+    return system, files
 
 
 def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:
@@ -71,22 +86,38 @@ def _merged(below: Data, above: Data) -> Data:
     return out
 
 
-def _cited(data: Data) -> Data:
-    """Every `source: key` replaced by the text of `sources.key`, with the mark of what is unverified."""
+def _cited(data: Data, chain: tuple[Document, ...]) -> Data:
+    """Every `source: key` replaced by the text of `sources.key`, with the mark of what is unverified.
+
+    Raises SpecError for a one-word source that the file does not explain: a key that was mistyped.
+    """
     sources = data.get("sources")
     texts: dict[str, str] = {}
     for key, entry in (sources if isinstance(sources, dict) else {}).items():
         if isinstance(entry, dict) and isinstance(entry.get("text"), str):
             texts[key] = entry["text"] + ("" if entry.get("checked", True) else " [unverified recollection]")
-    return {key: value if key == "sources" else _resolved(value, texts) for key, value in data.items()}
+    parts = ((key, value if key == "sources" else _resolved(value, texts, key, chain)) for key, value in data.items())
+    return dict(parts)
 
 
-def _resolved(node: Any, texts: Mapping[str, str]) -> Any:  # noqa: ANN401  # any part of a document
+def _resolved(node: Any, texts: Mapping[str, str], where: str, chain: tuple[Document, ...]) -> Any:  # noqa: ANN401  # YAML
     if isinstance(node, dict):
-        out = {key: _resolved(value, texts) for key, value in node.items()}
-        if isinstance(out.get("source"), str):
-            out["source"] = texts.get(out["source"], out["source"])
+        out = {key: _resolved(value, texts, f"{where}.{key}", chain) for key, value in node.items()}
+        source = out.get("source")
+        if isinstance(source, str) and "value" in out:
+            if texts and source not in texts and re.fullmatch(r"[\w-]+", source):
+                at = f"{where}.source"
+                place = next((d for d in chain if at in d.lines), chain[0])
+                raise SpecError(
+                    "names no entry of sources",
+                    file=place.path,
+                    line=place.line(at),
+                    field=at,
+                    value=source,
+                    hint=nearest(source, texts),
+                )
+            out["source"] = texts.get(source, source)
         return out
     if isinstance(node, list):
-        return [_resolved(value, texts) for value in node]
+        return [_resolved(value, texts, f"{where}.{i}", chain) for i, value in enumerate(node)]
     return node

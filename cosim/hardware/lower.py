@@ -18,10 +18,10 @@ from cosim.records import Array, array
 
 KERNEL_CONSTANTS: dict[str, str] = {
     "k_step_time": "least time of one 64-deep step of the K loop of a tile [s]",
-    "core_bandwidth": "DRAM bandwidth that one busy core can draw [B/s]",
+    "saturation_share": "share of the cores that must be busy to saturate DRAM; fewer draw in proportion",
     "cache_share": "share of the last cache that holds operands of a repeated run",
     "split_time": "time of the reduction after a split of K [s]",
-    "operand_bandwidth": "bandwidth of tile operands into one core [B/s]",
+    "operand_share": "feed of tile operands over a core's part of the cache bandwidth; above 1 cores share loads",
     "tile_prologue": "fill and drain of one tile [s]",
 }
 
@@ -67,6 +67,7 @@ class QualityArrays:
     attention: Array
     memory: Array
     collective: Array
+    matmul_formats: Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,11 @@ def _chip(chip: Chip, values: _Values) -> ChipArrays:
         ),
         launch=LaunchArrays(*(values.si(f"launch.{name}") for name in ("gap", "latency", "host_step"))),
         quality=QualityArrays(
-            *(values.si(f"quality.{name}") for name in ("matmul", "attention", "memory", "collective"))
+            matmul=values.si("quality.matmul"),
+            attention=values.si("quality.attention"),
+            memory=values.si("quality.memory"),
+            collective=values.si("quality.collective"),
+            matmul_formats={d: values.si(f"quality.matmul_formats.{d}") for d in chip.quality.matmul_formats},
         ),
         kernel={name: values.si(f"calibration.constants.{name}") for name in constants},
     )
@@ -259,7 +264,10 @@ def _memory(values: _Values, role: str, shared_by: str) -> MemoryArrays:
         bandwidth = values.si(f"{at}.stacks") * values.si(f"{at}.pins") * values.si(f"{at}.pin_rate")
     elif bandwidth is None:
         bandwidth = values.si("cores") * values.si(f"{at}.bytes_per_cycle") * values.si(f"{at}.clock")
-    capacity = values.si(f"{at}.capacity") * copies
+    capacity = values.maybe(f"{at}.capacity")
+    if capacity is None:
+        capacity = values.si(f"{at}.stacks") * values.si(f"{at}.stack_capacity")
+    capacity = capacity * copies
     return MemoryArrays(capacity, bandwidth, _or_zero(values.maybe(f"{at}.reserved")))
 
 

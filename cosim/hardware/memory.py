@@ -1,7 +1,7 @@
 """Memory levels by role, outermost first: dram, cache, scratch, host, or any further name.
 
 Bandwidth derives from primaries where they are known:
-    stacked DRAM   stacks x pins x pin_rate / 8
+    stacked DRAM   stacks x pins x pin_rate / 8     (and capacity = stacks x stack_capacity)
     per-core SRAM  cores x bytes_per_cycle x clock
 and is a datum of its own where they are not.
 """
@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from cosim.datum import Bandwidth, BytePerCycle, Capacity, Count, Frequency, Time
+from cosim.errors import SpecError
 from cosim.schema import Frozen
 
 
@@ -18,7 +21,10 @@ class MemoryLevel(Frozen):
     """One level of the hierarchy. `capacity` is what software can use, per chip or per core."""
 
     technology: str
-    capacity: Capacity
+    capacity: Capacity | None = None
+    """In a file only where `stack_capacity` is unknown."""
+    stack_capacity: Capacity | None = None
+    """Usable capacity of one stack; the level holds `stacks` times this."""
     capacity_physical: Capacity | None = None
     reserved: Capacity | None = None
     """Taken by the runtime before a model is loaded (driver, context, fragmentation)."""
@@ -34,6 +40,12 @@ class MemoryLevel(Frozen):
     clock: Frequency | None = None
     bandwidth: Bandwidth | None = None
     """Of the whole chip. In a file only where the primaries are unknown."""
+
+    @model_validator(mode="after")
+    def _has_a_capacity(self) -> MemoryLevel:
+        if self.capacity is None and None in (self.stacks, self.stack_capacity):
+            raise SpecError("is missing", field="capacity", hint="give capacity, or stacks and stack_capacity")
+        return self
 
     @property
     def has_primaries(self) -> bool:

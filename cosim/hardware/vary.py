@@ -9,38 +9,60 @@ from __future__ import annotations
 import fnmatch
 
 from cosim.errors import SpecError
+from cosim.hardware.chip import Chip
 from cosim.hardware.system import System
 from cosim.overrides import Overrides, Varied, vary
 
 _DERIVED: dict[str, tuple[str, ...]] = {
-    "chip.matrix.peak.*": ("chip.cores", "chip.matrix.[cra]*"),
-    "chip.memory.*.bandwidth": ("{}.stacks", "{}.pins", "{}.pin_rate", "{}.bytes_per_cycle", "{}.clock"),
-    "chip.links.*.bandwidth": ("{}.count", "{}.rate"),
-    "chip.vector.peak": ("{}.rate", "{}.clock"),
-    "chip.special.peak": ("{}.rate", "{}.clock"),
+    "matrix.peak.*": ("cores", "matrix.[cra]*"),
+    "memory.*.bandwidth": ("{}.stacks", "{}.pins", "{}.pin_rate", "{}.bytes_per_cycle", "{}.clock"),
+    "memory.*.capacity": ("{}.stacks", "{}.stack_capacity"),
+    "links.*.bandwidth": ("{}.count", "{}.rate"),
+    "vector.peak": ("{}.rate", "{}.clock"),
+    "special.peak": ("{}.rate", "{}.clock"),
 }
-_STRUCTURE = ("chip.cores", "chip.matrix.rows", "chip.matrix.columns", "chip.matrix.arrays", "chip.matrix.clock")
+_STRUCTURE = ("cores", "matrix.rows", "matrix.columns", "matrix.arrays", "matrix.clock")
 
 
 def vary_system(varied: Varied[System], overrides: Overrides) -> Varied[System]:
     """`varied` with `overrides` (paths below `system.`). Raises SpecError, see `cosim.overrides.vary`."""
-    if varied.spec.chip.matrix.kind == "roofline":
-        for path in overrides:
-            if path in _STRUCTURE:
-                raise SpecError(
-                    f"{varied.spec.chip.name} is known by its peaks only: its structure cannot be varied",
-                    field=f"system.{path}",
-                    hint="vary chip.matrix.peak.<dtype>, or start from asic-template",
-                )
-    touched = varied.touched | set(overrides)
+    _check(varied.spec.chip, overrides, varied.touched, "chip.", "system.chip.")
+    return vary(varied, overrides, root="system.")
+
+
+def vary_chip(varied: Varied[Chip], overrides: Overrides) -> Varied[Chip]:
+    """`varied` with `overrides` (paths of the chip). Raises SpecError, see `cosim.overrides.vary`."""
+    _check(varied.spec, overrides, varied.touched, "", "chip.")
+    return vary(varied, overrides, root="chip.")
+
+
+def _check(chip: Chip, overrides: Overrides, before: frozenset[str], prefix: str, shown: str) -> None:
+    """Refuses structure of a chip that has none, and a derived value set together with its primary."""
+    own = {path.removeprefix(prefix) for path in overrides if path.startswith(prefix)}
+    if chip.matrix.kind == "roofline":
+        for path in sorted(own.intersection(_STRUCTURE)):
+            raise SpecError(
+                f"{chip.name} is known by its peaks only: its structure cannot be varied",
+                field=f"{shown}{path}",
+                hint="vary matrix.peak.<dtype>, or start from asic-template",
+            )
+    touched = own | {path.removeprefix(prefix) for path in before if path.startswith(prefix)}
     for pattern, primaries in _DERIVED.items():
         for derived in sorted(fnmatch.filter(touched, pattern)):
             parent = derived.rpartition(".")[0]
-            clashing = [p for q in primaries for p in sorted(fnmatch.filter(touched, q.format(parent))) if p != derived]
-            if clashing:
+            clashing = sorted(p for q in primaries for p in fnmatch.filter(touched, q.format(parent)) if p != derived)
+            if clashing and not _independent(chip, derived):
                 raise SpecError(
-                    f"is derived from system.{clashing[0]}, and both are set",
-                    field=f"system.{derived}",
+                    f"is derived from {shown}{clashing[0]}, and both are set",
+                    field=f"{shown}{derived}",
                     hint="set one of the two",
                 )
-    return vary(varied, overrides, root="system.")
+
+
+def _independent(chip: Chip, derived: str) -> bool:
+    """Whether the chip's file gives the value itself: then it derives from nothing."""
+    parts = derived.split(".")
+    if parts[0] == "memory" and parts[1] in chip.memory:
+        level = chip.memory[parts[1]]
+        return not level.has_primaries if parts[2] == "bandwidth" else level.stack_capacity is None
+    return parts[0] == "links" and parts[1] in chip.links and not chip.links[parts[1]].has_primaries

@@ -42,7 +42,12 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
     Limit("batch", "sequences", "leaves {} sequences over", "data_parallel x micro_batches must divide the batch"),
-    Limit("positions", "tokens", "goes {} tokens too far", "the model has no position beyond max_positions"),
+    Limit(
+        "positions",
+        "tokens",
+        "goes {} tokens too far",
+        "the model was made for max_positions; raise workload.max_positions if it holds more",
+    ),
     Limit("memory", "B", "lacks {} B", "use more chips, a smaller batch or context, or a narrower format"),
     Limit("ttft_limit", "s", "is {} s too slow", "use more tensor parallelism or a smaller batch"),
     Limit("tpot_limit", "s", "is {} s too slow", "use more tensor parallelism or a smaller batch"),
@@ -82,10 +87,8 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     verdict = merged(verdict, "kv_heads", uneven)
     verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
     verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
-    if model.position == "learned":
-        longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
-        verdict = merged(verdict, "positions", longest - model.max_positions)
-    return verdict
+    longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
+    return merged(verdict, "positions", longest - model.max_positions)
 
 
 def legal_plans(model: ModelArrays, chips: int) -> list[tuple[int, int, int]]:

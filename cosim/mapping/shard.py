@@ -86,7 +86,7 @@ def shard(graph: Graph, plan: PlanArrays) -> DeviceGraph:
         graph.phase,
         tuple(_matmul(op, plan) for op in graph.matmuls),
         tuple(_attention(op, plan) for op in graph.attentions),
-        tuple(_vector(op, plan.tensor) for op in graph.vectors),
+        (*(_vector(op, plan.tensor) for op in graph.vectors), *_quantised(graph, plan)),
         tuple(_collective(op) for op in graph.collectives),
     )
 
@@ -94,6 +94,23 @@ def shard(graph: Graph, plan: PlanArrays) -> DeviceGraph:
 def kv_heads_per_rank(kv_heads: Array, tensor: Array) -> Array:
     """Key/value heads that one tensor rank holds: ceil(kv_heads / tensor)."""
     return np.ceil(kv_heads / tensor)
+
+
+def quantise(elements: Array, dtype: str, count: Array) -> DeviceVector:
+    """The kernel that turns 16-bit activations into `dtype`: read, scale and round, write."""
+    zero, written = np.zeros_like(elements), elements * bytes_per_element(dtype)
+    return DeviceVector("quantise", "layer", count, elements * ACTIVATION_BYTES, written, elements * 3.0, zero, zero)
+
+
+def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:
+    """Quantisation of the attention's output; norm and activation kernels write the narrow format themselves."""
+    if bytes_per_element(plan.dtype) >= ACTIVATION_BYTES:
+        return ()
+    return tuple(
+        quantise(op.m * op.k.shard(plan.tensor), plan.dtype, op.count)
+        for op in graph.matmuls
+        if op.precision == "linear" and op.split == "k" and op.name == "attention_out"
+    )
 
 
 def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:

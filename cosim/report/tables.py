@@ -62,7 +62,7 @@ def bottom_line(run: dict[str, Any]) -> str:
         if able:
             decided += 1
             leads[able[0]["system"]] = leads.get(able[0]["system"], 0) + 1
-            clear += len(able) > 1 and _clear(able[0], able[1])
+            clear += _clear(able[0], [e for e in finding["entries"] if e is not able[0]])
     if not decided:
         return "No system meets any of the limits."
     most = ", ".join(f"{name} leads {count}" for name, count in sorted(leads.items(), key=lambda item: -item[1]))
@@ -84,7 +84,8 @@ def _sentence(finding: dict[str, Any]) -> str:
     if len(able) > 1:
         second = able[1]
         text += f", {leader['rate'] / second['rate']:.2f} times {second['system']}"
-        text += "" if _clear(leader, second) else "; their ranges overlap, so the order is open"
+        rivals = [entry for entry in finding["entries"] if entry is not leader]
+        text += "" if _clear(leader, rivals) else "; their ranges overlap, so the order is open"
     factor = leader["break_even"]["factor"]
     if factor is not None:
         text += f"; it stays first until its kernels fall to {factor:.2f} of their quality"
@@ -94,10 +95,12 @@ def _sentence(finding: dict[str, Any]) -> str:
     return text
 
 
-def _clear(leader: dict[str, Any], second: dict[str, Any]) -> bool:
-    low = leader.get("rate_low") or leader["rate"]
-    high = second.get("rate_high") or second["rate"]
-    return bool(low > high)
+def _clear(leader: dict[str, Any], rivals: list[dict[str, Any]]) -> bool:
+    """Whether the leader's low end is above every rival's high end; a low end that cannot serve is 0."""
+    ranged = "rate_low" in leader and leader["has_range"]
+    low = (leader["rate_low"] or 0.0) if ranged else leader["rate"]
+    highest = max((max(r.get("rate_high") or 0.0, r["rate"] or 0.0) for r in rivals), default=0.0)
+    return bool(low > highest)
 
 
 def _order(entries: list[dict[str, Any]], key: str) -> list[str]:
@@ -126,7 +129,8 @@ def _ranked(entry: dict[str, Any]) -> list[str]:
 def _cost(entry: dict[str, Any]) -> list[str]:
     row = entry["row"]
     other = row["memory_bytes.activations"] + row["memory_bytes.other"]
-    price, cost, even = entry["price_usd"], entry["usd_per_million"], entry["break_even_price_usd"]
+    price, cost, even = entry["price"], entry["usd_per_million"], entry["break_even_price_usd"]
+    low, high = entry["break_even_price_low_usd"], entry["break_even_price_high_usd"]
     return [
         entry["system"],
         format_si(row["power_w"], "W", 3),
@@ -136,10 +140,15 @@ def _cost(entry: dict[str, Any]) -> list[str]:
         format_si(row["memory_bytes.weights"], "B", 3),
         format_si(row["memory_bytes.kv"], "B", 3),
         format_si(other, "B", 3),
-        UNKNOWN if price is None else f"{price:,.0f} USD",
-        UNKNOWN if cost is None else f"{cost:.3g}",
-        "no priced rival" if even is None else f"{even:,.0f} USD",
+        UNKNOWN if price is None else f"{price['text']}, {price['kind']}",
+        UNKNOWN if cost is None else _spread(cost, entry["usd_per_million_low"], entry["usd_per_million_high"], ".3g"),
+        "no priced rival" if even is None else _spread(even, low, high, ",.0f") + " USD",
     ]
+
+
+def _spread(value: float, low: float, high: float, form: str) -> str:
+    shown = [format(v, form) for v in (value, low, high)]
+    return shown[0] if shown[1] == shown[2] else f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def _break_even(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@
 
 `use` is what shape costs the engine: rows of a tile that queries fill (grouped heads share them), depth of
 an array that head_dim fills, blocks over cores. Decode splits the context over cores. Attention math runs
-at 16 bits whatever the cache holds.
+at 16 bits whatever the cache holds (`cost.math_dtype`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import numpy as np
 from cosim.dtypes import bytes_per_element
 from cosim.hardware.lower import ChipArrays
 from cosim.records import Array
-from cosim.timing.cost import KernelCost, bound_of, machine, rate
+from cosim.timing.cost import KernelCost, bound_of, machine, math_dtype, rate
 from cosim.workload.graph import attention_flop, visible_pairs
 from cosim.workload.ops import Attention
 
-MATH_DTYPE = "bf16"
 IO_BYTES = 2.0
 VECTOR_FLOP_PER_SCORE = 6.0
 # Rows of the smallest matrix instruction and of a query block; keys of one split of the context.
@@ -36,7 +35,7 @@ def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str) -> KernelCost
     scores = op.batch * op.heads * pairs
     flop = attention_flop(op)
     use = _rows_in_use(op, chip) * _blocks_in_use(op, chip)
-    matrix = flop / (rate(chip, MATH_DTYPE) * chip.quality.attention * use)
+    matrix = flop / (rate(chip, math_dtype(chip)) * chip.quality.attention * use)
     special = scores / chip.special_peak
     vector = VECTOR_FLOP_PER_SCORE * scores / chip.vector_peak
     compute = np.maximum(np.maximum(matrix, special), vector)
@@ -55,7 +54,7 @@ def cache_bytes(op: Attention, kv_dtype: str) -> Array:
 
 def _rows_in_use(op: Attention, chip: ChipArrays) -> Array:
     """Share of the engine's rows and depth that the queries of one key/value head fill."""
-    engine = machine(chip, MATH_DTYPE)
+    engine = machine(chip, math_dtype(chip))
     rows = op.query * op.heads / op.kv_heads
     if engine.kind == "systolic":
         # A tile of keys is loaded in `rows` cycles and streamed by the queries: few queries wait for loads.
@@ -83,6 +82,6 @@ def _blocks_in_use(op: Attention, chip: ChipArrays) -> Array:
 def _bandwidth(op: Attention, chip: ChipArrays) -> Array:
     """Achievable DRAM bandwidth: a few busy cores of a tile machine cannot saturate it [B/s]."""
     dram = chip.memory["dram"].bandwidth * chip.quality.memory
-    if chip.cores is None or "core_bandwidth" not in chip.kernel:
+    if chip.cores is None or "saturation_share" not in chip.kernel:
         return dram
-    return np.minimum(dram, np.minimum(_blocks(op), chip.cores) * chip.kernel["core_bandwidth"])
+    return dram * np.minimum(_blocks(op) / (chip.kernel["saturation_share"] * chip.cores), 1.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.dtypes import bytes_per_element
 from cosim.errors import SpecError, nearest
 from cosim.hardware.lower import ChipArrays
 from cosim.records import Array, array
@@ -39,7 +40,9 @@ class Machine:
     """What a matrix kernel sees of a chip in one format; leaves of shape () or (N,).
 
     `peak` [FLOP/s]; `dram` achievable bandwidth [B/s]; `cache` bytes of the last on-chip level that all
-    cores share (all scratch together where there is none); constants of tile kernels by name.
+    cores share (all scratch together where there is none) and `feed` the bandwidth at which operands leave the
+    level that the matrix engine reads: that cache for tiles, the innermost level for arrays; constants of tile
+    kernels by name.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Machine:
     quality: Array
     dram: Array
     cache: Array
+    feed: Array
     cores: Array
     clock: Array
     arrays: Array
@@ -62,6 +66,7 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
     peak = rate(chip, dtype)
     on_chip = [level for role, level in chip.memory.items() if role not in ("dram", "host")]
     cache = chip.memory.get("cache") or (on_chip[0] if on_chip else None)
+    nearest_level = chip.memory.get("scratch", cache) if chip.matrix.kind == "systolic" else cache
     one, zero = array(1.0), array(0.0)
     engine = chip.matrix
 
@@ -73,9 +78,10 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
         dataflows=engine.dataflows,
         shadow_weights=engine.shadow_weights,
         peak=peak,
-        quality=chip.quality.matmul,
+        quality=chip.quality.matmul_formats.get(dtype, chip.quality.matmul),
         dram=chip.memory["dram"].bandwidth * chip.quality.memory,
         cache=zero if cache is None else cache.capacity,
+        feed=array(np.inf) if nearest_level is None else nearest_level.bandwidth,
         cores=known(chip.cores),
         clock=known(engine.clock),
         arrays=known(engine.arrays),
@@ -91,6 +97,13 @@ def rate(chip: ChipArrays, dtype: str) -> Array:
         hint = nearest(dtype, chip.matrix.peak)
         raise SpecError(f"{chip.name} has no matrix rate for this format", field="plan.dtype", value=dtype, hint=hint)
     return chip.matrix.peak[dtype]
+
+
+def math_dtype(chip: ChipArrays) -> str:
+    """Format of attention math and of the head: bf16, or the widest that a chip known by few peaks has."""
+    known = chip.matrix.peak
+    wide = [dtype for dtype in ("bf16", "fp16", "tf32", "fp32") if dtype in known]
+    return wide[0] if wide else max(known, key=bytes_per_element)
 
 
 def bound_of(parts: tuple[Array, ...]) -> NDArray[np.int64]:

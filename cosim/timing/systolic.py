@@ -57,11 +57,13 @@ def systolic_cost(
     dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident)
     memory = dram_bytes / machine.dram
     flop = 2.0 * batch * m * n * k
-    bound = bound_of((compute, memory))
     # Operands enter from the edge: a stationary tile serves `columns` products per element streamed.
     cache_bytes = batch * element_bytes * (m * k * np.ceil(n / machine.columns) + k * n)
+    feed = cache_bytes / machine.feed
+    bound = bound_of((compute, memory, feed))
     tiling = (best_flow, best_cut, np.zeros_like(best_cut))
-    return KernelCost(np.maximum(compute, memory), compute, memory, flop, dram_bytes, cache_bytes, bound, tiling)
+    time = np.maximum(np.maximum(compute, memory), feed)
+    return KernelCost(time, compute, memory, flop, dram_bytes, cache_bytes, bound, tiling)
 
 
 def _best_mapping(

@@ -4,7 +4,7 @@
     step   = most of: least time of a 64-deep step, tile FLOP over a core's rate, tile operands over a core's feed
     core   = waves (ceil(k / split / 64) step + prologue)
     DRAM   = A passes over column super-tiles + B passes over row super-tiles + C
-    time   = max(core, DRAM / min(dram, busy cores x core_bandwidth)) + reduction of a split
+    time   = max(core, DRAM / (dram min(busy / (saturation_share cores), 1))) + reduction of a split
 
 A wave of tiles forms a super-tile gm x gn that shares its operands through the last cache, so passes count
 super-tiles. The constants are the chip's, fitted or carried over; `lower.KERNEL_CONSTANTS` defines them.
@@ -22,10 +22,8 @@ from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Ma
 from cosim.timing.traffic import OUTPUT_BYTES, saved, written
 
 K_STEP = 64.0
-_SHAPES = [
-    (16, 32), (16, 64), (32, 32), (32, 64), (64, 32), (64, 64), (64, 128), (64, 256), (128, 32), (128, 64),
-    (128, 128), (128, 256), (256, 32), (256, 64), (256, 128), (32, 128),
-]  # fmt: skip
+# Every halving of a shape is a shape, so that a smaller product can always be cut into as many tiles.
+_SHAPES = [(m, n) for m in (16, 32, 64, 128, 256) for n in (32, 64, 128, 256) if m * n <= 128 * 256]
 TILE_M = np.array([shape[0] for shape in _SHAPES], dtype=np.float64)[:, None, None]
 TILE_N = np.array([shape[1] for shape in _SHAPES], dtype=np.float64)[:, None, None]
 SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])[None, :, None]
@@ -61,7 +59,7 @@ def tile_cost(
     return _joined(parts)
 
 
-_NEEDED = ("k_step_time", "core_bandwidth", "cache_share", "split_time", "operand_bandwidth", "tile_prologue")
+_NEEDED = ("k_step_time", "saturation_share", "cache_share", "split_time", "operand_share", "tile_prologue")
 
 
 def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: str) -> KernelCost:
@@ -70,14 +68,15 @@ def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: str)
     grid = across * down * shape.batch
     core_rate = machine.peak * machine.quality / machine.cores
     per_step_compute = 2.0 * K_STEP * TILE_M * TILE_N / core_rate
-    per_step_feed = (TILE_M + TILE_N) * K_STEP * element_bytes / kernel["operand_bandwidth"]
+    core_feed = kernel["operand_share"] * machine.feed / machine.cores
+    per_step_feed = (TILE_M + TILE_N) * K_STEP * element_bytes / core_feed
     step = np.maximum(np.maximum(per_step_compute, per_step_feed), kernel["k_step_time"])
     steps = np.ceil(shape.k / (K_STEP * SPLITS))
     tiles = grid * SPLITS
     core_time = np.ceil(tiles / machine.cores) * (steps * step + kernel["tile_prologue"])
     dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, element_bytes, resident)
-    busy = np.minimum(tiles, machine.cores)
-    memory = dram_bytes / np.minimum(machine.dram, busy * kernel["core_bandwidth"])
+    drawn = np.minimum(tiles / (kernel["saturation_share"] * machine.cores), 1.0)
+    memory = dram_bytes / (machine.dram * drawn)
     time = np.maximum(core_time, memory) + np.where(SPLITS > 1.0, kernel["split_time"], 0.0)
     flat = time.reshape(-1, time.shape[-1])
     best = np.argmin(flat, axis=0)

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cosim import library
 from cosim.dtypes import DTYPES, bytes_per_element
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
-from cosim.mapping.shard import DeviceVector
+from cosim.mapping.shard import quantise
 from cosim.records import Array, array
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import DATAFLOWS, cycles
@@ -98,7 +96,4 @@ def _times(rows: Sequence[Case], accelerator: str, dtype: str, *, warm: bool) ->
 
 def _quantised(elements: Array, dtype: str, chip: ChipArrays) -> Array:
     """Time of the kernel that turns 16-bit activations into `dtype`, in a chain with the matmul."""
-    none = np.zeros_like(elements)
-    written = elements * bytes_per_element(dtype)
-    op = DeviceVector("quantise", "layer", array(1.0), elements * 2.0, written, elements * 3.0, none, none)
-    return vector_cost(op, chip).time + chip.launch.gap + chip.launch.latency
+    return vector_cost(quantise(elements, dtype, array(1.0)), chip).time + chip.launch.gap + chip.launch.latency

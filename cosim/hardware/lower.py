@@ -18,10 +18,10 @@ from cosim.records import Array, array
 
 KERNEL_CONSTANTS: dict[str, str] = {
     "k_step_time": "least time of one 64-deep step of the K loop of a tile [s]",
-    "saturation_share": "share of the cores that must be busy to saturate DRAM; fewer draw in proportion",
+    "core_bandwidth": "DRAM bandwidth that one busy core can draw, by its loads in flight [B/s]",
     "cache_share": "share of the last cache that holds operands of a repeated run",
     "split_time": "time of the reduction after a split of K [s]",
-    "operand_share": "feed of tile operands over a core's part of the cache bandwidth; above 1 cores share loads",
+    "operand_share": "feed of tile operands into a core over the bandwidth of its scratch memory",
     "tile_prologue": "fill and drain of one tile [s]",
 }
 

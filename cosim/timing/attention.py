@@ -82,6 +82,6 @@ def _blocks_in_use(op: Attention, chip: ChipArrays) -> Array:
 def _bandwidth(op: Attention, chip: ChipArrays) -> Array:
     """Achievable DRAM bandwidth: a few busy cores of a tile machine cannot saturate it [B/s]."""
     dram = chip.memory["dram"].bandwidth * chip.quality.memory
-    if chip.cores is None or "saturation_share" not in chip.kernel:
+    if chip.cores is None or "core_bandwidth" not in chip.kernel:
         return dram
-    return dram * np.minimum(_blocks(op) / (chip.kernel["saturation_share"] * chip.cores), 1.0)
+    return np.minimum(dram, np.minimum(_blocks(op), chip.cores) * chip.kernel["core_bandwidth"])

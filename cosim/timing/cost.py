@@ -40,9 +40,8 @@ class Machine:
     """What a matrix kernel sees of a chip in one format; leaves of shape () or (N,).
 
     `peak` [FLOP/s]; `dram` achievable bandwidth [B/s]; `cache` bytes of the last on-chip level that all
-    cores share (all scratch together where there is none) and `feed` the bandwidth at which operands leave the
-    level that the matrix engine reads: that cache for tiles, the innermost level for arrays; constants of tile
-    kernels by name.
+    cores share (all scratch together where there is none); `feed` the bandwidth of the level that the matrix
+    engine reads, over all cores [B/s]; constants of tile kernels by name.
     """
 
     kind: str
@@ -66,7 +65,7 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
     peak = rate(chip, dtype)
     on_chip = [level for role, level in chip.memory.items() if role not in ("dram", "host")]
     cache = chip.memory.get("cache") or (on_chip[0] if on_chip else None)
-    nearest_level = chip.memory.get("scratch", cache) if chip.matrix.kind == "systolic" else cache
+    nearest_level = chip.memory.get("scratch", cache)
     one, zero = array(1.0), array(0.0)
     engine = chip.matrix
 

@@ -29,7 +29,7 @@ def matmul_cost(
     """
     count = np.ones_like(m) if batch is None else batch
     engine = machine(chip, dtype)
-    columns = [m, n, k, count, *(leaf for leaf in leaves(engine) if leaf.ndim)]
+    columns = [m, n, k, count, *(leaf for leaf in leaves(engine) if leaf.shape == m.shape)]
     first, inverse = unique_rows(columns)
     cost = _unique_cost(
         m[first], n[first], k[first], count[first], take(engine, first), bytes_per_element(dtype), resident

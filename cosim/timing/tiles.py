@@ -4,7 +4,7 @@
     step   = most of: least time of a 64-deep step, tile FLOP over a core's rate, tile operands over a core's feed
     core   = waves (ceil(k / split / 64) step + prologue)
     DRAM   = A passes over column super-tiles + B passes over row super-tiles + C
-    time   = max(core, DRAM / (dram min(busy / (saturation_share cores), 1))) + reduction of a split
+    time   = max(core, DRAM / min(dram, busy cores x core_bandwidth)) + reduction of a split
 
 A wave of tiles forms a super-tile gm x gn that shares its operands through the last cache, so passes count
 super-tiles. The constants are the chip's, fitted or carried over; `lower.KERNEL_CONSTANTS` defines them.
@@ -59,7 +59,7 @@ def tile_cost(
     return _joined(parts)
 
 
-_NEEDED = ("k_step_time", "saturation_share", "cache_share", "split_time", "operand_share", "tile_prologue")
+_NEEDED = ("k_step_time", "core_bandwidth", "cache_share", "split_time", "operand_share", "tile_prologue")
 
 
 def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: str) -> KernelCost:
@@ -75,8 +75,8 @@ def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: str)
     tiles = grid * SPLITS
     core_time = np.ceil(tiles / machine.cores) * (steps * step + kernel["tile_prologue"])
     dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, element_bytes, resident)
-    drawn = np.minimum(tiles / (kernel["saturation_share"] * machine.cores), 1.0)
-    memory = dram_bytes / (machine.dram * drawn)
+    busy = np.minimum(tiles, machine.cores)
+    memory = dram_bytes / np.minimum(machine.dram, busy * kernel["core_bandwidth"])
     time = np.maximum(core_time, memory) + np.where(SPLITS > 1.0, kernel["split_time"], 0.0)
     flat = time.reshape(-1, time.shape[-1])
     best = np.argmin(flat, axis=0)

@@ -61,6 +61,7 @@ def derived_of(chip: Chip) -> list[Assumption]:
     rows += [
         (f"memory.{r}.bandwidth", format_si(float(m.bandwidth), "B/s"), "derived") for r, m in arrays.memory.items()
     ]
+    rows += [(f"memory.{r}.capacity", format_si(float(m.capacity), "B"), "derived") for r, m in arrays.memory.items()]
     rows += [(f"links.{n}.bandwidth", format_si(float(b), "B/s"), "derived") for n, b in arrays.links.items()]
     rows += [(f"ridge.{d}", f"{float(p) / dram:,.4g} FLOP/B", "derived") for d, p in arrays.matrix.peak.items()]
     rows.append(("power.per_area", _per_area(chip), "derived"))

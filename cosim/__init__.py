@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 # package once and forgetting the attribute leaves the name to __getattr__ below; the import system sets an
 # attribute only when it first loads a package, so it does not come back.
 import cosim.workload  # noqa: F401
+from cosim.version import __version__
 
 del globals()["workload"]
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cosim.api import Strategy, chip, estimate_decode, estimate_prefill, run, system, workload

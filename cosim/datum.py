@@ -54,7 +54,7 @@ class Datum(Frozen):
         if self.low is None and self.high is None:
             return shown
         low, high = self.si_range
-        return f"{shown} ({format_si(low, '')} to {format_si(high, '')})"
+        return f"{shown} ({format_si(low, self.si_unit)} to {format_si(high, self.si_unit)})"
 
 
 @dataclass(frozen=True)

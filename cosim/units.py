@@ -101,7 +101,9 @@ def to_si(value: float, unit: str, expected: str) -> float:
         if parse_unit(f"{unit}/s").dims == wanted.dims:
             wish = f"did you mean {value:g} {unit}/s? {wish}"
         raise SpecError("wrong unit", value=f"{value:g} {unit}".strip(), hint=wish)
-    return value * found.scale
+    # 5 us is 5 / 1e6, the nearest float to it; 5 * 1e-6 is not.
+    inverse = round(1.0 / found.scale) if found.scale < 1.0 else 0
+    return value / inverse if inverse and math.isclose(inverse * found.scale, 1.0) else value * found.scale
 
 
 def parse_quantity(text: str | float, expected: str) -> float:
@@ -120,7 +122,8 @@ def parse_quantity(text: str | float, expected: str) -> float:
 def format_si(value: float, unit: str, digits: int = 4) -> str:
     """`value` in SI as people read it: 3.35e12, "B/s" -> "3.35 TB/s"."""
     if not math.isfinite(value) or value == 0.0 or unit in ("", "USD", "mm2", "FLOP/cycle", "B/cycle"):
-        return f"{value:,.{digits}g}".rstrip() + (f" {unit}" if unit else "")
+        whole = math.isfinite(value) and value == round(value) and abs(value) < 1e15
+        return (f"{value:,.0f}" if whole else f"{value:,.{digits}g}") + (f" {unit}" if unit else "")
     small = unit[0] in "sJ" and abs(value) < 1.0
     steps = _SHOWN_SMALL if small else _SHOWN
     scale, prefix = next(((s, p) for s, p in steps if abs(value) >= s), steps[-1])

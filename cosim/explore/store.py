@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-import cosim
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.errors import SpecError
 from cosim.explore.rows import Columns, plain, unit_of
 from cosim.mapping.legal import Verdict
 from cosim.mapping.memory import KINDS
+from cosim.version import __version__
 
 SCHEMA_VERSION = 1
 _PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
@@ -144,7 +144,7 @@ def stamp(text: str, overrides: Mapping[str, Any], inputs: Mapping[str, str]) ->
     """What identifies a run: versions, experiment text, overrides, hashes of every input."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "cosim_version": cosim.__version__,
+        "cosim_version": __version__,
         "experiment_text": text,
         "overrides": dict(overrides),
         "inputs": dict(inputs),

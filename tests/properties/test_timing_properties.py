@@ -97,6 +97,15 @@ def test_more_bandwidth_is_never_slower(
 
 
 @settings(max_examples=60, deadline=None)
+@given(NAMES, SHAPE, RESIDENT, st.floats(1e12, 1e14), FACTORS)
+def test_a_faster_feed_of_operands_is_never_slower(
+    name: str, shape: tuple[int, int, int], resident: str, base: float, factor: float
+) -> None:
+    slow, fast = on_two_chips(name, "memory.scratch.bandwidth", [base, base * factor], shape, resident).time
+    assert fast <= slow * SLACK
+
+
+@settings(max_examples=60, deadline=None)
 @given(NAMES, SHAPE, RESIDENT, st.floats(2e8, 4e9), FACTORS)
 def test_a_faster_clock_is_never_slower(
     name: str, shape: tuple[int, int, int], resident: str, base: float, factor: float
@@ -138,7 +147,9 @@ def test_a_larger_product_is_never_faster(
     name: str, shape: tuple[int, int, int], batch: int, more: int, resident: str
 ) -> None:
     base = (*shape, batch)
-    grown = [tuple(size + more * (axis == i) for i, size in enumerate(base)) for axis in range(4)]
+    # One more row or column may be one more busy core of a tile machine: these axes are held for arrays.
+    axes = range(4) if name in ARRAYS else (2, 3)
+    grown = [tuple(size + more * (axis == i) for i, size in enumerate(base)) for axis in axes]
     m, n, k, products = columns([base, *grown])
     time = matmul_cost(m, n, k, lowered(name), "bf16", batch=products, resident=resident).time
     assert (time[1:] * SLACK >= time[0]).all()

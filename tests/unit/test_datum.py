@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from cosim import datum as kinds
 from cosim.datum import (
     UNSOURCED,
     Bandwidth,
@@ -83,6 +84,7 @@ def test_a_bare_number_is_marked_as_given_without_a_source(raw: object) -> None:
     datum = read("bandwidth", raw)
     assert datum.si == pytest.approx(3.35e12)
     assert (datum.kind, datum.source) == ("given", UNSOURCED)
+    assert UNSOURCED == "given without a source"
 
 
 def test_energy_and_tariff_are_read_in_the_units_of_the_trade() -> None:
@@ -94,12 +96,14 @@ def test_energy_and_tariff_are_read_in_the_units_of_the_trade() -> None:
 def test_a_range_is_in_the_unit_of_the_value() -> None:
     datum = read("bandwidth", sourced(4, "TB/s", low=3, high=5))
     assert datum.si_range == (3e12, 5e12)
-    assert datum.text == "4 TB/s (3e+12 to 5e+12)"
+    assert datum.text == "4 TB/s (3 TB/s to 5 TB/s)"
 
 
 def test_without_a_range_both_ends_are_the_value() -> None:
     assert read("bandwidth", sourced(4, "TB/s")).si_range == (4e12, 4e12)
-    assert read("bandwidth", sourced(4, "TB/s", low=3)).si_range == (3e12, 4e12)
+    one_end = read("bandwidth", sourced(4, "TB/s", low=3))
+    assert one_end.si_range == (3e12, 4e12)
+    assert one_end.text == "4 TB/s (3 TB/s to 4 TB/s)"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,16 @@ def test_bounds_are_kept_to_the_edge(field: str, good: list[float], bad: list[fl
     assert {fault(field, value).problem for value in bad} == {"is out of range"}
 
 
+@pytest.mark.parametrize(("low", "high"), [(4.5, 5), (3, 3.9), (5, 3), (4.5, None), (None, 3.5)])
+def test_a_value_outside_its_own_range_is_refused(low: float | None, high: float | None) -> None:
+    error = fault("bandwidth", sourced(4, "TB/s", low=low, high=high))
+    assert (error.problem, error.hint) == ("is outside its own range", "low <= value <= high")
+
+
+def test_a_value_may_be_an_end_of_its_range() -> None:
+    assert read("bandwidth", sourced(4, "TB/s", low=4, high=4)).si_range == (4e12, 4e12)
+
+
 def test_the_range_must_keep_the_bounds_too() -> None:
     assert fault("ratio", sourced(0.9, high=1.2)).problem == "is out of range"
     assert fault("bandwidth", sourced(4, "TB/s", low=-1)).problem == "is out of range"
@@ -184,9 +198,46 @@ def test_a_count_is_whole_or_refused(value: float) -> None:
         assert fault("count", value).problem == "must be a whole number"
 
 
-@pytest.mark.parametrize("raw", [True, "fast", [1], {"bits": 3}, "12 parsecs"])
-def test_what_is_no_number_is_refused(raw: object) -> None:
-    assert str(fault("bandwidth", raw).field).startswith("bandwidth")
+def test_a_number_that_its_unit_makes_infinite_is_refused() -> None:
+    assert fault("bandwidth", sourced(1e300, "TB/s")).problem == "is not a finite number"  # 1e312 B/s
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (True, "is not a number"),
+        ("fast", "is not a number with a unit"),
+        ([1], "is not a number with a unit"),
+        ({"bits": 3}, "is missing"),
+        ("12 parsecs", "unknown unit"),
+    ],
+)
+def test_what_is_no_number_is_refused(raw: object, problem: str) -> None:
+    error = fault("bandwidth", raw)
+    assert error.problem == problem
+    assert str(error.field).startswith("bandwidth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"),
+    [
+        *(("Frequency", "Hz"), ("FlopPerCycle", "FLOP/cycle"), ("OpPerCycle", "op/cycle"), ("BytePerCycle", "B/cycle")),
+        *(("FlopRate", "FLOP/s"), ("OpRate", "op/s"), ("Bandwidth", "B/s"), ("Capacity", "B"), ("Time", "s")),
+        *(("Power", "W"), ("EnergyPerFlop", "J/FLOP"), ("EnergyPerByte", "J/B"), ("Area", "mm2"), ("Money", "USD")),
+        *(("MoneyPerEnergy", "USD/J"), ("Count", ""), ("Ratio", ""), ("Factor", "")),
+    ],
+)
+def test_each_kind_of_quantity_takes_its_own_unit_only(kind: str, unit: str) -> None:
+    adapter: TypeAdapter[Datum] = TypeAdapter(getattr(kinds, kind))
+    assert adapter.validate_python(f"1 {unit}").si_unit == unit
+    with pytest.raises(ValidationError, match="wrong unit"):
+        adapter.validate_python(f"1 {unit}*g")
+
+
+def test_money_and_tariffs_may_be_nothing_and_factors_may_not() -> None:
+    assert read("tariff", 0).si == 0.0
+    assert read("factor", 12.5).si == 12.5
+    assert fault("factor", 0).problem == "is out of range"
 
 
 @pytest.mark.parametrize("missing", ["value", "kind", "source"])
@@ -234,6 +285,7 @@ def test_json_schema_offers_text_number_and_mapping_and_names_the_unit() -> None
     schema = TypeAdapter(Row).json_schema()
     described = schema["properties"]["bandwidth"]["anyOf"][0]
     assert described["description"] == "a datum in B/s"
+    assert schema["properties"]["ratio"]["anyOf"][0]["description"] == "a datum without unit"
     assert {"type": "string"} in described["anyOf"]
     assert {"type": "number"} in described["anyOf"]
     assert schema["$defs"]["Datum"]["required"] == ["value", "kind", "source"]

@@ -40,9 +40,15 @@ def test_line_without_file_is_not_shown_as_a_place() -> None:
 @pytest.mark.parametrize("value", ["x" * 10_000, list(range(5000)), {"k": "v" * 900}])
 def test_long_values_are_cut_so_that_a_message_fits_on_a_screen(value: object) -> None:
     message = str(SpecError("is wrong", value=value, hint="look here"))
-    assert len(message) < 130
-    assert "..." in message
-    assert message.endswith("; look here")
+    shown = message.removeprefix("is wrong (got ").removesuffix("); look here")
+    assert len(shown) == 80
+    assert shown == f"{value!r}"[:77] + "..."
+
+
+def test_a_value_that_just_fits_is_shown_whole() -> None:
+    fits, one_more = "x" * 78, "x" * 79  # the quotes make 80 and 81
+    assert str(SpecError("is wrong", value=fits)) == f"is wrong (got {fits!r})"
+    assert str(SpecError("is wrong", value=one_more)).endswith("...)")
 
 
 @pytest.mark.parametrize("value", [0, 0.0, "", False, []])
@@ -127,10 +133,13 @@ def test_nearest_lists_what_is_known_when_nothing_is_close() -> None:
 
 
 def test_nearest_cuts_a_long_list_and_says_so() -> None:
-    many = [f"{letter}{letter}" for letter in "abcdefghijklmnop"]
-    advice = nearest("0123456789", many)
-    assert advice.endswith(", ...")
-    assert advice.count(",") == 12
+    dozen = [f"{letter}{letter}" for letter in "abcdefghijkl"]
+    assert nearest("0123456789", dozen) == "known: " + ", ".join(dozen)
+    assert nearest("0123456789", [*dozen, "mm"]) == "known: " + ", ".join(dozen) + ", ..."
+
+
+def test_nearest_names_at_most_three() -> None:
+    assert nearest("core", [f"core{n}" for n in range(9)]).count("core") == 3
 
 
 def test_nearest_takes_any_iterable_once() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import model_validator
 
 from cosim.datum import UNSOURCED, Bandwidth, Count, Datum, Ratio
 from cosim.errors import SpecError
@@ -24,6 +25,17 @@ class Tier(Frozen):
     name: str
     size: Count
     algorithms: tuple[Literal["ring", "tree"], ...] = ("ring",)
+
+
+class Pair(Frozen):
+    low: Count
+    high: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Pair:
+        if self.low.si > self.high.si:
+            raise SpecError("low is above high", field="low")
+        return self
 
 
 class Machine(Frozen):
@@ -117,7 +129,7 @@ def test_numbers_of_any_kind_are_one_value(machine: Varied[Machine], number: obj
         ("cors", "cores"),
         ("memory.dram.bandwith", "memory.dram.bandwidth"),
         ("memory.dramm.bandwidth", "memory.dram.bandwidth"),
-        ("tiers.7.size", "tiers.1.size"),
+        ("tiers.2.size", "tiers.1.size"),  # there are two
         ("tiers.rack.size", "tiers.0.size"),
     ],
 )
@@ -185,6 +197,7 @@ def test_arrays_of_any_kind_are_kept_as_floats_beside_the_description(machine: V
         ("quality", [0.5, None, {}], "must hold numbers"),
         ("cores", [1.5, 2.0], "must be a whole number"),
         ("cores", [1.0, 2.5], "must be a whole number"),
+        ("cores", [1.0, 1.5, 2.0], "must be a whole number"),  # neither the least nor the greatest
         ("name", [1.0, 2.0], "valid string"),
     ],
 )
@@ -215,3 +228,58 @@ def test_a_fault_in_one_override_leaves_the_others_unset(machine: Varied[Machine
     with pytest.raises(SpecError):
         vary(machine, {"cores": 100, "quality": 7})
     assert machine.spec.cores.si == 132.0
+
+
+@pytest.fixture
+def pair() -> Varied[Pair]:
+    return Varied(Pair.model_validate({"low": 1, "high": 2}))
+
+
+@pytest.mark.parametrize("order", [("low", "high"), ("high", "low")])
+def test_numbers_that_are_right_only_together_may_be_set_together(pair: Varied[Pair], order: tuple[str, str]) -> None:
+    wanted = {"low": 5, "high": 6}
+    assert vary(pair, {name: wanted[name] for name in order}).spec.low.si == 5.0
+    with pytest.raises(SpecError, match="low is above high"):
+        vary(pair, {"low": 5})
+
+
+def test_a_rule_of_the_whole_is_told_at_the_root() -> None:
+    class Whole(Frozen):
+        cores: Count
+
+        @model_validator(mode="after")
+        def _never_seven(self) -> Whole:
+            if self.cores.si == 7.0:
+                raise SpecError("seven is taken")
+            return self
+
+    with pytest.raises(SpecError) as caught:
+        vary(Varied(Whole.model_validate({"cores": 1})), {"cores": 7}, root="system.")
+    assert (caught.value.problem, caught.value.field) == ("seven is taken", "system")
+
+
+def test_arrays_are_checked_point_by_point_and_not_extreme_against_extreme(pair: Varied[Pair]) -> None:
+    taken = vary(pair, {"low": [1.0, 10.0], "high": [2.0, 20.0]})
+    assert {path: values.tolist() for path, values in taken.arrays.items()} == {"low": [1.0, 10.0], "high": [2.0, 20.0]}
+    with pytest.raises(SpecError, match="low is above high"):
+        vary(pair, {"low": [10.0, 1.0], "high": [2.0, 20.0]})
+
+
+def test_an_array_must_go_with_the_arrays_that_were_set_before(pair: Varied[Pair]) -> None:
+    swept = vary(pair, {"high": [2.0, 20.0]})
+    assert set(vary(swept, {"low": [1.0, 15.0]}).arrays) == {"low", "high"}
+    with pytest.raises(SpecError, match="low is above high"):
+        vary(swept, {"low": [15.0, 15.0]})
+    with pytest.raises(SpecError, match="low is above high"):
+        vary(swept, {"low": 15})
+
+
+def test_arrays_of_different_lengths_are_refused_and_one_value_goes_with_any(pair: Varied[Pair]) -> None:
+    with pytest.raises(SpecError, match=r"^plan: arrays of different lengths: \[2, 3\]$"):
+        vary(pair, {"low": [1.0, 1.0, 1.0], "high": [2.0, 3.0]}, root="plan.")
+    assert vary(pair, {"low": [1.0], "high": [2.0, 3.0]}).arrays["low"].tolist() == [1.0]
+
+
+def test_the_first_point_stands_in_the_description(pair: Varied[Pair]) -> None:
+    taken = vary(pair, {"high": [7.0, 3.0, 9.0]})
+    assert taken.spec.high.si == 7.0

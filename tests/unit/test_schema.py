@@ -128,6 +128,15 @@ def test_our_own_errors_keep_problem_value_and_hint() -> None:
     assert str(error) == "thing.yaml:2: cores: cores come in pairs (got 3); give an even number"
 
 
+def test_our_own_errors_of_an_inner_part_name_the_whole_path() -> None:
+    class Outer(Frozen):
+        inside: dict[str, Thing]
+
+    with pytest.raises(SpecError) as caught:
+        validated(Outer, {"inside": {"one": {"name": "a", "cores": 3}}}, document({"inside.one.cores": 4}))
+    assert (caught.value.field, caught.value.line) == ("inside.one.cores", 4)
+
+
 def test_the_first_of_several_faults_is_told_and_the_others_counted() -> None:
     error = fault({"cores": "x", "parts": "y"})
     assert error.field == "name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pint
@@ -41,6 +42,7 @@ BARE = {
 }
 PREFIXES = ("", "f", "p", "n", "u", "µ", "m", "k", "K", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi")
 PINT_PREFIX = {"µ": "u", "K": "k"}
+BASES = ("B", "s", "FLOP", "J", "USD", "mm2", "cycle", "g", "op")
 QUANTITIES = ("B/s", "B", "FLOP/s", "FLOP", "s", "J/B", "J/FLOP", "W", "Hz", "USD", "mm2", "op/s", "USD/J", "B/cycle")
 
 Token = tuple[str, str, str]
@@ -195,6 +197,33 @@ def test_a_value_is_taken_exactly_when_its_dimension_is_the_wanted_one(unit: str
         return
     with pytest.raises(SpecError, match="wrong unit"):
         to_si(2.0, unit, expected)
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(["", *BASES], 2)))
+def test_each_base_dimension_is_its_own(one: str, other: str) -> None:
+    for unit, expected in ((one, other), (other, one)):
+        with pytest.raises(SpecError, match="wrong unit"):
+            to_si(1.0, unit, expected)
+
+
+@pytest.mark.parametrize(
+    ("unit", "same"),
+    [
+        *(
+            ("byte", "B"),
+            ("b", "B"),
+            ("bit", "B"),
+            ("min", "s"),
+            ("h", "s"),
+            ("year", "s"),
+            ("Hz", "s/s/s"),
+            ("$", "USD"),
+        ),
+        *(("FLOPS", "FLOP/s"), ("W", "J/s"), ("Wh", "J"), ("clk", "cycle"), ("%", ""), ("TB/s", "B Hz"), ("W s", "J")),
+    ],
+)
+def test_every_other_unit_has_the_dimension_of_a_base_expression(unit: str, same: str) -> None:
+    assert parse_unit(unit).dims == parse_unit(same).dims
 
 
 def test_a_capacity_where_a_rate_is_wanted_is_told_what_was_meant() -> None:

@@ -42,6 +42,7 @@ power:
   limit: {value: 750, unit: W, kind: datasheet, source: talk}
   idle: 100 W
   energy_per_flop:
+    fp32: 1.2 pJ/FLOP
     bf16: 0.4 pJ/FLOP
     fp8: 0.2 pJ/FLOP
   energy_per_byte:

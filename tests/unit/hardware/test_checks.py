@@ -45,7 +45,12 @@ def test_checks_carry_the_published_and_the_derived_total(h100: Chip) -> None:
     assert check.published == 3.35e12
     assert check.derived == pytest.approx(5 * 1024 * 5.23e9 / 8)  # stacks x pins x rate of a pin
     assert check.deviation == pytest.approx(3.3472e12 / 3.35e12 - 1.0)
-    assert (check.unit, check.reason) == ("B/s", None)
+    assert {check.name.split(".")[0]: check.unit for check in chip_checks(h100)} == {
+        "peak": "FLOP/s",
+        "bandwidth": "B/s",
+        "links": "B/s",
+    }
+    assert check.reason is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,21 +101,23 @@ def test_a_deviation_of_a_total_that_is_not_published_is_refused(write: Write) -
 
 
 @pytest.mark.parametrize(
-    ("published", "field"),
+    ("published", "field", "problem"),
     [
-        ("peak: {int4: 1 PFLOP/s}", "published.peak.int4"),
-        ("bandwidth: {hbm: 7 TB/s}", "published.bandwidth.hbm"),
-        ("links: {nvlink: 900 GB/s}", "published.links.nvlink"),
+        ("peak: {int4: 1 PFLOP/s}", "peak.int4", "has a published peak but no rate"),
+        ("bandwidth: {hbm: 7 TB/s}", "bandwidth.hbm", "is the bandwidth of a level that the chip has not"),
+        ("links: {nvlink: 900 GB/s}", "links.nvlink", "is the total of a link that the chip has not"),
     ],
 )
-def test_a_total_of_what_the_chip_has_not_is_refused(write: Write, published: str, field: str) -> None:
-    assert fault(load_chip, write("a.yaml", f"base: asic-template\npublished: {{{published}}}\n")).field == field
+def test_a_total_of_what_the_chip_has_not_is_refused(write: Write, published: str, field: str, problem: str) -> None:
+    error = fault(load_chip, write("a.yaml", f"base: asic-template\npublished: {{{published}}}\n"))
+    assert (error.field, error.problem) == (f"published.{field}", problem)
 
 
 @pytest.mark.parametrize(
     ("extra", "field", "line"),
     [
         ("memory:\n  dram:\n    bandwidth: 7 TB/s\n", "memory.dram.bandwidth", 4),
+        ("memory:\n  dram: {capacity: 200 GB}\n", "memory.dram.capacity", 3),
         ("memory:\n  scratch: {bandwidth: 30 TB/s}\n", "memory.scratch.bandwidth", 3),
         ("links:\n  scale_up:\n    bandwidth: 800 GB/s\n", "links.scale_up.bandwidth", 4),
         ("matrix:\n  peak:\n    bf16: 2.29 PFLOP/s\n", "matrix.peak.bf16", 4),
@@ -121,6 +128,17 @@ def test_a_derived_value_beside_its_primaries_is_refused(write: Write, extra: st
     error = fault(load_chip, name)
     assert error.problem == "is given together with the primaries that it derives from"
     assert (str(error.file), error.field, error.line) == (name, field, line)
+
+
+@pytest.mark.parametrize(("reserved", "fits"), [("215.9 GB", True), ("216 GB", False), ("300 GB", False)])
+def test_the_runtime_cannot_keep_all_of_the_memory(write: Write, reserved: str, fits: bool) -> None:
+    name = write("a.yaml", f"base: asic-template\nmemory:\n  dram:\n    reserved: {reserved}\n")  # of 6 x 36 GB
+    if fits:
+        assert load_chip(name).memory["dram"].reserved is not None
+        return
+    error = fault(load_chip, name)
+    assert error.problem == f"reserves {reserved} of 216 GB"
+    assert (str(error.file), error.line, error.field) == (name, 4, "memory.dram.reserved")
 
 
 def test_a_chip_known_by_its_peaks_may_give_them(peaks_only: Chip) -> None:
@@ -163,7 +181,8 @@ def test_an_unknown_link_of_the_second_tier_is_told_there(write: Write) -> None:
 
 
 def test_a_system_without_tiers_or_with_three_is_refused(write: Write) -> None:
-    assert "at least one tier" in fault(load_system, write("a.yaml", "base: dgx-h100\ntiers: []\n")).problem
+    none = fault(load_system, write("a.yaml", "base: dgx-h100\ntiers: []\n"))
+    assert (none.problem, none.line) == ("a system needs at least one tier", 2)
     third = "  - {name: x, kind: ring, size: 2, link: scale_out, latency: 1 us, base_latency: 1 us}\nserver:\n"
     error = fault(load_system, write("b.yaml", shipped_text("dgx-h100").replace("server:\n", third)))
     assert (error.field, error.problem) == ("tiers.2", "a third tier is not modelled yet")

@@ -77,6 +77,37 @@ def test_every_memory_level_needs_its_energy_and_the_nearest_name_is_told(raw: d
     assert error.hint == "nearest: cahe"
 
 
+def test_every_format_of_the_matrix_engine_and_fp32_need_their_energy(raw: dict[str, Any]) -> None:
+    for dtype in ("fp32", "bf16", "fp8"):
+        error = fault(raw, f"power.energy_per_flop.{dtype}", None)
+        assert error.problem == f"power.energy_per_flop has no entry for {dtype}"
+    tile = {"kind": "tile", "clock": "1 GHz", "rate": {"bf16": 4096, "int8": 8192}}
+    error = fault(changed({**raw, "cores": 4}, "matrix", tile), "power.energy_per_byte.spare", "1 pJ/B")
+    assert error.problem == "power.energy_per_flop has no entry for int8"
+
+
+def test_bytes_sent_off_the_chip_need_their_energy(raw: dict[str, Any]) -> None:
+    error = fault(raw, "power.energy_per_byte.link", None)
+    assert error.problem == "power.energy_per_byte has no entry for 'link'"
+
+
+@pytest.mark.parametrize(("limit", "fits"), [("100 W", False), ("99 W", False), ("100.5 W", True)])
+def test_the_power_limit_is_above_idle(raw: dict[str, Any], limit: str, fits: bool) -> None:
+    data = changed(raw, "power.limit", limit)  # idle is 100 W
+    if fits:
+        assert validated(Chip, data).power.limit.si == 100.5
+        return
+    with pytest.raises(SpecError, match=r"^power\.limit: is not above power\.idle"):
+        validated(Chip, data)
+
+
+def test_quality_of_a_format_may_differ_and_must_be_a_share(raw: dict[str, Any]) -> None:
+    formats = validated(Chip, changed(raw, "quality.matmul_formats", {"fp8": 0.6})).quality.matmul_formats
+    assert {dtype: datum.si for dtype, datum in formats.items()} == {"fp8": 0.6}
+    assert fault(raw, "quality.matmul_formats", {"fp8": 1.6}).field == "quality.matmul_formats.fp8"
+    assert fault(raw, "quality.matmul_formats", {"fp5": 0.6}).field == "quality.matmul_formats.fp5"
+
+
 def test_host_memory_needs_no_energy_of_the_chip(raw: dict[str, Any]) -> None:
     level = {"technology": "DDR5", "capacity": "1 TB", "bandwidth": "300 GB/s"}
     assert "host" in validated(Chip, changed(raw, "memory.host", level)).memory

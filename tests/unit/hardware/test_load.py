@@ -14,7 +14,7 @@ from cosim import library
 from cosim.datum import UNSOURCED, Datum
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip, Source
-from cosim.hardware.load import MAX_BASES, load_chip, load_system
+from cosim.hardware.load import MAX_BASES, load_chip, load_system, read_chip, read_system
 from cosim.hardware.system import System
 
 MARK = " [unverified recollection]"
@@ -81,14 +81,20 @@ def test_the_mark_of_what_nobody_checked_travels_into_the_datum(peaks_only: Chip
     assert peaks_only.power.idle.source == UNSOURCED
 
 
-def test_a_source_that_is_no_key_is_kept_as_text(write: Write) -> None:
-    name = write("a.yaml", "base: asic-template\ncores: {value: 24, kind: given, source: my own wish}\n")
-    assert load_chip(name).cores == Datum(value=24, kind="given", source="my own wish")
+def test_a_source_in_words_is_kept_and_one_word_must_be_a_key(write: Write) -> None:
+    text = "base: asic-template\ncores: {value: 24, kind: given, source: %s}\n"
+    assert load_chip(write("a.yaml", text % "my own wish")).cores == Datum(value=24, kind="given", source="my own wish")
+    error = fault(load_chip, write("b.yaml", text % "desgin"))
+    assert (error.problem, error.field, error.line) == ("names no entry of sources", "cores.source", 2)
+    assert error.value == "desgin"
+    assert str(error.hint).startswith("nearest: design")
 
 
 def test_a_key_is_looked_up_in_the_sources_of_file_and_base_together(write: Write) -> None:
     base = write("base.yaml", "base: asic-template\nsources: {theirs: {text: their bench, checked: false}}\n")
-    cited = "cores: {value: 24, kind: measured, source: theirs}\nprice: {value: 5, unit: USD, kind: given, source: mine}\n"
+    cited = (
+        "cores: {value: 24, kind: measured, source: theirs}\nprice: {value: 5, unit: USD, kind: given, source: mine}\n"
+    )
     chip = load_chip(write("a.yaml", f"base: {base}\nsources: {{mine: {{text: my offer}}}}\n{cited}"))
     assert chip.cores is not None
     assert chip.price is not None
@@ -103,9 +109,9 @@ def test_a_base_gives_all_that_the_file_does_not_say(write: Write) -> None:
 
 
 def test_a_datum_replaces_the_whole_datum_of_the_base_and_mappings_join(write: Write) -> None:
-    quality = "quality: {matmul: {value: 0.9, kind: measured, source: bench}}\n"
+    quality = "quality: {matmul: {value: 0.9, kind: measured, source: my bench}}\n"
     mine, base = load_chip(write("a.yaml", f"base: asic-template\n{quality}")), load_chip("asic-template")
-    assert mine.quality.matmul == Datum(value=0.9, kind="measured", source="bench")  # no range left over
+    assert mine.quality.matmul == Datum(value=0.9, kind="measured", source="my bench")  # no range left over
     assert mine.quality.attention == base.quality.attention
 
 
@@ -119,10 +125,11 @@ def test_the_nearest_file_of_a_chain_wins(write: Write) -> None:
     last = "asic-template"
     for step, extra in enumerate(("cores: 10\nprice: 5 USD\n", "cores: 11\n", "name: top\n")):
         last = write(f"{step}.yaml", f"base: {last}\n{extra}")
-    top = load_chip(last)
+    top, files = read_chip(last)
     assert top.cores is not None
     assert top.price is not None
     assert (top.name, top.cores.si, top.price.si) == ("top", 11.0, 5.0)
+    assert [file.path.stem for file in files] == ["2", "1", "0", "asic-template"]
 
 
 def test_a_chain_may_be_as_long_as_allowed_and_no_longer(write: Write) -> None:
@@ -172,7 +179,7 @@ def test_a_fault_in_a_file_has_file_line_field_and_advice(
 
 
 def test_nan_in_a_file_is_refused_at_its_line(write: Write, peaks_only_text: str) -> None:
-    for value in (".nan", "nan TB/s", "{value: .nan, unit: TB/s, kind: given, source: x}"):
+    for value in (".nan", "nan TB/s", "{value: .nan, unit: TB/s, kind: given, source: talk}"):
         text = peaks_only_text.replace("{value: 1.4, unit: TB/s, kind: datasheet, source: talk}", value)
         error = fault(load_chip, write("a.yaml", text))
         assert "finite number" in error.problem
@@ -223,7 +230,7 @@ def test_a_description_with_any_line_spoilt_loads_or_says_so(
     place = data.draw(st.integers(0, len(rows) - 1))
     cut = data.draw(st.integers(0, len(rows[place])))
     junk = data.draw(
-        st.sampled_from(["", ": ", "[", "}", "*a", "&a ", "nan", "-1", "1e999", "~", '"', "\t", "!!str ", "TB"])
+        st.sampled_from(["", ": ", "]", "}", "*a", "&a ", "nan", "-1", "1e999", "~", '"', "\t", "!!str ", "TB"])
     )
     rows[place] = rows[place][:cut] + junk + data.draw(st.sampled_from(["", rows[place][cut:]]))
     path = tmp_path_factory.getbasetemp() / "spoilt.yaml"
@@ -255,6 +262,23 @@ def test_an_unknown_chip_is_told_at_the_line_of_the_system(write: Write) -> None
     name = write("a.yaml", "base: dgx-h100\n\nchip: h100\n")
     error = fault(load_system, name)
     assert (str(error.file), error.line, error.hint) == (name, 3, "nearest: h100-sxm")
+
+
+def test_a_fault_in_the_base_of_a_system_is_told_in_the_base(write: Write) -> None:
+    base = write("base.yaml", "base: dgx-h100\nfacility:\n  pue: 1.2 GB\n")
+    error = fault(load_system, write("a.yaml", f"base: {base}\nname: mine\n"))
+    assert (str(error.file), error.line, error.field) == (base, 3, "facility.pue")
+
+
+def test_a_chip_file_is_looked_for_beside_the_file_that_names_it(
+    write: Write, tmp_path: Path, peaks_only_text: str
+) -> None:
+    (tmp_path / "deep").mkdir()
+    write("deep/chip.yaml", peaks_only_text)
+    base = write("deep/base.yaml", f"base: asic-8\nchip: chip.yaml\ntiers: [{TIER}]\n")
+    system, files = read_system(write("a.yaml", f"base: {base}\nname: mine\n"))
+    assert (system.name, system.chip.name) == ("mine", "peaks-only")
+    assert [file.path.name for file in files] == ["a.yaml", "base.yaml", "asic-8.yaml", "chip.yaml"]
 
 
 def test_a_fault_in_the_chip_of_a_system_is_told_in_the_chip(write: Write) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim import library
+from cosim.datum import Datum
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.lower import KERNEL_CONSTANTS, ChipArrays, lower_chip, lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
-from cosim.overrides import Varied
+from cosim.overrides import Varied, paths
 from cosim.records import Array, array, at, leaves, points
 
 CHIPS = sorted(library.names("accelerators"))
@@ -36,13 +35,16 @@ def test_every_leaf_of_a_shipped_chip_is_a_finite_scalar_float(name: str) -> Non
     assert all(np.isfinite(value) and value >= 0.0 for value in values(arrays))
 
 
-@pytest.mark.parametrize(("chip", "dtype", "peak"), [
-    ("h100-sxm", "bf16", 132 * 4096 * 1.83e9),  # SM x FLOP per cycle x clock: 989 TFLOP/s
-    ("h100-sxm", "fp8", 132 * 8192 * 1.83e9),
-    ("tpu-v5p", "bf16", 2 * 4 * 128 * 128 * 2 * 1.75e9),  # cores x arrays x rows x columns x 2 x clock: 459 TFLOP/s
-    ("tpu-v5p", "int8", 2 * 4 * 128 * 128 * 4 * 1.75e9),
-    ("mi300x", "fp8", 304 * 4096 * 2.1e9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("chip", "dtype", "peak"),
+    [
+        ("h100-sxm", "bf16", 132 * 4096 * 1.83e9),  # SM x FLOP per cycle x clock: 989 TFLOP/s
+        ("h100-sxm", "fp8", 132 * 8192 * 1.83e9),
+        ("tpu-v5p", "bf16", 2 * 4 * 128 * 128 * 2 * 1.75e9),  # cores x arrays x rows x columns x rate x clock
+        ("tpu-v5p", "int8", 2 * 4 * 128 * 128 * 4 * 1.75e9),
+        ("mi300x", "fp8", 304 * 4096 * 2.1e9),
+    ],
+)
 def test_peaks_by_hand(chip: str, dtype: str, peak: float) -> None:
     assert float(lower_chip(load_chip(chip)).matrix.peak[dtype]) == pytest.approx(peak, rel=1e-12)
 
@@ -51,7 +53,9 @@ def test_memory_and_links_of_an_h100_by_hand(h100: Chip) -> None:
     arrays = lower_chip(h100)
     dram, scratch = arrays.memory["dram"], arrays.memory["scratch"]
     assert float(dram.bandwidth) == pytest.approx(5 * 1024 * 5.23e9 / 8)  # 3.35 TB/s
-    assert (float(dram.capacity), float(dram.reserved)) == (80e9, 4e9)
+    assert float(dram.capacity) == 5 * 16e9  # stacks x capacity of one
+    assert h100.memory["dram"].reserved is not None
+    assert float(dram.reserved) == h100.memory["dram"].reserved.si
     assert float(scratch.bandwidth) == pytest.approx(132 * 128 * 1.83e9)  # per core, so times 132
     assert float(scratch.capacity) == 132 * 228 * 1024
     assert float(scratch.reserved) == 0.0
@@ -64,7 +68,7 @@ def test_vector_and_special_units_have_their_own_clock(h100: Chip) -> None:
     arrays = lower_chip(h100)
     assert float(arrays.vector_peak) == pytest.approx(132 * 256 * 1.98e9)  # 66.9 TFLOP/s fp32
     assert float(arrays.special_peak) == pytest.approx(132 * 16 * 1.83e9)  # 3.86 T exponentials per second
-    assert float(arrays.matrix.clock) == 1.83e9 if arrays.matrix.clock is not None else False
+    assert values(arrays.matrix.clock) == [1.83e9]
 
 
 def test_power_launch_quality_and_kernel_constants_are_handed_on(h100: Chip) -> None:
@@ -72,17 +76,17 @@ def test_power_launch_quality_and_kernel_constants_are_handed_on(h100: Chip) -> 
     assert (float(arrays.power.limit), float(arrays.power.idle)) == (700.0, 100.0)
     assert float(arrays.power.energy_per_byte["link"]) == pytest.approx(5.5e-12 * 8)
     assert set(arrays.power.energy_per_flop) == set(h100.power.energy_per_flop)
-    assert float(arrays.launch.host_step) == h100.launch.host_step.si
-    assert float(arrays.launch.gap) == h100.launch.gap.si
-    assert float(arrays.launch.latency) == h100.launch.latency.si
-    assert [float(q) for q in (arrays.quality.matmul, arrays.quality.attention)] == [
-        h100.quality.matmul.si,
-        h100.quality.attention.si,
-    ]
-    assert float(arrays.quality.memory) == h100.quality.memory.si
-    assert float(arrays.quality.collective) == h100.quality.collective.si
+    assert values(arrays.launch) == [h100.launch.gap.si, h100.launch.latency.si, h100.launch.host_step.si]
+    quality = h100.quality
+    assert (float(arrays.quality.matmul), float(arrays.quality.attention)) == (quality.matmul.si, quality.attention.si)
+    assert (float(arrays.quality.memory), float(arrays.quality.collective)) == (
+        quality.memory.si,
+        quality.collective.si,
+    )
+    formats = {dtype: float(share) for dtype, share in arrays.quality.matmul_formats.items()}
+    assert formats == {dtype: datum.si for dtype, datum in quality.matmul_formats.items()}
     assert h100.calibration is not None
-    assert {name: float(v) for name, v in arrays.kernel.items()} == {
+    assert {name: float(constant) for name, constant in arrays.kernel.items()} == {
         name: datum.si for name, datum in h100.calibration.constants.items()
     }
 
@@ -94,6 +98,7 @@ def test_every_kernel_constant_of_a_shipped_chip_is_one_that_is_explained(name: 
 
 def test_kind_and_structure_of_the_matrix_engine(h100: Chip, tpu: Chip, peaks_only: Chip) -> None:
     tile, systolic, roofline = (lower_chip(chip).matrix for chip in (h100, tpu, peaks_only))
+    assert [float(lower_chip(chip).cores or 0) for chip in (h100, tpu, peaks_only)] == [132.0, 2.0, 0.0]
     assert (tile.kind, tile.rows, tile.arrays) == ("tile", None, None)
     assert (systolic.kind, systolic.dataflows, systolic.shadow_weights) == ("systolic", ("ws",), True)
     assert values((systolic.arrays, systolic.rows, systolic.columns, systolic.clock)) == [4.0, 128.0, 128.0, 1.75e9]
@@ -116,20 +121,152 @@ def test_what_a_chip_does_not_tell_is_an_error_that_names_it(peaks_only: Chip) -
         lower_chip(chip)
 
 
-PRIMARIES: Mapping[str, tuple[str, float, float]] = {
-    "cores": ("cores", 1.0, 500.0),
-    "matrix.clock": ("clock", 1e8, 5e9),
-    "matrix.rate.bf16": ("rate", 1.0, 1e5),
+# path below the chip -> what follows it, in proportion
+FOLLOWS = {
+    "cores": ("peak", "vector", "special", "scratch", "scratch capacity"),
+    "matrix.clock": ("peak",),
+    "matrix.rate.bf16": ("peak",),
+    "vector.clock": ("vector",),
+    "vector.rate": ("vector",),
+    "special.rate": ("special",),
+    "memory.dram.stacks": ("dram", "dram capacity"),
+    "memory.dram.stack_capacity": ("dram capacity",),
+    "memory.dram.pins": ("dram",),
+    "memory.dram.pin_rate": ("dram",),
+    "memory.scratch.bytes_per_cycle": ("scratch",),
+    "memory.scratch.capacity": ("scratch capacity",),
+    "links.scale_up.count": ("scale_up",),
+    "links.scale_up.rate": ("scale_up",),
 }
 
 
+def derived(arrays: ChipArrays) -> dict[str, float]:
+    """The derived values of a chip."""
+    return {
+        "peak": float(arrays.matrix.peak["bf16"]),
+        "vector": float(arrays.vector_peak),
+        "special": float(arrays.special_peak),
+        "dram": float(arrays.memory["dram"].bandwidth),
+        "dram capacity": float(arrays.memory["dram"].capacity),
+        "scratch": float(arrays.memory["scratch"].bandwidth),
+        "scratch capacity": float(arrays.memory["scratch"].capacity),
+        "cache": float(arrays.memory["cache"].bandwidth),
+        "scale_up": float(arrays.links["scale_up"]),
+    }
+
+
+def present(chip: Chip, path: str) -> float:
+    """The number at `path` of a chip."""
+    datum = paths(chip)[path]
+    assert isinstance(datum, Datum)
+    return datum.si
+
+
 @settings(max_examples=60, deadline=None)
-@given(factor=st.floats(1.0, 64.0), primary=st.sampled_from(["cores", "matrix.clock", "matrix.rate.bf16"]))
-def test_the_peak_grows_as_each_of_its_primaries(h100: Chip, tpu: Chip, factor: float, primary: str) -> None:
-    for chip in (h100, tpu):
-        before = lower_chip(chip)
-        base = {"cores": chip.cores, "matrix.clock": chip.matrix.clock, "matrix.rate.bf16": chip.matrix.rate["bf16"]}  # type: ignore[union-attr]
-        datum = base[primary]
-        assert datum is not None
-        after = lower_chip(chip, {primary: array(datum.si * factor)})
-        assert float(after.matrix.peak["bf16"]) == pytest.approx(factor * float(before.matrix.peak["bf16"]))
+@given(factor=st.floats(0.01, 0.99) | st.floats(1.01, 100.0), path=st.sampled_from(sorted(FOLLOWS)))
+def test_a_primary_moves_what_follows_it_in_proportion_and_nothing_else(h100: Chip, factor: float, path: str) -> None:
+    before = derived(lower_chip(h100))
+    after = derived(lower_chip(h100, {path: array(present(h100, path) * factor)}))
+    assert {name for name in before if after[name] != before[name]} == set(FOLLOWS[path])
+    for name in FOLLOWS[path]:
+        assert after[name] == pytest.approx(before[name] * factor, rel=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(factor=st.floats(0.1, 10.0), path=st.sampled_from(["arrays", "rows", "columns", "clock"]))
+def test_a_systolic_peak_moves_with_each_side_of_the_array(tpu: Chip, factor: float, path: str) -> None:
+    arrays = lower_chip(tpu, {f"matrix.{path}": array(present(tpu, f"matrix.{path}") * factor)})
+    for dtype, peak in lower_chip(tpu).matrix.peak.items():
+        assert float(arrays.matrix.peak[dtype]) == pytest.approx(float(peak) * factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("matrix.peak.bf16", "peak"),
+        ("vector.peak", "vector"),
+        ("special.peak", "special"),
+        ("memory.dram.bandwidth", "dram"),
+        ("memory.dram.capacity", "dram capacity"),
+        ("memory.scratch.bandwidth", "scratch"),
+        ("memory.cache.bandwidth", "cache"),
+        ("links.scale_up.bandwidth", "scale_up"),
+    ],
+)
+def test_a_derived_value_that_is_set_replaces_that_value_alone(h100: Chip, path: str, name: str) -> None:
+    before, after = derived(lower_chip(h100)), derived(lower_chip(h100, {path: array(123.0)}))
+    assert after == {**before, name: 123.0}
+
+
+ROWS = st.lists(
+    st.tuples(st.floats(1e12, 1e13), st.floats(1e8, 3e9), st.integers(1, 64).map(float)), min_size=2, max_size=4
+)
+
+
+def swept(dgx: System, rows: list[tuple[float, ...]]) -> Varied[System]:
+    """Three numbers of a system varied together."""
+    paths = ("chip.memory.dram.bandwidth", "chip.matrix.clock", "nodes")
+    columns: list[Array] = [array(column) for column in zip(*rows, strict=True)]
+    return vary_system(Varied(dgx), dict(zip(paths, columns, strict=True)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows=ROWS)
+def test_a_batch_is_its_points_one_by_one(dgx: System, rows: list[tuple[float, ...]]) -> None:
+    batch = lower_system(swept(dgx, rows))
+    assert points(batch) == len(rows)
+    for index, (bandwidth, clock, nodes) in enumerate(rows):
+        single = {"chip.memory.dram.bandwidth": bandwidth, "chip.matrix.clock": clock, "nodes": nodes}
+        assert values(at(batch, index)) == values(lower_system(vary_system(Varied(dgx), single)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows=ROWS)
+def test_the_order_of_the_points_does_not_matter(dgx: System, rows: list[tuple[float, ...]]) -> None:
+    forward, backward = lower_system(swept(dgx, rows)), lower_system(swept(dgx, rows[::-1]))
+    for index in range(len(rows)):
+        assert values(at(forward, index)) == values(at(backward, len(rows) - 1 - index))
+
+
+def test_a_system_by_hand(dgx: System) -> None:
+    arrays = lower_system(vary_system(Varied(dgx), {"nodes": 16}))
+    node, cluster = arrays.tiers
+    assert float(arrays.chips) == 128.0
+    assert (float(node.size), float(cluster.size)) == (8.0, 16.0)
+    assert values((node.bandwidth, cluster.bandwidth)) == pytest.approx([450e9, 50e9])  # 18 x 25 GB/s; 400 Gb/s
+    assert float(arrays.server_power) == pytest.approx(dgx.server.power.si / 8)  # of the node, shared by its chips
+    assert float(arrays.pue) == dgx.facility.pue.si
+
+
+def test_the_numbers_of_a_tier_are_handed_on(dgx: System) -> None:
+    for tier, spec in zip(lower_system(Varied(dgx)).tiers, dgx.tiers, strict=True):
+        assert (tier.name, tier.kind, tier.algorithms) == (spec.name, spec.kind, spec.algorithms)
+        assert values((tier.latency, tier.base_latency)) == [spec.latency.si, spec.base_latency.si]
+        in_switch = (spec.in_network, spec.in_network_latency)
+        assert values((tier.in_network, tier.in_network_latency)) == [0.0 if d is None else d.si for d in in_switch]
+
+
+def test_the_shape_of_a_torus_is_kept(slice_of_eight: System) -> None:
+    tier = lower_system(Varied(slice_of_eight)).tiers[0]
+    assert (tier.kind, tier.shape, tier.wrap) == ("torus", (2, 2, 2), False)
+
+
+def test_a_tier_with_a_bandwidth_of_its_own_does_not_follow_the_link(dgx: System) -> None:
+    overrides = {"tiers.node.bandwidth": "200 GB/s", "chip.links.scale_up.count": [10.0, 20.0]}
+    arrays = lower_system(vary_system(Varied(dgx), overrides))
+    assert values(arrays.tiers[0].bandwidth) == [200e9]
+    assert values(arrays.chip.links["scale_up"]) == [250e9, 500e9]
+
+
+def test_links_that_are_varied_reach_the_tier_that_uses_them(dgx: System) -> None:
+    arrays = lower_system(vary_system(Varied(dgx), {"chip.links.scale_up.count": [9.0, 18.0, 36.0]}))
+    assert values(arrays.tiers[0].bandwidth) == pytest.approx([225e9, 450e9, 900e9])
+    assert arrays.tiers[1].bandwidth.shape == ()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_shipped_system_is_lowered_to_finite_scalars(name: str) -> None:
+    arrays = lower_system(Varied(load_system(name)))
+    assert points(arrays) == 1
+    assert all(np.isfinite(value) for value in values(arrays))
+    assert float(arrays.chips) >= 1.0

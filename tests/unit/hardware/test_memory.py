@@ -81,8 +81,28 @@ def test_a_level_refuses_numbers_of_the_wrong_unit_or_range(change: dict[str, An
     assert caught.value.field == field
 
 
-def test_a_level_needs_technology_and_capacity() -> None:
-    for name in ("technology", "capacity"):
-        raw = {key: value for key, value in {"technology": "SRAM", "capacity": "50 MB"}.items() if key != name}
-        with pytest.raises(SpecError, match=f"{name}: is missing"):
-            validated(MemoryLevel, raw)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"stacks": 5},
+        {"stack_capacity": "16 GB"},
+        {"capacity_physical": "80 GiB", "reserved": "4 GB"},
+    ],
+)
+def test_a_level_needs_a_capacity_or_stacks_of_a_known_one(raw: dict[str, Any]) -> None:
+    with pytest.raises(SpecError) as caught:
+        validated(MemoryLevel, {"technology": "HBM3", **raw})
+    assert (caught.value.problem, caught.value.field) == ("is missing", "capacity")
+    assert caught.value.hint == "give capacity, or stacks and stack_capacity"
+
+
+def test_stacks_of_a_known_capacity_need_no_total() -> None:
+    stacked = validated(MemoryLevel, {"technology": "HBM3", "stacks": 5, "stack_capacity": "16 GB"})
+    assert stacked.capacity is None
+    assert not stacked.has_primaries  # of its bandwidth
+
+
+def test_a_level_needs_its_technology() -> None:
+    with pytest.raises(SpecError, match="technology: is missing"):
+        validated(MemoryLevel, {"capacity": "50 MB"})

@@ -100,10 +100,11 @@ def test_the_feed_forward_width_must_divide_too(model_of: ModelOf, plan_of: Plan
         ("gpt3-175b", "decode", {"context": 100, "capacity": 4096}, "positions"),
         ("gpt3-175b", "prefill", {"context": 100, "capacity": 4096}, ""),  # only the prompt has positions yet
         ("gpt3-175b", "prefill", {"context": 4096}, "positions"),
-        ("llama-3.1-70b", "decode", {"context": 1_000_000}, ""),  # rotary positions do not end
+        ("llama-3.1-70b", "decode", {"context": 131_072}, ""),  # max_positions of the model
+        ("llama-3.1-70b", "decode", {"context": 131_073}, "positions"),
     ],
 )
-def test_learned_positions_end(
+def test_positions_end_where_the_model_does(
     model_of: ModelOf,
     plan_of: PlanOf,
     scenario_of: ScenarioOf,

@@ -96,9 +96,9 @@ def test_a_small_message_on_a_switch_is_steps_of_latency(two_h100_nodes: SystemA
 
 
 def test_a_large_message_on_eight_chips_is_reduced_in_the_switch(two_h100_nodes: SystemArrays) -> None:
-    # 25 us + 1 GB x (1 + 1/8) over 450 GB/s x 0.635 = 3.962 ms; a ring takes 1.75 GB over 360 GB/s
+    # 25 us + 1 GB x (1 + 1/8) over 450 GB/s x 0.6 = 4.192 ms; a ring takes 1.75 GB over 360 GB/s
     cost = all_reduce(array(1e9), group(8.0), two_h100_nodes)
-    assert float(cost.time) == pytest.approx(25e-6 + 1.125e9 / 285.75e9)
+    assert float(cost.time) == pytest.approx(25e-6 + 1.125e9 / 270e9)
     assert named(cost) == "in_network"
 
 
@@ -157,6 +157,22 @@ def test_a_torus_is_crossed_dimension_by_dimension(torus: TierArrays, tpu_slice:
     # 3 + 3 + 3 hops there and back instead of 63: 1 us + 2 x 9 us
     pod = dataclasses.replace(tpu_slice, tiers=(torus, tpu_slice.tiers[1]))
     assert float(all_reduce(array(1e-3), group(64.0), pod).time) == pytest.approx(19e-6)
+
+
+@pytest.mark.parametrize(("ranks", "hops"), [(2.0, 1), (3.0, 2), (4.0, 3), (16.0, 6)])
+def test_a_part_of_a_torus_is_crossed_in_the_hops_that_it_spans(
+    torus: TierArrays, tpu_slice: SystemArrays, ranks: float, hops: int
+) -> None:
+    pod = dataclasses.replace(tpu_slice, tiers=(torus, tpu_slice.tiers[1]))
+    assert float(all_reduce(array(1e-3), group(ranks), pod).time) == pytest.approx(1e-6 + 2 * hops * 1e-6)
+
+
+def test_a_full_mesh_is_two_hops_for_any_number(mi300x_node: SystemArrays) -> None:
+    # 6.6 us + 2 x 0.6 us: scatter to all, gather from all
+    for ranks in (4.0, 8.0):
+        cost = all_reduce(array(1e-3), group(ranks), mi300x_node)
+        assert float(cost.time) == pytest.approx(7.8e-6)
+        assert named(cost) == "direct"
 
 
 def test_a_tree_needs_fewer_steps_than_a_ring_of_many(two_h100_nodes: SystemArrays) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cosim.errors import SpecError
 from cosim.hardware.lower import ChipArrays, MatrixArrays
 from cosim.records import array
-from cosim.timing.cost import BOUNDS, COMPUTE, LATENCY, MEMORY, OPERANDS, bound_of, machine, rate
+from cosim.timing.cost import BOUNDS, COMPUTE, LATENCY, MEMORY, OPERANDS, bound_of, machine, math_dtype, rate
 
 PARTS = st.lists(st.tuples(*[st.floats(0.0, 1e6)] * 3), min_size=1, max_size=8)
 
@@ -46,10 +46,10 @@ def test_names_of_bounds_stand_at_their_codes() -> None:
 
 def test_the_machine_of_a_gpu_has_its_primaries(h100: ChipArrays) -> None:
     seen = machine(h100, "bf16")
-    # 132 cores x 4,096 FLOP/cycle x 1.83 GHz; 5 stacks x 1,024 pins x 5.23 Gb/s / 8 x 0.817 of peak
+    # 132 cores x 4,096 FLOP/cycle x 1.83 GHz; 3.35 TB/s x 0.8
     assert seen.kind == "tile"
     assert float(seen.peak) == pytest.approx(132 * 4096 * 1.83e9)
-    assert float(seen.dram) == pytest.approx(5 * 1024 * 5.23e9 / 8 * 0.817)
+    assert float(seen.dram) == pytest.approx(2.68e12)
     assert float(seen.cores) == 132.0
 
 
@@ -74,6 +74,29 @@ def test_the_scratch_of_all_cores_stands_in_for_a_missing_cache(tpu: ChipArrays)
 def test_a_chip_without_on_chip_memory_has_no_cache(h100: ChipArrays) -> None:
     bare = dataclasses.replace(h100, memory={"dram": h100.memory["dram"]})
     assert float(machine(bare, "bf16").cache) == 0.0
+
+
+def test_operands_are_fed_from_the_level_nearest_to_the_engine(h100: ChipArrays, tpu: ChipArrays) -> None:
+    levels = {role: h100.memory[role] for role in ("dram", "cache")}
+    assert float(machine(h100, "bf16").feed) == pytest.approx(132 * 240e9)
+    assert float(machine(tpu, "bf16").feed) == pytest.approx(60e12)
+    assert float(machine(dataclasses.replace(h100, memory=levels), "bf16").feed) == pytest.approx(7e12)
+    bare = dataclasses.replace(h100, memory={"dram": h100.memory["dram"]})
+    assert np.isinf(machine(bare, "bf16").feed)
+
+
+def test_a_format_with_a_quality_of_its_own_has_it(h100: ChipArrays) -> None:
+    assert float(machine(h100, "fp8").quality) == 0.7
+    assert float(machine(h100, "int8").quality) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("formats", "expected"),
+    [(["fp8", "bf16"], "bf16"), (["fp8", "fp16"], "fp16"), (["fp4", "tf32"], "tf32"), (["int4", "fp8"], "fp8")],
+)
+def test_attention_is_calculated_in_the_widest_format(h100: ChipArrays, formats: list[str], expected: str) -> None:
+    peaks = MatrixArrays("roofline", {dtype: array(1e15) for dtype in formats}, clock=None)
+    assert math_dtype(dataclasses.replace(h100, matrix=peaks)) == expected
 
 
 def test_a_chip_known_by_its_peaks_has_neutral_structure(h100: ChipArrays) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cosim.hardware.lower import ChipArrays
 from cosim.records import array
-from cosim.timing.cost import COMPUTE, MEMORY, Machine, machine
+from cosim.timing.cost import COMPUTE, MEMORY, OPERANDS, Machine, machine
 from cosim.timing.systolic import DATAFLOWS, cycles, pipelined_cycles, systolic_cost
 
 DIM = st.integers(1, 4096)
@@ -39,6 +39,7 @@ def array_of_one(tpu: ChipArrays) -> Machine:
         peak=array(2.0 * 128 * 128),
         quality=array(1.0),
         dram=array(1e30),
+        feed=array(1e30),
     )
 
 
@@ -114,6 +115,26 @@ def test_the_streamed_axis_is_cut_so_that_four_arrays_share_one_fold(array_of_on
     assert [float(choice[0]) for choice in cost.tiling] == [DATAFLOWS.index("ws"), 4.0, 0.0]
 
 
+def test_pieces_of_a_cut_stream_are_whole_rows(array_of_one: Machine) -> None:
+    # 257 rows on two arrays: 129 and 128; 128 + 129 + 254 cycles
+    two = dataclasses.replace(array_of_one, arrays=array(2.0), peak=array_of_one.peak * 2.0)
+    assert time_of(two, 257, 128, 128) == 511
+
+
+def test_short_sums_of_stationary_outputs_wait_for_the_drain(array_of_one: Machine) -> None:
+    # 4 folds of 64 steps, each at least the 128 cycles that its outputs take to leave, and 254 of skew
+    assert time_of(dataclasses.replace(array_of_one, dataflows=("os",)), 256, 256, 64) == 4 * 128 + 254
+
+
+def test_operands_that_leave_the_scratch_too_slowly_bound_the_array(array_of_one: Machine) -> None:
+    # 2 B x (64 x 32 x 2 + 32 x 200) = 20,992 B at 1 B/s
+    starved = dataclasses.replace(array_of_one, feed=array(1.0))
+    one = np.ones(1)
+    cost = systolic_cost(64 * one, 200 * one, 32 * one, one, starved, 2.0)
+    assert float(cost.time[0]) == 20_992
+    assert cost.bound[0] == OPERANDS
+
+
 def test_the_faster_of_the_offered_dataflows_is_taken(array_of_one: Machine) -> None:
     # Few outputs, long sum: one output tile of 8,192 steps against 64 folds of weights.
     both = dataclasses.replace(array_of_one, dataflows=("ws", "os"))
@@ -145,9 +166,9 @@ def test_decode_on_hidden_loads_is_bound_by_the_weight_stream(tpu: ChipArrays) -
     few = systolic_cost(16 * one, 8192 * one, 8192 * one, one, machine(tpu, "bf16"), 2.0)
     many = systolic_cost(4096 * one, 8192 * one, 8192 * one, one, machine(tpu, "bf16"), 2.0)
     assert (few.bound[0], many.bound[0]) == (MEMORY, COMPUTE)
-    # A, B and C once over 6 x 1,024 x 3.6 Gb/s / 8 x 0.85
+    # A, B and C once over 2.8 TB/s x 0.8
     moved = 2.0 * (16 * 8192 + 8192 * 8192 + 16 * 8192)
-    assert float(few.time[0]) == pytest.approx(moved / (6 * 1024 * 3.6e9 / 8 * 0.85))
+    assert float(few.time[0]) == pytest.approx(moved / 2.24e12)
 
 
 def test_products_of_a_batch_are_dealt_to_the_arrays(array_of_one: Machine) -> None:
@@ -159,10 +180,10 @@ def test_products_of_a_batch_are_dealt_to_the_arrays(array_of_one: Machine) -> N
 
 def test_operands_enter_once_per_column_of_tiles(array_of_one: Machine) -> None:
     one = np.ones(1)
-    cost = systolic_cost(64 * one, 256 * one, 32 * one, 3 * one, array_of_one, 2.0)
-    # 3 products x 2 B x (A 64 x 32 twice + B 32 x 256)
-    assert float(cost.cache_bytes[0]) == 3 * 2 * (64 * 32 * 2 + 32 * 256)
-    assert float(cost.flop[0]) == 3 * 2 * 64 * 256 * 32
+    cost = systolic_cost(64 * one, 200 * one, 32 * one, 3 * one, array_of_one, 2.0)
+    # 3 products x 2 B x (A 64 x 32 for each of 2 columns of tiles + B 32 x 200)
+    assert float(cost.cache_bytes[0]) == 3 * 2 * (64 * 32 * 2 + 32 * 200)
+    assert float(cost.flop[0]) == 3 * 2 * 64 * 200 * 32
 
 
 def test_an_unknown_dataflow_is_refused(array_of_one: Machine) -> None:

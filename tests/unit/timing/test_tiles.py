@@ -41,13 +41,14 @@ def with_constants(engine: Machine, **constants: float) -> Machine:
 @pytest.fixture
 def plain(h100: ChipArrays) -> Machine:
     """Four cores that take 1 s for a step of any tile; nothing else costs time."""
-    engine = dataclasses.replace(machine(h100, "bf16"), cores=array(4.0), peak=array(1e30), dram=array(1e30))
+    engine = dataclasses.replace(
+        machine(h100, "bf16"), cores=array(4.0), peak=array(1e30), dram=array(1e30), feed=array(1e30)
+    )
     return with_constants(
         engine,
         k_step_time=1.0,
         core_bandwidth=1e30,
         split_time=100.0,
-        operand_bandwidth=1e30,
         tile_prologue=0.0,
     )
 
@@ -135,10 +136,10 @@ def test_bandwidth_is_capped_where_all_cores_together_exceed_it(plain: Machine) 
 
 
 def test_a_large_tile_bounds_by_flop_and_a_starved_one_by_operands(plain: Machine) -> None:
-    # 128 x 256 x 64 at 4 cores x 2^20 FLOP/s x 0.762: 4.2 MFLOP in 5.25 s against a step of 1 s
+    # 128 x 256 x 64 at 2^20 FLOP/s x 0.75: 4.2 MFLOP in 5.3 s against a step of 1 s
     busy = dataclasses.replace(plain, peak=array(4.0 * 2**20))
     assert cost_of(busy, 4096, 4096, 4096).bound[0] == COMPUTE
-    assert cost_of(with_constants(plain, operand_bandwidth=10.0), 4096, 4096, 4096).bound[0] == OPERANDS
+    assert cost_of(dataclasses.replace(plain, feed=array(10.0)), 4096, 4096, 4096).bound[0] == OPERANDS
     assert cost_of(plain, 16, 32, 64).bound[0] == LATENCY
 
 
@@ -146,6 +147,13 @@ def test_compute_time_is_the_tile_over_the_rate_of_a_core(plain: Machine) -> Non
     busy = dataclasses.replace(plain, peak=array(4.0 * 2**20), quality=array(0.5))
     # 2 x 256 x 128 x 64 FLOP per step = 2^22 over 2^20 x 0.5: 8 s; smaller tiles take more waves for the same
     assert float(cost_of(busy, 1024, 128, 128).time[0]) == pytest.approx(16.0)
+
+
+def test_operand_time_is_the_edge_of_a_tile_over_the_share_of_a_core(plain: Machine) -> None:
+    # A step of 256 x 128 takes (256 + 128) x 64 x 2 B = 49,152 B; each of 4 cores gets half of 65,536 / 4 B/s: 6 s
+    starved = dataclasses.replace(plain, feed=array(65536.0))
+    assert float(cost_of(starved, 1024, 128, 64).time[0]) == 6.0
+    assert float(cost_of(with_constants(starved, operand_share=1.0), 1024, 128, 64).time[0]) == 3.0
 
 
 def test_a_wave_shares_its_operands_as_a_super_tile(h100: ChipArrays) -> None:
@@ -163,11 +171,23 @@ def test_operands_that_fit_the_cache_cross_once(h100: ChipArrays) -> None:
     assert float(cost.dram_bytes[0]) == 3 * 8 * 2**20
 
 
-def test_residents_are_not_read_again(h100: ChipArrays) -> None:
-    engine = machine(h100, "bf16")
-    moved = {r: float(cost_of(engine, 64, 128, 256, resident=r).dram_bytes[0]) for r in ("none", "activations", "all")}
-    # A 64 x 256, B 256 x 128, C 64 x 128 at 2 B
-    assert moved == {"none": 32768 + 65536 + 16384, "activations": 65536, "all": 0.0}
+def test_one_operand_that_fits_crosses_once_and_the_other_by_super_tiles(h100: ChipArrays) -> None:
+    # 4 cores make super-tiles of 2 x 2 tiles of 128 x 256. Half of 50 MB keeps A of 256 x 16,384 over the
+    # 32 columns of super-tiles, or B of 16,384 x 512 over the 64 rows; the other operand crosses once besides.
+    engine = dataclasses.replace(machine(h100, "bf16"), cores=array(4.0))
+    index = tiles._SHAPES.index((128, 256))
+    wide = float(traffic_of_all_tiles(engine, 256, 16384, 16384)[index].ravel()[0])
+    assert wide == 2 * (256 * 16384 + 16384 * 16384 + 256 * 16384)
+    tall = float(traffic_of_all_tiles(engine, 16384, 512, 16384)[index].ravel()[0])
+    assert tall == 2 * (16384 * 16384 + 16384 * 512 + 16384 * 512)
+
+
+def test_operands_stay_in_their_share_of_the_cache_alone(h100: ChipArrays) -> None:
+    # 64^3: A, B and C of 8,192 B need 24,576 B of the half that is theirs
+    roomy = dataclasses.replace(machine(h100, "bf16"), cache=array(2.0 * 24576))
+    tight = dataclasses.replace(roomy, cache=array(2.0 * 24576 - 2.0))
+    assert float(cost_of(roomy, 64, 64, 64, resident="all").dram_bytes[0]) == 0.0
+    assert float(cost_of(tight, 64, 64, 64, resident="all").dram_bytes[0]) == 2 * 8192
 
 
 def test_tiles_read_their_operands_from_the_cache(plain: Machine) -> None:

@@ -74,6 +74,12 @@ def test_a_few_rows_stream_the_weights_once() -> None:
     assert traffic(16, 4096, 4096, 2 * MIB) == 32 * MIB + 2 * 128 * 1024
 
 
+def test_an_operand_that_fits_is_read_once_however_large_the_output() -> None:
+    # A 8,192 x 16 is 256 KiB and stays; B 16 x 65,536 is 2 MiB, read once under it; C 1 GiB
+    assert traffic(8192, 65536, 16, 2 * MIB) == (0.25 + 2 + 1024) * MIB
+    assert traffic(65536, 8192, 16, 2 * MIB) == (2 + 0.25 + 1024) * MIB
+
+
 def test_resident_activations_leave_the_weights_to_read() -> None:
     # A stays from the kernel before, C stays for the one after: B alone moves
     assert traffic(16, 4096, 4096, 2 * MIB, "activations") == 32 * MIB

@@ -1,0 +1,94 @@
+"""`cosim validate`: tables and JSON of the errors, and bad case files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Call = Callable[..., tuple[int, str, str]]
+HEAD = "id,M,N,K,rows,cols,dataflow,cycles"
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    """Two answered rows, 50 % too low and right, and one without its cycles."""
+    path = tmp_path / "cases.csv"
+    path.write_text(f"{HEAD}\na,8,8,19,8,8,os,64\nb,8,8,19,8,8,os,32\nc,8,8,19,8,8,os,\n", encoding="utf-8")
+    return path
+
+
+def test_a_file_of_cases_is_answered_with_its_errors_and_its_reasons(call: Call, cases: Path) -> None:
+    code, out, err = call("validate", "--kind", "systolic", "--cases", cases)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "systolic: 2 of 3 cases answered"
+    # Sizes 50 % and 0: median and mean 25 %, 90 % at 45 %; the median of -50 % and 0 is -25 %.
+    assert out.splitlines()[2].split() == ["all", "2", "25.0%", "25.0%", "45.0%", "-25.0%"]
+    assert "skipped 1: a dimension, the dataflow or the cycles are unknown" in out
+
+
+def test_a_suite_is_grouped_by_a_column(call: Call) -> None:
+    code, out, _ = call("validate", "--suite", "systolic", "--group", "dataflow")
+    assert code == 0
+    groups = {line.split()[0]: line.split()[2:] for line in out.splitlines()[2:6]}
+    assert groups == {name: ["0.0%"] * 4 for name in ("all", "ws", "os", "is")}
+    assert "skipped" not in out
+
+
+def test_json_has_the_figures_and_every_row(call: Call, cases: Path) -> None:
+    code, out, _ = call("validate", "--kind", "systolic", "--cases", cases, "--group", "id", "--json", "-")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["cases"], found["evaluated"], found["median_abs_error"]) == (3, 2, 0.25)
+    assert [row["id"] for row in found["rows"]] == ["a", "b"]
+    assert [skip["id"] for skip in found["skipped"]] == ["c"]
+    assert set(found["groups"]) == {"a", "b"}
+
+
+def test_no_answered_row_is_no_error_but_no_figure(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "none.csv"
+    path.write_text("accelerator,dtype,m,n,k,measured_s\nabacus,bf16,8,8,8,1\n", encoding="utf-8")
+    code, out, _ = call("validate", "--kind", "matmul", "--cases", path)
+    assert code == 0
+    assert out.splitlines()[0] == "matmul: 0 of 1 cases answered"
+    assert out.splitlines()[2].split() == ["all", "0", "-", "-", "-", "-"]
+    assert "macro" not in out
+    assert "skipped 1: accelerator abacus is not in the library" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing to validate; give --kind and --cases, or --suite"),
+        (("--kind", "matmul"), "nothing to validate"),
+        (("--suite", "systolc"), "--suite: unknown suite (got 'systolc'); nearest: systolic"),
+        (("--kind", "matmull", "--cases", "cases.csv"), "--kind: unknown kind of case"),
+        (("--kind", "matmul", "--cases", "none.csv"), "none.csv: no such file"),
+        (("--kind", "matmul", "--cases", "."), "cannot be read: Is a directory"),
+        (("--kind", "matmul", "--cases", "cases.csv"), "cases.csv:1: accelerator: lacks a column"),
+        (("--kind", "matmul", "--cases", "image.csv"), "image.csv: is not text"),
+        (("--kind", "matmul", "--cases", "empty.csv"), "empty.csv: holds no rows"),
+        (("--kind", "systolic", "--cases", "short.csv"), "short.csv:3: has 3 fields, not 8"),
+        (("--kind", "systolic", "--cases", "cases.csv", "--group", "lab"), "--group: is no column of the file"),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(
+    call: Call,
+    cases: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cases.name == "cases.csv"
+    (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "short.csv").write_text(f"{HEAD}\na,8,8,19,8,8,os,64\n1,2,3\n", encoding="utf-8")
+    code, out, err = call("validate", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert said in err

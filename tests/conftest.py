@@ -1,0 +1,75 @@
+"""A small study that runs once for all tests of runs, pages and commands, and the command line as a function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosim.cli.main import main
+from cosim.explore.run import run_study
+from cosim.explore.store import read_run
+from cosim.report.page import report_run
+
+STUDY = """\
+kind: compare
+question: Which of two GPUs serves a small model?
+systems: [dgx-h100, mi300x-8gpu]
+workload: llama-3.1-8b
+scenario: {input: 32768, output: 1024}
+decode: {tpot_limits: [20 ms]}
+prefill: {ttft_limit: 10 s}
+precisions: [bf16]
+equal_quality:
+  {matmul: 0.75, attention: 0.5, memory: 0.82, collective: 0.8, launch_gap: 2 us, collective_start: 5 us, source: ours}
+max_batch: 16
+"""
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture(scope="session")
+def study_text() -> str:
+    """Two systems, one model, one limit and one precision. The long context makes some points infeasible."""
+    return STUDY
+
+
+@pytest.fixture(scope="session")
+def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "small.yaml"
+    path.write_text(STUDY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_run(study_file: Path) -> Path:
+    """The run folder of the study. Tests read it and write elsewhere."""
+    return run_study(
+        str(study_file),
+        study_file.parent / "run",
+        overrides={},
+        progress=lambda _done, _of, _what: None,
+        report=report_run,
+    )
+
+
+@pytest.fixture(scope="session")
+def content(small_run: Path) -> dict[str, Any]:
+    """run.json of the study."""
+    return read_run(small_run)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`cosim ARGUMENTS` in this process: exit code, standard output, standard error."""
+
+    def _call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["cosim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return _call

@@ -1,0 +1,41 @@
+"""Cases on shipped systems and models, with overrides by path."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cosim.engines.case import Case, Phase
+from cosim.hardware.load import load_system
+from cosim.hardware.lower import lower_system
+from cosim.hardware.vary import vary_system
+from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
+from cosim.overrides import Varied, vary
+from cosim.workload.load import load_model
+from cosim.workload.model import lower_model
+
+_system = functools.cache(lambda name: Varied(load_system(name)))
+_model = functools.cache(lambda name: Varied(load_model(name)))
+
+
+@pytest.fixture(scope="session")
+def case_of() -> Callable[..., Case]:
+    """A case of Llama-3.1-8B in bf16, with changes by path: "system.nodes", "plan.dtype", "scenario.batch"."""
+
+    def build(phase: Phase, system: str = "dgx-h100", model: str = "llama-3.1-8b", **changes: Any) -> Case:
+        below = {
+            root: {path.removeprefix(root): value for path, value in changes.items() if path.startswith(root)}
+            for root in ("system.", "workload.", "plan.", "scenario.")
+        }
+        return Case(
+            phase,
+            lower_system(vary_system(_system(system), below["system."])),
+            lower_model(vary(_model(model), below["workload."])),
+            lower_plan(vary(Varied(Plan()), below["plan."])),
+            lower_scenario(vary(Varied(Scenario()), below["scenario."])),
+        )
+
+    return build

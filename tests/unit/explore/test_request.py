@@ -1,0 +1,155 @@
+"""A request in names and paths: the same answer as from descriptions, and errors that name the path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosim.engines.case import Phase
+from cosim.errors import InfeasibleError, SpecError
+from cosim.explore.estimate import estimate
+from cosim.explore.request import ROOTS, estimate_request
+from cosim.hardware.load import load_system
+from cosim.hardware.vary import vary_system
+from cosim.overrides import Varied, vary
+from cosim.workload.load import load_model
+
+MODEL = """\
+name: tiny
+title: "A model of my own"
+source: "made up"
+layers: 2
+hidden: 1024
+ffn: 4096
+heads: 8
+kv_heads: 8
+head_dim: 128
+vocab: 1000
+gated: true
+norm: rms
+position: rotary
+max_positions: 4096
+"""
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_overrides_reach_all_four_roots(phase: Phase) -> None:
+    overrides = {
+        "system.nodes": 2,
+        "system.chip.memory.dram.bandwidth": "5 TB/s",
+        "workload.layers": 40,
+        "plan.tensor_parallel": 8,
+        "plan.pipeline_parallel": 2,
+        "scenario.batch": 6,
+        "scenario.context": "500",
+    }
+    found = estimate_request(phase, "dgx-h100", "llama-3.1-8b", overrides)
+    row = found.to_row()
+    assert (row["system"], row["workload"], row["phase"]) == ("dgx-h100", "llama-3.1-8b", phase)
+    assert (row["chips"], row["plan.tensor_parallel"], row["scenario.batch"], row["scenario.context"]) == (
+        16,
+        8,
+        6,
+        500,
+    )
+    assert float(found.case.model.layers) == 40.0
+    assert float(found.case.system.chip.memory["dram"].bandwidth) == 5e12
+
+
+def test_words_and_descriptions_give_the_same_answer() -> None:
+    overrides = {"system.nodes": 2, "workload.layers": 20, "plan.dtype": "bf16", "scenario.batch": 6}
+    machine = vary_system(Varied(load_system("mi300x-8gpu")), {"nodes": 2})
+    model = vary(Varied(load_model("qwen3-32b")), {"layers": 20})
+    direct = estimate("decode", machine, model, {"dtype": "bf16"}, {"batch": 6})
+    assert estimate_request("decode", "mi300x-8gpu", "qwen3-32b", overrides).to_row() == direct.to_row()
+
+
+def test_nothing_given_is_the_best_plan_of_the_defaults() -> None:
+    found = estimate_request("decode", "asic-8", "llama-3.1-8b", {})
+    assert found.plans_tried == 4  # tensor x pipeline = 8 for one sequence
+    assert set(found.defaults) == {"scenario.batch", "scenario.context", "plan.dtype", "plan.kv_dtype", "phase"}
+
+
+def test_a_workload_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(MODEL, encoding="utf-8")
+    assert estimate_request("decode", "dgx-h100", str(path), {}).to_row()["workload"] == "tiny"
+
+
+def test_arrays_are_points() -> None:
+    overrides = {"plan.tensor_parallel": 8, "scenario.batch": [1, 2, 4], "system.chip.matrix.clock": [1e9, 1.5e9, 2e9]}
+    found = estimate_request("prefill", "dgx-h100", "llama-3.1-8b", overrides)
+    assert [found.to_row(index)["scenario.batch"] for index in range(3)] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("phase", "hint"),
+    [("prefil", "nearest: prefill"), ("decoding", "nearest: decode"), ("train", "known: decode, prefill")],
+)
+def test_an_unknown_phase_is_refused(phase: str, hint: str) -> None:
+    with pytest.raises(SpecError, match=f"^unknown phase \\(got '{phase}'\\); {hint}"):
+        estimate_request(phase, "dgx-h100", "llama-3.1-8b", {})
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("sytem.nodes", r"^sytem\.nodes: unknown path; .*nearest: system"),
+        ("nodes", r"^nodes: unknown path; a path starts with one of system, workload, plan, scenario"),
+        ("system", r"^system: unknown path; a path starts with one of"),
+        (
+            "system.chip.memory.dram.bandwith",
+            r"^system\.chip\.memory\.dram\.bandwith: unknown path; nearest: .*bandwidth",
+        ),
+        ("workload.layer", r"^workload\.layer: unknown path; nearest: layers"),
+        ("plan.tensor", r"^plan\.tensor: unknown path; nearest: tensor_parallel"),
+        ("scenario.batches", r"^scenario\.batches: unknown path; nearest: batch"),
+    ],
+)
+def test_an_unknown_path_is_refused_with_the_nearest(path: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        estimate_request("decode", "dgx-h100", "llama-3.1-8b", {path: 1})
+
+
+@pytest.mark.parametrize(
+    ("system", "workload", "message"),
+    [
+        ("dgx-h10", "llama-3.1-8b", r"no system has this name \(got 'dgx-h10'\); nearest: dgx-h100"),
+        ("dgx-h100", "llama-3.1-7b", r"no workload has this name \(got 'llama-3.1-7b'\); nearest: llama-3"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(system: str, workload: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        estimate_request("decode", system, workload, {})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"system.chip.memory.dram.bandwidth": "4 TB"},
+            r"^system\.chip\.memory\.dram\.bandwidth: wrong unit.*did you mean 4 TB/s",
+        ),
+        ({"system.nodes": 0}, r"^system\.nodes: is out of range"),
+        ({"workload.kv_heads": 7}, r"^workload\.heads: must be a multiple of kv_heads"),
+        ({"plan.micro_batches": -1}, r"^plan\.micro_batches: "),
+        (
+            {"system.chip.cores": 100, "system.chip.matrix.peak.bf16": 1e15},
+            r"^system\.chip\.matrix\.peak\.bf16: is derived",
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_where_it_was_set(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        estimate_request("decode", "dgx-h100", "llama-3.1-8b", overrides)
+
+
+def test_a_point_that_does_not_fit_is_told_apart_from_bad_input() -> None:
+    with pytest.raises(InfeasibleError, match="tensor_parallel: tensor 3 x pipeline 1 x data 1"):
+        estimate_request("decode", "dgx-h100", "llama-3.1-8b", {"plan.tensor_parallel": 3})
+
+
+def test_paths_have_four_roots() -> None:
+    assert ROOTS == ("system", "workload", "plan", "scenario")

@@ -1,0 +1,76 @@
+"""The stacked breakdown: bars are the times of the winners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+
+from cosim.engines.analytic import BREAKDOWN
+from cosim.report.breakdown import breakdown_figure
+
+Entry = dict[str, Any]
+Make = Callable[..., Entry]
+
+
+def lengths(panel: Axes) -> dict[str, list[float]]:
+    """Width of every bar by part, from the top system down."""
+    return {str(bars.get_label()): [bar.get_width() for bar in bars] for bars in panel.containers}
+
+
+def test_a_panel_a_goal_shows_every_winner_whole(content: dict[str, Any]) -> None:
+    panels = breakdown_figure(content).axes
+    assert len(panels) == len(content["findings"])
+    for panel, finding in zip(panels, content["findings"], strict=True):
+        assert panel.get_title() == f"{finding['goal']} (bf16)"
+        rows = [entry["row"] for entry in finding["entries"]]
+        assert [label.get_text() for label in panel.get_yticklabels()] == [e["system"] for e in finding["entries"]]
+        parts = lengths(panel)
+        for place, row in enumerate(rows):
+            total = sum(widths[place] for widths in parts.values())
+            assert total == pytest.approx(row["time_s"] * 1e3, rel=1e-9)
+
+
+def test_bars_lie_end_to_end_in_the_order_of_the_parts(content: dict[str, Any]) -> None:
+    for panel in breakdown_figure(content).axes:
+        shown = list(lengths(panel))
+        assert shown == [part for part in BREAKDOWN if part in shown]
+        ends = [0.0] * len(panel.containers[0])
+        for bars in panel.containers:
+            assert [bar.get_x() for bar in bars] == pytest.approx(ends, abs=1e-9)
+            ends = [bar.get_x() + bar.get_width() for bar in bars]
+
+
+def test_a_part_that_takes_no_time_anywhere_is_left_out_of_bars_and_legend(entry: Make, finding: Make) -> None:
+    one, other = entry("a"), entry("b")
+    for each in (one, other):
+        each["row"]["breakdown_s.throttle"] = 0.0
+    figure = breakdown_figure({"findings": [finding(one, other)]})
+    shown = [part for part in BREAKDOWN if part != "throttle"]
+    assert list(lengths(figure.axes[0])) == shown
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == shown
+
+
+def test_a_part_of_one_panel_is_in_the_legend_once(entry: Make, finding: Make) -> None:
+    one, other = entry("a"), entry("a")
+    one["row"]["breakdown_s.collective"] = 0.0
+    figure = breakdown_figure({"findings": [finding(one), finding(other, goal="prefill, TTFT <= 2 s")]})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(BREAKDOWN)
+    assert "collective" not in lengths(figure.axes[0])
+
+
+def test_a_system_that_cannot_serve_has_no_bar_and_only_the_first_precision_is_drawn(
+    entry: Make, finding: Make
+) -> None:
+    first = finding(entry("a"), entry("b", able=False), precision="bf16")
+    second = finding(entry("b"), entry("a"), precision="fp8")
+    figure = breakdown_figure({"findings": [first, second]})
+    assert len(figure.axes) == 1
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a"]
+
+
+def test_a_study_without_any_winner_is_drawn_empty(entry: Make, finding: Make) -> None:
+    (panel,) = breakdown_figure({"findings": [finding(entry("a", able=False))]}).axes
+    assert panel.containers == []

@@ -1,0 +1,87 @@
+"""The roofline: roofs from peaks and bandwidths, operators below them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cosim.report.roofline import intensity, roofline_figure
+from cosim.report.style import colour_of
+
+
+@given(flop=st.floats(1.0, 1e18), dram=st.floats(1.0, 1e15), time=st.floats(1e-9, 1e3))
+def test_an_operators_place_is_flop_a_byte_and_flop_a_second(flop: float, dram: float, time: float) -> None:
+    place = intensity({"flop": flop, "dram_bytes": dram, "time_s": time})
+    assert place is not None
+    assert place[0] * dram == pytest.approx(flop)
+    assert place[1] * time == pytest.approx(flop)
+    assert place[1] / place[0] == pytest.approx(dram / time)  # the bandwidth that it draws
+
+
+@pytest.mark.parametrize(("flop", "dram"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_what_neither_computes_nor_reads_has_no_place(flop: float, dram: float) -> None:
+    assert intensity({"flop": flop, "dram_bytes": dram, "time_s": 1.0}) is None
+
+
+def test_no_operator_of_a_winner_is_above_its_roof(content: dict[str, Any]) -> None:
+    for systems in content["operators"].values():
+        for system, operators in systems.items():
+            roof = content["rooflines"][system]
+            placed = [(o, intensity(o)) for o in operators if o["kind"] != "vector"]
+            assert sum(place is not None for _, place in placed) >= 5
+            for operator, place in placed:
+                if place is not None:
+                    most = min(roof["peak"][operator["dtype"]], place[0] * roof["bandwidth"])
+                    assert place[1] <= most * (1 + 1e-9), operator["name"]
+
+
+def test_a_phase_has_its_panel_with_a_roof_and_the_operators_of_each_system(content: dict[str, Any]) -> None:
+    panels = roofline_figure(content).axes
+    goals = [finding["goal"] for finding in content["findings"]]
+    assert [panel.get_title() for panel in panels] == [f"{goal}, roofs in bf16" for goal in goals]
+    for panel, goal in zip(panels, goals, strict=True):
+        for system, colour in colour_of(list(content["systems"])).items():
+            lines = [line for line in panel.lines if line.get_color() == colour]
+            (roof,) = (line for line in lines if len(line.get_xdata()) > 1)
+            peak, bandwidth = content["rooflines"][system]["peak"]["bf16"], content["rooflines"][system]["bandwidth"]
+            x, y = (np.asarray(values) for values in roof.get_data())
+            assert y[-1] == peak
+            assert y[0] == pytest.approx(x[0] * bandwidth)
+            drawn = {(line.get_xdata()[0], line.get_ydata()[0]) for line in lines if line is not roof}
+            placed = [intensity(o) for o in content["operators"][goal][system] if o["kind"] != "vector"]
+            assert drawn == set(placed)
+
+
+def test_every_operator_lies_within_the_panel(content: dict[str, Any]) -> None:
+    for panel in roofline_figure(content).axes:
+        (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+        for line in panel.lines:
+            if len(line.get_xdata()) == 1:
+                assert left <= line.get_xdata()[0] <= right
+                assert low <= line.get_ydata()[0] <= high
+
+
+def test_an_operator_has_one_marker_and_the_legend_names_systems_and_operators(content: dict[str, Any]) -> None:
+    panel = roofline_figure(content).axes[0]
+    names = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert names[:2] == list(content["systems"])
+    assert {"qkv", "attention", "ffn_in", "ffn_out", "logits"} <= set(names[2:])
+    assert len(names) == len(set(names))
+
+
+def test_of_several_limits_of_a_phase_the_loosest_is_drawn(content: dict[str, Any]) -> None:
+    decode, prefill = content["findings"]
+    tight = {**decode, "goal": "decode, TPOT <= 1 ms", "limit_s": 0.001}
+    operators = {**content["operators"], tight["goal"]: {}}
+    panels = roofline_figure({**content, "findings": [tight, decode, prefill], "operators": operators}).axes
+    assert [panel.get_title().split(", roofs")[0] for panel in panels] == [decode["goal"], prefill["goal"]]
+
+
+def test_a_study_without_winners_still_shows_the_roofs(content: dict[str, Any]) -> None:
+    nothing = {goal: {} for goal in content["operators"]}
+    for panel in roofline_figure({**content, "operators": nothing}).axes:
+        assert len(panel.lines) == 2

@@ -1,0 +1,142 @@
+"""Tables and sentences of the page: what they say of entries written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cosim.report.tables import COST_HEAD, RANKING_HEAD, bottom_line, costs, plan_text, ranking, verdict
+
+Entry = dict[str, Any]
+Make = Callable[..., Entry]
+
+
+def sentence(*findings: Entry) -> str:
+    return verdict({"findings": list(findings)})[0]
+
+
+def cell(line: list[str], name: str) -> str:
+    head = RANKING_HEAD if name in RANKING_HEAD else COST_HEAD
+    return line[head.index(name)]
+
+
+def test_a_plan_reads_as_degrees_and_formats(entry: Make) -> None:
+    row = entry("a")["row"]
+    assert plan_text(row) == "TP4 PP1 DP2 fp8, KV fp8"
+    assert plan_text(row | {"plan.pipeline_parallel": 2, "plan.micro_batches": 8}) == "TP4 PP2 DP2 m8 fp8, KV fp8"
+
+
+def test_a_ranking_has_a_row_a_system_in_the_order_given_and_fills_its_head(entry: Make, finding: Make) -> None:
+    lines = ranking(finding(entry("b", 200.0), entry("a"), entry("c", able=False)))
+    assert [line[0] for line in lines] == ["b", "a", "c"]
+    assert {len(line) for line in lines} == {len(RANKING_HEAD)}
+    assert lines[2][1] == "cannot: infeasible: memory"
+    assert set(lines[2][2:]) == {""}
+
+
+def test_a_ranked_row_shows_rate_range_batch_and_use(entry: Make, finding: Make) -> None:
+    (line,) = ranking(finding(entry("a", 1234.4, rate_low=1000.0, rate_high=1500.0, rate_equal=98.76)))
+    assert cell(line, "tokens/s/chip, own kernels") == "1,234"
+    assert cell(line, "range") == "1,000 to 1,500"
+    assert cell(line, "equal kernels") == "98.8"
+    assert cell(line, "tokens/s/user") == "12.5"
+    assert (cell(line, "batch"), cell(line, "MFU"), cell(line, "bottleneck")) == ("64", "12.5%", "matmul")
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, None), (100.0, 100.0), (100.2, 100.3)])
+def test_a_range_that_nobody_could_see_is_not_shown(
+    entry: Make, finding: Make, low: float | None, high: float | None
+) -> None:
+    (line,) = ranking(finding(entry("a", rate_low=low, rate_high=high)))
+    assert cell(line, "range") == ""
+
+
+def test_a_system_without_a_rate_at_equal_kernels_says_none(entry: Make, finding: Make) -> None:
+    (line,) = ranking(finding(entry("a", rate_equal=None)))
+    assert cell(line, "equal kernels") == "none"
+
+
+def test_a_break_even_is_a_factor_or_its_reason(entry: Make, finding: Make) -> None:
+    tie = {"factor": 0.876, "reason": "", "against": "b"}
+    never = {"factor": None, "reason": "not reached even with perfect kernels", "against": "a"}
+    first, second = ranking(finding(entry("a", break_even=tie), entry("b", 90.0, break_even=never)))
+    assert cell(first, "break-even quality") == "x 0.88 to tie b"
+    assert cell(second, "break-even quality") == "not reached even with perfect kernels"
+
+
+def test_costs_are_of_those_that_serve_and_unknown_where_they_are(entry: Make, finding: Make) -> None:
+    known = entry("a", price={"text": "30,000 USD", "kind": "estimated", "note": ""})
+    known |= {f"usd_per_million{end}": 0.1103 for end in ("", "_low", "_high")}
+    known |= {"break_even_price_usd": 40_419.4, "break_even_price_low_usd": 35e3, "break_even_price_high_usd": 5e4}
+    lines = costs(finding(known, entry("b"), entry("c", able=False)))
+    assert [line[0] for line in lines] == ["a", "b"]
+    assert {len(line) for line in lines} == {len(COST_HEAD)}
+    money = ["chip price", "USD per M tokens", "break-even price"]
+    assert [cell(lines[0], name) for name in money] == [
+        "30,000 USD, estimated",
+        "0.11",
+        "40,419 (35,000 to 50,000) USD",
+    ]
+    assert [cell(lines[1], name) for name in money] == ["unknown", "unknown", "no priced rival"]
+    assert (cell(lines[0], "power per chip"), cell(lines[0], "energy per step")) == ("650 W", "52 J")
+    # Activations of 1 GB and 4 GB of other things are one column.
+    assert [cell(lines[0], name) for name in ("weights", "KV cache", "other")] == ["40 GB", "20 GB", "5 GB"]
+
+
+def test_the_bottom_line_counts_who_leads_and_where_that_is_clear(entry: Make, finding: Make) -> None:
+    clear = finding(entry("a", 200.0, rate_low=150.0), entry("b", 100.0, rate_high=149.0))
+    open_ = finding(entry("b", 200.0, rate_low=150.0), entry("a", 100.0, rate_high=151.0))
+    alone = finding(entry("a"), entry("b", able=False))
+    nobody = finding(entry("a", able=False), entry("b", able=False))
+    text = bottom_line({"findings": [clear, open_, alone, nobody]})
+    assert text == ("Of 3 cases a leads 2, b leads 1; in 2 of them the lead is clear of what is unknown about kernels.")
+    assert bottom_line({"findings": [nobody]}) == "No system meets any of the limits."
+
+
+def test_a_verdict_says_who_leads_by_how_much_and_what_would_change_it(entry: Make, finding: Make) -> None:
+    leader = entry(
+        "a", 250.0, rate_low=240.0, rate_high=260.0, break_even={"factor": 0.4, "reason": "", "against": "b"}
+    )
+    assert sentence(finding(leader, entry("b", 100.0))) == (
+        "decode, TPOT <= 15 ms, fp8: a leads with 250 tokens/s per chip (240 to 260), 2.50 times b; "
+        "it stays first until its kernels fall to 0.40 of their quality; equal kernels give the same order."
+    )
+
+
+def test_a_verdict_is_open_where_the_ranges_overlap(entry: Make, finding: Make) -> None:
+    text = sentence(finding(entry("a", 110.0, rate_low=95.0), entry("b", 100.0, rate_high=105.0)))
+    assert "1.10 times b; their ranges overlap, so the order is open" in text
+
+
+def test_a_verdict_names_the_order_that_equal_kernels_give(entry: Make, finding: Make) -> None:
+    found = finding(entry("a", 120.0, rate_equal=80.0), entry("b", 110.0, rate_equal=90.0), entry("c", able=False))
+    assert sentence(found).endswith("; equal kernels give the order b, a.")
+
+
+def test_a_lead_is_clear_only_of_every_rival_at_its_best_and_with_kernels_that_serve(
+    entry: Make, finding: Make
+) -> None:
+    """A third that could lead, a rival that serves at its best only, a leader that does not serve at its worst."""
+    third = finding(entry("a", 110.0), entry("b", 100.0), entry("c", 90.0, rate_high=120.0))
+    hopeful = finding(entry("a", 110.0), entry("b", able=False, rate_high=120.0))
+    shaky = finding(entry("a", 110.0, rate_low=None), entry("b", 100.0))
+    for found in (third, hopeful, shaky):
+        assert "in 0 of them the lead is clear" in bottom_line({"findings": [found]})
+    sure = finding(entry("a", 110.0, has_range=False, rate_low=None), entry("b", 100.0))
+    assert "in 1 of them the lead is clear" in bottom_line({"findings": [sure]})
+
+
+def test_a_verdict_without_a_winner_or_a_rival_says_no_more_than_is_known(entry: Make, finding: Make) -> None:
+    nobody = sentence(finding(entry("a", able=False)))
+    assert nobody == "decode, TPOT <= 15 ms, fp8: no system meets the limit."
+    alone = sentence(finding(entry("a"), entry("b", able=False)))
+    assert "times" not in alone
+    assert alone.endswith("a leads with 100 tokens/s per chip; equal kernels give the same order.")
+
+
+def test_a_verdict_has_a_sentence_a_finding_in_order(entry: Make, finding: Make) -> None:
+    goals = ["decode, TPOT <= 15 ms", "decode, TPOT <= 50 ms", "prefill, TTFT <= 2 s"]
+    told = verdict({"findings": [finding(entry("a"), goal=goal) for goal in goals]})
+    assert [text.split(", fp8:")[0] for text in told] == goals

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cosim import documents, library
 from cosim.cli.main import main
+from cosim.documents import Document
 from cosim.explore.run import run_study
 from cosim.explore.store import read_run
 from cosim.report.page import report_run
@@ -28,6 +30,7 @@ equal_quality:
 max_batch: 16
 """
 Answer = tuple[int, str, str]
+SHIPPED: dict[Path, Document] = {}
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,23 @@ def small_run(study_file: Path) -> Path:
 def content(small_run: Path) -> dict[str, Any]:
     """run.json of the study."""
     return read_run(small_run)
+
+
+@pytest.fixture(scope="module")
+def shipped_files_read_once() -> Iterator[None]:
+    """Spares most of the time of commands and runs: parsing YAML. A user's files are read anew each time."""
+    read = documents.read
+
+    def _read(path: Path) -> Document:
+        if library.shipped() not in path.parents:
+            return read(path)
+        if path not in SHIPPED:
+            SHIPPED[path] = read(path)
+        return SHIPPED[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cosim.documents.read", _read)
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 
 from cosim import library
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 Call = Callable[..., tuple[int, str, str]]
 ASKED = ("estimate", "decode", "--system", "dgx-h100", "--workload", "llama-3.1-8b")
 PROMISED = """system workload phase chips plan.tensor_parallel plan.pipeline_parallel plan.data_parallel

@@ -10,6 +10,8 @@ import pytest
 
 from cosim import library
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 Call = Callable[..., tuple[int, str, str]]
 
 

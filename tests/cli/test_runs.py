@@ -11,6 +11,8 @@ import pytest
 
 from cosim.explore.store import read_run
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 Call = Callable[..., tuple[int, str, str]]
 
 

@@ -137,6 +137,13 @@ def test_a_number_with_a_unit_scales_with_the_number(value: float, power: int) -
     assert parse_quantity(f"{value:.12f}e{power} GB", "B") == pytest.approx(value * 10.0 ** (9 + power), rel=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(number=st.integers(1, 10**9), prefix=st.sampled_from([("m", 3), ("u", 6), ("n", 9), ("p", 12)]))
+def test_whole_numbers_of_small_units_are_the_nearest_float(number: int, prefix: tuple[str, int]) -> None:
+    letter, power = prefix
+    assert parse_quantity(f"{number} {letter}s", "s") == float(f"{number}e-{power}")
+
+
 def test_decimal_and_binary_prefixes_are_never_mixed() -> None:
     for power, letter in enumerate("KMGTP", start=1):
         assert parse_quantity(f"1 {letter}iB", "B") == 1024**power
@@ -172,6 +179,9 @@ def test_a_rate_is_shown_with_the_prefix_that_leaves_one_to_a_thousand(value: fl
         (0.0, "B", "0 B"),
         (0.5, "", "0.5"),
         (1234.0, "USD", "1,234 USD"),
+        (655360.0, "", "655,360"),
+        (0.123456, "", "0.1235"),
+        (1e16, "", "1e+16"),
         (814.0, "mm2", "814 mm2"),
         (4096.0, "FLOP/cycle", "4,096 FLOP/cycle"),
         (-2e9, "B", "-2 GB"),

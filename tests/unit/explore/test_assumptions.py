@@ -17,6 +17,8 @@ from cosim.overrides import Varied, vary
 from cosim.workload.load import load_model
 from cosim.workload.model import Model
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 
 def count_data(node: object) -> int:
     """Data below a description, counted by walking what pydantic dumps."""

@@ -10,6 +10,8 @@ from cosim import library
 from cosim.errors import SpecError
 from cosim.explore.catalogue import details, listing, schema_of
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 
 @pytest.mark.parametrize("kind", sorted(library.FOLDERS))
 def test_a_list_has_every_item_of_its_kind_with_a_title(kind: str) -> None:

@@ -22,6 +22,8 @@ from cosim.hardware.system import System
 from cosim.overrides import Varied
 from cosim.records import array, take
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 Runs = list[tuple[Block, Estimates]]
 Evaluate = Callable[[Compare], Runs]
 PLAN = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "dtype", "kv_dtype")

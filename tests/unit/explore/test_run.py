@@ -17,6 +17,8 @@ from cosim.errors import SpecError
 from cosim.explore.run import ROOTS, read_inputs, run_study, split_overrides
 from cosim.explore.store import content_hash, read_run
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 Start = Callable[..., Path]
 
 

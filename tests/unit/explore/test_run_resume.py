@@ -16,6 +16,8 @@ from cosim.explore.compare import Block
 from cosim.explore.run import run_study
 from cosim.explore.store import read_run
 
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
 BLOCKS = 16  # two systems, one precision, two phases, four qualities
 CHANGING = {"elapsed_s", "points_per_s"}
 Start = Callable[..., Path]

@@ -132,7 +132,8 @@ def _plan(plan: Strategy | Overrides | None) -> Overrides:
     if plan is None:
         return {}
     if isinstance(plan, Strategy):
-        return {name: getattr(plan, name) for name in plan.model_fields_set}
+        chosen = {name: getattr(plan, name) for name in plan.model_fields_set - {"algorithm"}}
+        return chosen | {f"algorithm.{name}": value for name, value in plan.algorithm}
     return _below(plan, "plan")
 
 

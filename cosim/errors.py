@@ -52,7 +52,7 @@ class SpecError(CosimError, ValueError):
         return SpecError(
             self.problem,
             file=self.file if self.file is not None else file,
-            line=self.line if self.line is not None else line,
+            line=self.line if self.file is not None else line,
             field=self.field,
             value=self.value,
             hint=self.hint,

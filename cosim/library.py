@@ -66,8 +66,10 @@ def kind_of(name: str) -> str:
 
 def _files(root: Path, kind: str) -> list[Path]:
     folder = root / FOLDERS[kind]
-    if not folder.is_dir():
+    try:
+        inside = sorted(folder.glob("*.yaml") if kind in ("systems", "experiments") else folder.rglob("*.yaml"))
+    except OSError:
+        # A folder of COSIM_PATH that may not be read holds nothing for this user.
         return []
-    inside = sorted(folder.glob("*.yaml") if kind in ("systems", "experiments") else folder.rglob("*.yaml"))
     skip = {"systems", "technology"} if kind == "accelerators" else {"scenarios", "traces"}
     return [path for path in inside if not skip & set(path.relative_to(folder).parts[:-1])]

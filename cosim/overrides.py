@@ -53,7 +53,11 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
     for path, value in overrides.items():
         canonical = _canonical(path, varied.spec)
         if canonical not in known:
-            raise SpecError("unknown path", field=f"{root}{path}", hint=nearest(path, known))
+            raise SpecError(
+                "unknown path",
+                field=f"{root}{path}",
+                hint=nearest(f"{root}{path}", [f"{root}{name}" for name in known]),
+            )
         if _is_array(value, known[canonical]):
             fresh[canonical] = _points_of(value, f"{root}{path}")
         else:
@@ -104,7 +108,8 @@ def _revalidated(model: type[Spec], dump: dict[str, Any], root: str) -> Spec:
     try:
         return validated(model, dump)
     except SpecError as error:
-        where = f"{root}{error.field}" if error.field else root.rstrip(".")
+        # A datum set by a bare value has no fields of its own in the user's words.
+        where = f"{root}{error.field.removesuffix('.value')}" if error.field else root.rstrip(".")
         raise SpecError(error.problem, field=where, value=error.value, hint=error.hint) from None
 
 

@@ -43,7 +43,9 @@ def field_names(model: type[BaseModel]) -> list[str]:
 def _in_our_words(
     error: ValidationError, model: type[BaseModel], document: Document | None, inherited: tuple[Document, ...]
 ) -> SpecError:
-    first = error.errors(include_url=False)[0]
+    # A field that is unknown explains one that is missing: a slip of the pen makes both.
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    first = faults[0]
     parts = [str(part) for part in first["loc"] if not _is_machinery(str(part))]
     dotted = ".".join(parts)
     hint: str | None = None

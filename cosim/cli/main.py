@@ -19,14 +19,21 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def version(*, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
     """Options of cosim itself."""
     if version:
         import cosim
 
         print(cosim.__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 app.command("list")(library.list_items)

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 def estimate_text(row: Row) -> str:
     """The estimate as people read it: what was asked, the plan, speed, time, memory, energy."""
-    tried = f" (best of {row['plans_tried']} plans)" if row["plans_tried"] else " (given)"
+    tried = f" (best of {row['plans_tried']} plans on all chips)" if row["plans_tried"] else " (given)"
     defaults = ", ".join(f"{k}={v}" for k, v in row["defaults"].items() if k != "phase")
     taken = f"   (defaults taken: {defaults})" if defaults else ""
     degrees = " x ".join(f"{name} {row[f'plan.{name}_parallel']}" for name in ("tensor", "pipeline", "data"))

@@ -22,9 +22,7 @@ def assumptions(systems: dict[str, Varied[System]], model: Model, study: Compare
     listed = {name: list(data_of(varied.spec)) for name, varied in systems.items()}
     listed[model.name] = model_facts(model)
     equal = study.equal_quality
-    chosen = [
-        ("equal_quality." + name, getattr(equal, name)) for name in ("matmul", "attention", "memory", "collective")
-    ]
+    chosen = [(f"equal_quality.{name}", value) for name, value in equal if name != "source"]
     listed["study"] = [
         {"path": path, "value": f"{value:g}", "kind": "given", "source": equal.source, "note": ""}
         for path, value in chosen

@@ -55,12 +55,12 @@ def break_even(case: Case, result: Estimates, goal: Goal, target: float) -> Brea
 
 
 def _promising(case: Case, result: Estimates, goal: Goal) -> NDArray[np.intp]:
-    """Feasible points of the few plans that serve best within the limit, or come nearest to it."""
+    """Feasible points, all batches, of the few degrees that serve best within the limit, or come nearest to it."""
     rate = np.where(result.feasible, result.tokens / result.time / result.chips, -np.inf)
     within = np.where(result.time <= goal.limit_s, rate, -np.inf)
     score = within if np.isfinite(within).any() else np.where(result.feasible, -result.time, -np.inf)
     plan = case.plan
-    key = plan.tensor * 1e9 + plan.pipeline * 1e6 + plan.micro_batches
+    key = plan.tensor * 1e6 + plan.pipeline
     key = np.broadcast_to(key, rate.shape)
     best_first = np.argsort(-score, kind="stable")
     chosen = list(dict.fromkeys(key[i] for i in best_first if np.isfinite(score[i])))[:PLANS_KEPT]

@@ -56,8 +56,10 @@ def estimate(
     InfeasibleError when nothing fits, or when a given plan of a single point breaks a limit.
     """
     machine, network = lower_system(system), lower_model(model)
-    scenarios = lower_scenario(vary(Varied(Scenario()), scenario, root="scenario."))
-    vary(Varied(Plan()), plan, root="plan.")
+    asked = vary(Varied(Scenario()), scenario, root="scenario.")
+    scenarios = lower_scenario(asked)
+    planned = vary(Varied(Plan()), plan, root="plan.")
+    _same_length({"system": system, "workload": model, "plan": planned, "scenario": asked})
     chosen = _with_formats(plan, machine)
     given = [name for name in _DEGREES if name in plan]
     defaults = _defaults(phase, plan, scenario, chosen)
@@ -77,6 +79,19 @@ def estimate(
     if points(case) == 1 and not result.feasible[0]:
         raise explain(case, result)
     return Estimate(case, result, 0, confidence, defaults)
+
+
+def _same_length(parts: Mapping[str, Varied[Any]]) -> None:
+    """Raises SpecError naming two paths whose arrays differ in length."""
+    lengths = {
+        f"{root}.{path}": len(a) for root, part in parts.items() for path, a in part.arrays.items() if len(a) > 1
+    }
+    for path, length in lengths.items():
+        first, wanted = next(iter(lengths.items()))
+        if length != wanted:
+            raise SpecError(
+                f"holds {length} points, {first} holds {wanted}", field=path, hint="one length for all arrays"
+            )
 
 
 def _with_formats(plan: Overrides, machine: SystemArrays) -> dict[str, Any]:

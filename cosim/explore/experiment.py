@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cosim import documents, library
 from cosim.datum import Seconds
@@ -67,6 +67,15 @@ class Compare(Frozen):
     equal_quality: EqualQuality
     max_batch: Positive = 2048
     """Largest batch per replica that is tried."""
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> Compare:
+        for field in ("systems", "precisions"):
+            values = getattr(self, field)
+            twice = [value for index, value in enumerate(values) if value in values[:index]]
+            if twice:
+                raise SpecError("is listed twice", field=field, value=twice[0])
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,12 +56,14 @@ def _what_fits(case: Case, index: int) -> str:
     point = at(case, index)
     scalars = map_leaves(point, lambda leaf: leaf.reshape(()))
     batch = int(scalars.scenario.batch)
+    # What fits is asked of memory alone: a limit on time is another question.
+    scenario = replace(scalars.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
     for nodes in (1, 2, 4, 8, 16, 32, MOST_NODES):
         system = _with_nodes(scalars.system, float(nodes))
         found = candidates_at(scalars.model, int(system.chips), batch, case.phase)
         if found.plans == 0:
             continue
-        trial = searched(case.phase, system, scalars.model, scalars.scenario, case.plan.dtype, found)
+        trial = searched(case.phase, system, scalars.model, scenario, case.plan.dtype, found)
         formats = replace(trial.plan, kv_dtype=case.plan.kv_dtype, all_reduce=case.plan.all_reduce)
         trial = replace(trial, plan=formats)
         result = evaluate(trial)

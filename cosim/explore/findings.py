@@ -69,6 +69,7 @@ def operator_rows(case: Any) -> list[dict[str, Any]]:  # noqa: ANN401  # a Case 
 def _operator(op: Any, case: Any) -> dict[str, Any]:  # noqa: ANN401  # OpCost, Case
     cost = op.cost
     layers = {"layer": float(np.max(case.model.layers)), "embed": 1.0, "head": 1.0}[op.group]
+    micro_batches = float(np.max(case.plan.micro_batches))
     peak_dtype = op.dtype if op.kind == "matmul" else "bf16"
     peak = case.system.chip.matrix.peak.get(peak_dtype)
     time = float(np.max(cost.time))
@@ -79,7 +80,7 @@ def _operator(op: Any, case: Any) -> dict[str, Any]:  # noqa: ANN401  # OpCost, 
         "kind": op.kind,
         "shape": [float(np.max(d)) for d in op.dims],
         "dtype": op.dtype,
-        "count": layers * float(np.max(op.count)),
+        "count": layers * micro_batches * float(np.max(op.count)),
         "tiling": [float(np.max(t)) for t in cost.tiling],
         "bound": BOUNDS[int(np.max(cost.bound))],
         "flop": flop,
@@ -91,7 +92,7 @@ def _operator(op: Any, case: Any) -> dict[str, Any]:  # noqa: ANN401  # OpCost, 
 
 
 def _finding(runs: Sequence[Run], systems: dict[str, Varied[System]], goal: Goal, label: str) -> Finding:
-    entries = [_entry(runs, name, goal, label) for name in systems]
+    entries = [_entry(runs, name, varied.spec.chip.confidence, goal, label) for name, varied in systems.items()]
     ranked = sorted(entries, key=lambda e: -(e["rate"] or 0.0))
     _with_break_even(ranked, runs, goal, label)
     _with_prices(ranked, systems)
@@ -105,7 +106,7 @@ def _pick(runs: Sequence[Run], system: str, goal: Goal, label: str, quality: str
     return None
 
 
-def _entry(runs: Sequence[Run], system: str, goal: Goal, label: str) -> dict[str, Any]:
+def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label: str) -> dict[str, Any]:
     """One system's best at each quality: the whole row at its own, the rate at the others."""
     entry: dict[str, Any] = {"system": system, "rate": None, "why": "", "row": None}
     entry["has_range"] = _pick(runs, system, goal, label, "low") is not None
@@ -124,7 +125,7 @@ def _entry(runs: Sequence[Run], system: str, goal: Goal, label: str) -> dict[str
                 if best is None:
                     entry["why"] = _why_not(result, goal)
                 else:
-                    table = columns(block.case, result, quality="own", confidence="")
+                    table = columns(block.case, result, quality="own", confidence=confidence)
                     entry["row"], entry["index"] = row(table, best), best
         entry["rate" if quality == "own" else f"rate_{quality}"] = rate
     return entry

@@ -61,7 +61,20 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
     except SpecError as error:
         raise error.at(file=study.document.path, line=study.document.line("workload")) from None
     files.append(library.find("workloads", study.experiment.workload))
-    return Inputs(study, systems, model, {p.name: content_hash(documents.read_text(p)) for p in files})
+    return Inputs(study, systems, model, _hashes(files))
+
+
+def _hashes(files: list[Path]) -> dict[str, str]:
+    """Content hash of every input by folder and name; a number is added where two files share both."""
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(p.absolute() for p in files):
+        name = base = f"{path.parent.name}/{path.name}"
+        count = 1
+        while name in found:
+            count += 1
+            name = f"{base} ({count})"
+        found[name] = content_hash(documents.read_text(path))
+    return found
 
 
 def split_overrides(overrides: Mapping[str, Any], roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -92,10 +105,11 @@ def run_study(
     started = time.perf_counter()
     inputs = read_inputs(name, overrides)
     identity = stamp(inputs.study.document.text, overrides, inputs.hashes)
+    study = inputs.study.experiment
+    everything = _blocks(inputs)
     folder = RunFolder(out)
     folder.start(content_hash(json.dumps(identity, sort_keys=True, default=str)), resume=resume)
-    runs = _evaluated(inputs, folder, progress)
-    study = inputs.study.experiment
+    runs = _evaluated(everything, folder, progress)
     progress(0, 0, "break-even quality")
     found = findings(runs, inputs.systems, compare.goals(study), study.precisions)
     rows = write_results(folder.partial, [_table(block, result, inputs) for block, result in runs])
@@ -125,9 +139,24 @@ def run_study(
     return folder.finish()
 
 
-def _evaluated(inputs: Inputs, folder: RunFolder, progress: Progress) -> list[Run]:
+def _blocks(inputs: Inputs) -> list[compare.Block]:
+    """Every block of the study. Raises SpecError where no system has any of the formats."""
     study = inputs.study.experiment
     everything = list(compare.blocks(study, inputs.systems, lower_model(inputs.model)))
+    if not everything:
+        document = inputs.study.document
+        raise SpecError(
+            "no system has a matrix rate in any of these",
+            file=document.path,
+            line=document.line("precisions"),
+            field="precisions",
+            value=list(study.precisions),
+        )
+    return everything
+
+
+def _evaluated(everything: list[compare.Block], folder: RunFolder, progress: Progress) -> list[Run]:
+    """Estimates of every block: stored ones taken up, others evaluated and stored."""
     runs: list[Run] = []
     for index, block in enumerate(everything):
         progress(index, len(everything), f"{block.system} {block.phase} {block.label} {block.quality}")
@@ -143,6 +172,8 @@ def _evaluated(inputs: Inputs, folder: RunFolder, progress: Progress) -> list[Ru
 def _table(block: compare.Block, result: Estimates, inputs: Inputs) -> Columns:
     confidence = inputs.systems[block.system].spec.chip.confidence
     table = columns(block.case, result, quality=block.quality, confidence=confidence)
+    # The study's own name of a system, which may be a file: findings and figures use it.
+    table["system"] = [block.system] * len(result.time)
     return {**table, "precision": [block.label] * len(result.time)}
 
 

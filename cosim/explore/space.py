@@ -62,7 +62,7 @@ def candidates_over(model: ModelArrays, chips: int, batches: NDArray[np.int64], 
 
 
 def _micro_batches(each: int, pipeline: int, phase: Phase) -> list[int]:
-    if pipeline == 1:
+    if pipeline == 1 and phase == "decode":
         return [1]
     most = DECODE_MICRO_BATCHES_PER_STAGE * pipeline if phase == "decode" else each
     return [m for m in divisors(each) if m <= most]

@@ -24,7 +24,7 @@ from cosim.mapping.legal import Verdict
 from cosim.mapping.memory import KINDS
 from cosim.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
 
 
@@ -42,25 +42,33 @@ class RunFolder:
     """A run folder under construction. State is on disk: `start`, `part`, `keep`, `finish`."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.partial = out.with_name(out.name + ".partial")
+        if not out.absolute().name:
+            raise SpecError("names no folder", field="--out", value=str(out), hint="for example runs/mine")
+        self.out = Path(os.path.normpath(out.absolute())) if out.name in ("", "..") else out
+        self.partial = self.out.with_name(self.out.name + ".partial")
         self.parts = self.partial / "parts"
 
     def start(self, key: str, *, resume: bool) -> None:
         """Makes the folder, or takes up the one that is there with the same key. Raises SpecError."""
-        if self.out.exists() and not (self.out / "run.json").is_file():
+        try:
+            self._start(key, resume=resume)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SpecError(f"cannot be written: {reason}", file=self.out, hint="name another --out") from None
+
+    def _start(self, key: str, *, resume: bool) -> None:
+        if self.out.is_symlink() or (self.out.exists() and not (self.out / "run.json").is_file()):
             raise SpecError("exists and is not a run folder", file=self.out, hint="name another --out")
         stored = self.partial / "key"
         if resume and stored.is_file() and stored.read_text() == key:
             return
-        if self.partial.exists() and not stored.is_file():
+        ours = not self.partial.exists() or stored.is_file() or not any(self.partial.iterdir())
+        if self.partial.is_symlink() or not (ours or self.parts.is_dir()):
             raise SpecError("exists and is not an unfinished run", file=self.partial, hint="name another --out")
-        try:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            self.parts.mkdir(parents=True)
-            stored.write_text(key)
-        except OSError as error:
-            raise SpecError(f"cannot be written: {error.strerror}", file=self.out, hint="name another --out") from None
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+        self.parts.mkdir(parents=True)
+        stored.write_text(key)
 
     def part(self, index: int) -> Estimates | None:
         """The stored estimates of block `index`, None where it was not finished."""
@@ -89,12 +97,17 @@ class RunFolder:
         draft.rename(path)
 
     def finish(self) -> Path:
-        """Drops the parts and gives the folder its name, in place of an older run."""
-        shutil.rmtree(self.parts)
-        (self.partial / "key").unlink()
+        """Gives the folder its name in place of an older run, then drops the parts."""
         if self.out.exists():
-            shutil.rmtree(self.out)
-        self.partial.rename(self.out)
+            older = self.out.with_name(self.out.name + ".older")
+            shutil.rmtree(older, ignore_errors=True)
+            self.out.rename(older)
+            self.partial.rename(self.out)
+            shutil.rmtree(older)
+        else:
+            self.partial.rename(self.out)
+        shutil.rmtree(self.out / "parts")
+        (self.out / "key").unlink()
         return self.out
 
 
@@ -132,12 +145,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SpecError("is not a run folder (it has no run.json)", file=folder, hint="cosim run EXPERIMENT makes one")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError):
         raise SpecError("cannot be read as JSON", file=path, hint="run the experiment again") from None
+    if not isinstance(content, dict):
+        raise SpecError("does not hold a run", file=path, hint="run the experiment again")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise SpecError("was written by another version", file=path, value=content.get("schema_version"))
-    return content
+    run: dict[str, Any] = content
+    return run
 
 
 def stamp(text: str, overrides: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class SystolicArray(Frozen):
     dataflows: tuple[Dataflow, ...] = ("ws",)
     """Weight, output or input stationary: what the chip can do; the fastest is taken per product."""
     shadow_weights: bool = True
-    """Weights of the next fold load while this one computes."""
+    """The next fold's stationary operand loads, and outputs drain, while this one computes."""
     peak: dict[Dtype, FlopRate] = {}
 
 

@@ -28,7 +28,7 @@ class Tier(Frozen):
     """Torus only: chips along each dimension; the product is `size`."""
     wrap: bool = True
     """Torus only: whether the rings close."""
-    algorithms: tuple[Algorithm, ...] = ("ring", "tree", "direct")
+    algorithms: tuple[Algorithm, ...] = ("ring", "tree")
     """What the chip's own library has on this tier."""
     in_network: Ratio | None = None
     """Share of link bandwidth that in-switch reduction reaches; with `in_network` in `algorithms`."""

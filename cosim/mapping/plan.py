@@ -15,6 +15,7 @@ from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
 
+Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Degree = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -42,9 +43,9 @@ class Scenario(Frozen):
 
     batch: Degree = 1
     """Sequences in flight over the whole system."""
-    context: Degree = 2048
+    context: Tokens = 2048
     """Decode: cached tokens that a step reads. Prefill: length of the prompts."""
-    capacity: Degree | None = None
+    capacity: Tokens | None = None
     """Cached tokens that memory must hold per sequence, at least `context`; None is `context`."""
     ttft_limit: Seconds | None = None
     """Most time of a prefill step [s]."""

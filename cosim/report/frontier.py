@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.errors import SpecError
 from cosim.records import Array
 from cosim.report.style import MARKERS, colour_of, new_figure
 
@@ -26,10 +27,15 @@ _NEEDED = (
 
 
 def read_points(folder: Path) -> dict[str, NDArray[Any]]:
-    """The columns of results.parquet that the figure needs, as arrays."""
+    """The columns of results.parquet that the figure needs, as arrays. Raises SpecError."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(folder / "results.parquet", columns=list(_NEEDED))
+    path = folder / "results.parquet"
+    try:
+        table = pq.read_table(path, columns=list(_NEEDED))
+    except (pa.ArrowException, OSError):
+        raise SpecError("is missing or cannot be read", file=path, hint="run the experiment again") from None
     return {name: table[name].to_numpy() for name in _NEEDED}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cosim.errors import SpecError
 from cosim.explore.store import read_run
 from cosim.report import tables
 from cosim.report.breakdown import breakdown_figure
@@ -21,7 +22,11 @@ FIGURES = {
 
 def report_run(folder: Path) -> Path:
     """Figures and page of the run in `folder`, from what it stored. Raises SpecError for no run folder."""
-    return make_report(folder, read_run(folder))
+    try:
+        return make_report(folder, read_run(folder))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SpecError(f"cannot be read or written: {reason}", file=error.filename or folder) from None
 
 
 def make_report(folder: Path, run: dict[str, Any]) -> Path:

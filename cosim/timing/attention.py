@@ -6,7 +6,7 @@
     bytes    queries and outputs once; keys and values of every cached token the mask reaches, once per group
 
 `use` is what shape costs the engine: rows of a tile that queries fill (grouped heads share them), depth of
-an array that head_dim fills, blocks over cores. Decode splits the context over cores. Attention math runs
+an array that head_dim fills, pieces over cores: blocks of queries and splits of the context. Attention math runs
 at 16 bits whatever the cache holds (`cost.math_dtype`).
 """
 
@@ -23,10 +23,10 @@ from cosim.workload.ops import Attention
 
 IO_BYTES = 2.0
 VECTOR_FLOP_PER_SCORE = 6.0
-# Rows of the smallest matrix instruction and of a query block; keys of one split of the context.
+# Rows of the smallest matrix instruction, of a block of queries, and keys of the smallest split of a context.
 MIN_ROWS = 16.0
 QUERY_BLOCK = 128.0
-CONTEXT_BLOCK = 256.0
+CONTEXT_BLOCK = 64.0
 
 
 def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str) -> KernelCost:
@@ -34,13 +34,15 @@ def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str) -> KernelCost
     pairs = visible_pairs(op)
     scores = op.batch * op.heads * pairs
     flop = attention_flop(op)
-    use = _rows_in_use(op, chip) * _blocks_in_use(op, chip)
+    use = _rows_in_use(op, chip) * _cores_in_use(op, chip)
     matrix = flop / (rate(chip, math_dtype(chip)) * chip.quality.attention * use)
     special = scores / chip.special_peak
     vector = VECTOR_FLOP_PER_SCORE * scores / chip.vector_peak
     compute = np.maximum(np.maximum(matrix, special), vector)
-    moved = 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES + cache_bytes(op, kv_dtype)
-    memory = moved / _bandwidth(op, chip)
+    queries = 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES
+    cached = cache_bytes(op, kv_dtype)
+    moved = queries + cached
+    memory = queries / _dram(chip) + cached / _bandwidth(op, chip)
     time = np.maximum(compute, memory)
     zero = np.zeros_like(time)
     return KernelCost(time, compute, memory, flop, moved, moved, bound_of((compute, memory)), (zero, zero, zero))
@@ -65,23 +67,28 @@ def _rows_in_use(op: Attention, chip: ChipArrays) -> Array:
     return np.ones_like(rows)
 
 
-def _blocks(op: Attention) -> Array:
-    if op.phase == "decode":
-        return op.batch * op.kv_heads * np.ceil(op.context / CONTEXT_BLOCK)
-    return op.batch * op.heads * np.ceil(op.query / QUERY_BLOCK)
+def _pieces(op: Attention) -> Array:
+    """Pieces that a kernel can hand to cores: blocks of queries of a key/value head, times splits of its context.
+
+    Not rounded up: kernels balance uneven pieces, and a longer context must never be faster.
+    """
+    rows = op.query * op.heads / op.kv_heads
+    return op.batch * op.kv_heads * np.maximum(rows / QUERY_BLOCK, 1.0) * np.maximum(op.context / CONTEXT_BLOCK, 1.0)
 
 
-def _blocks_in_use(op: Attention, chip: ChipArrays) -> Array:
-    """Share of the cores that have a block in the last wave; a roofline chip has no known cores."""
-    blocks = _blocks(op)
-    if chip.cores is None:
-        return np.ones_like(blocks)
-    return blocks / (np.ceil(blocks / chip.cores) * chip.cores)
+def _cores_in_use(op: Attention, chip: ChipArrays) -> Array:
+    """Share of the cores that have a piece; a roofline chip has no known cores."""
+    pieces = _pieces(op)
+    return np.ones_like(pieces) if chip.cores is None else np.minimum(pieces / chip.cores, 1.0)
+
+
+def _dram(chip: ChipArrays) -> Array:
+    return chip.memory["dram"].bandwidth * chip.quality.memory
 
 
 def _bandwidth(op: Attention, chip: ChipArrays) -> Array:
     """Achievable DRAM bandwidth: a few busy cores of a tile machine cannot saturate it [B/s]."""
-    dram = chip.memory["dram"].bandwidth * chip.quality.memory
+    dram = _dram(chip)
     if chip.cores is None or "core_bandwidth" not in chip.kernel:
         return dram
-    return np.minimum(dram, np.minimum(_blocks(op), chip.cores) * chip.kernel["core_bandwidth"])
+    return np.minimum(dram, np.minimum(_pieces(op), chip.cores) * chip.kernel["core_bandwidth"])

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosim.errors import SpecError
 from cosim.hardware.lower import SystemArrays, TierArrays
@@ -40,8 +41,9 @@ def all_reduce(size: Array, group: Placement, system: SystemArrays, algorithm: s
     alone = group.outer <= 1.0
     within, choice = _best(size, group.inner, inner, quality, algorithm, alone=alone)
     share = size / group.inner
-    across, _ = _best(share, group.outer, outer, quality, "fastest", alone=array(1.0) > 0.0)
-    wire = 2.0 * _ringed(group.inner) * size + 2.0 * _ringed(group.outer) * share
+    across, _ = _best(share, group.outer, outer, quality, "fastest", alone=True)
+    switched = np.where(choice == ALGORITHMS.index("in_network"), 1.0 + 1.0 / group.inner, 2.0 * _ringed(group.inner))
+    wire = np.where(group.inner > 1.0, switched, 0.0) * size + 2.0 * _ringed(group.outer) * share
     return CollectiveCost(within + across, wire, choice)
 
 
@@ -82,7 +84,7 @@ def reach(tier: TierArrays, ranks: Array) -> Array:
 
 
 def _best(
-    size: Array, ranks: Array, tier: TierArrays, quality: Array, algorithm: str, *, alone: np.ndarray | np.bool_
+    size: Array, ranks: Array, tier: TierArrays, quality: Array, algorithm: str, *, alone: NDArray[np.bool_] | bool
 ) -> tuple[Array, Array]:
     """Least time over the tier's algorithms (or the one named) and its index; 0 for a group of one."""
     if algorithm not in ("fastest", *tier.algorithms):
@@ -93,6 +95,10 @@ def _best(
             hint="it has " + ", ".join(tier.algorithms),
         )
     names = tier.algorithms if algorithm == "fastest" else (algorithm,)
+    if algorithm == "in_network" and not np.all(alone):
+        # The switch of one tier cannot reduce for another: a group that leaves it falls back to a ring inside.
+        switched, ringed = (_best(size, ranks, tier, quality, name, alone=True) for name in ("in_network", "ring"))
+        return np.where(alone, switched[0], ringed[0]), np.where(alone, switched[1], ringed[1])
     bandwidth = reach(tier, ranks) * quality
     times = [
         np.where(alone | (name != "in_network"), _time(name, size, ranks, tier, bandwidth), np.inf) for name in names

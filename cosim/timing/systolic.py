@@ -85,11 +85,15 @@ def _best_mapping(
             each = np.ceil(folds * number / total_arrays)
             if machine.shadow_weights and dataflow != "os":
                 spent = pipelined_cycles(each, piece, rows, columns)
-            elif dataflow == "os":
-                # Outputs drain while the next fold fills when there is a second accumulator.
+            elif dataflow == "os" and machine.shadow_weights:
+                # A second set of accumulators, as a second set of weights: outputs drain while the next fold fills.
                 spent = each * np.maximum(piece, rows) + rows + columns - 2.0
+            elif dataflow == "os":
+                spent = each * (rows + columns + piece - 2.0) - 1.0
             else:
                 spent = each * (2.0 * rows + columns + piece - 2.0) - 1.0
+            # Cuts beyond a point's own arrays are its neighbours' candidates, not its own.
+            spent = np.where(number < 2.0 * np.maximum(total_arrays, 1.0), spent, np.inf)
             if best is None:
                 best, flow, cut = spent, np.full_like(spent, index), np.full_like(spent, number)
             else:

@@ -52,7 +52,7 @@ def tile_cost(
     shape = _Shape(m, n, k, batch)
     total = int(m.shape[0])
     parts = []
-    for start in range(0, total, CHUNK):
+    for start in range(0, max(total, 1), CHUNK):
         index = np.arange(start, min(start + CHUNK, total), dtype=np.intp)
         part, local = take(shape, index), take(machine, index)
         parts.append(_chunk(part, local, element_bytes, resident))

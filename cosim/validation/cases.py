@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,13 @@ class Case:
     values: dict[str, str]
 
     def number(self, column: str) -> float | None:
-        """A column as a number; None where it is blank, absent or not a number."""
+        """A column as a number; None where it is blank, absent or not a finite number."""
         text = self.values.get(column, "").strip()
         try:
-            return float(text) if text else None
+            value = float(text) if text else math.nan
         except ValueError:
             return None
+        return value if math.isfinite(value) else None
 
 
 def read_cases(kind: str, path: Path) -> list[Case]:
@@ -40,7 +42,11 @@ def read_cases(kind: str, path: Path) -> list[Case]:
     lines = _lines(path)
     if not lines:
         raise SpecError("holds no rows", file=path, hint="the first row names the columns")
-    names = next(csv.reader([lines[0][1]]))
+    rows = _fields(lines, path)
+    names = [name.strip() for name in rows[0]]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SpecError("is a column twice", file=path, line=lines[0][0], field=repeated[0])
     missing = [name for name in KINDS[kind] if name not in names]
     if missing:
         raise SpecError(
@@ -51,7 +57,7 @@ def read_cases(kind: str, path: Path) -> list[Case]:
             hint=nearest(missing[0], names),
         )
     cases: list[Case] = []
-    for number, fields in zip((n for n, _ in lines[1:]), csv.reader(text for _, text in lines[1:]), strict=False):
+    for number, fields in zip((n for n, _ in lines[1:]), rows[1:], strict=True):
         if len(fields) != len(names):
             raise SpecError(f"has {len(fields)} fields, not {len(names)}", file=path, line=number)
         values = dict(zip(names, fields, strict=True))
@@ -59,12 +65,23 @@ def read_cases(kind: str, path: Path) -> list[Case]:
     return cases
 
 
+def _fields(lines: list[tuple[int, str]], path: Path) -> list[list[str]]:
+    """The fields of every line; a quoted field may not hold a line break. Raises SpecError."""
+    fields: list[list[str]] = []
+    for number, text in lines:
+        try:
+            fields.append(next(csv.reader([text], strict=True)))
+        except csv.Error as error:
+            raise SpecError(f"is not CSV: {error}", file=path, line=number) from None
+    return fields
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines that are neither comment nor blank."""
     try:
         if path.stat().st_size > 100 * MAX_BYTES:
             raise SpecError("is too large for a table of cases", file=path)
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise SpecError("no such file", file=path, hint="name a CSV of measured cases") from None
     except UnicodeDecodeError:

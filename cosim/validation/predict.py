@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from cosim import library
 from cosim.dtypes import DTYPES, bytes_per_element
 from cosim.hardware.load import load_chip
@@ -20,6 +22,11 @@ from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import DATAFLOWS, cycles
 from cosim.timing.vector import vector_cost
 from cosim.validation.cases import Case
+
+EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
+"""Rows whose log does not tell the format are answered by the faster of those that the chip has."""
+LARGEST = 1e12
+"""No dimension of a product is larger: beyond it a row is a slip, not a case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ def _systolic(cases: Sequence[Case]) -> list[Prediction]:
         dims = [case.number(name) for name in ("M", "N", "K", "rows", "cols")]
         known = [array(d) for d in dims if d is not None and d > 0]
         measured = case.number("cycles")
-        if len(known) < len(dims) or measured is None or flow not in DATAFLOWS:
+        if len(known) < len(dims) or measured is None or measured <= 0 or flow not in DATAFLOWS:
             out.append(Prediction(case, None, None, (flow,), "a dimension, the dataflow or the cycles are unknown"))
             continue
         m, n, k, rows, columns = known
@@ -60,13 +67,19 @@ def _matmul(cases: Sequence[Case]) -> list[Prediction]:
     for index, case in enumerate(cases):
         key = (case.values["accelerator"], case.values["dtype"])
         dims = [case.number(name) for name in ("m", "n", "k", "measured_s")]
-        if any(value is None or not value > 0 for value in dims):
-            answers[index] = Prediction(case, None, None, key, "m, n, k or measured_s is unknown or not positive")
+        batch = case.number("batch")
+        sizes = [value for value in (*dims, batch) if value is not None]
+        if None in dims or not all(0 < value <= LARGEST for value in sizes):
+            answers[index] = Prediction(case, None, None, key, "m, n, k, batch or measured_s is unknown or impossible")
         else:
             together.setdefault((*key, case.number("warm") != 0.0), []).append(index)
     for (accelerator, dtype, warm), rows in together.items():
-        reason = _unanswerable(accelerator, dtype)
-        predicted = None if reason else _times([cases[i] for i in rows], accelerator, dtype, warm=warm)
+        formats = EITHER.get(dtype, (dtype,))
+        reasons = [_unanswerable(accelerator, each) for each in formats]
+        able = [each for each, why in zip(formats, reasons, strict=True) if not why]
+        reason = "" if able else reasons[0]
+        times = [_times([cases[i] for i in rows], accelerator, each, warm=warm) for each in able]
+        predicted = np.min(times, axis=0) if times else None
         for place, index in enumerate(rows):
             value = None if predicted is None else float(predicted[place])
             measured = cases[index].number("measured_s")

@@ -55,7 +55,7 @@ def test_what_is_left_open_is_the_documented_default_and_said(call: Call) -> Non
     assert row["plans_tried"] > 1
     out = call(*ASKED)[1]
     assert "defaults taken: scenario.batch=1, scenario.context=2048" in out
-    assert f"(best of {row['plans_tried']} plans)" in out
+    assert f"(best of {row['plans_tried']} plans on all chips)" in out
 
 
 def test_settings_reach_all_four_roots(call: Call) -> None:
@@ -114,7 +114,7 @@ def test_system_and_workload_may_be_files(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("scenario.batches=2", "scenario.batches: unknown path; nearest: batch"),
+        ("scenario.batches=2", "scenario.batches: unknown path; nearest: scenario.batch"),
         ("system.chip.memory.dram.bandwith=3 TB/s", "memory.dram.bandwidth"),
         ("cluster.nodes=2", "cluster.nodes: unknown path; a path starts with one of system, workload, plan, scenario"),
         ("nodes=2", "nodes: unknown path"),

@@ -41,7 +41,7 @@ def test_defaults_that_were_taken_are_said_and_none_where_there_are_none(row: di
 def test_a_plan_says_whether_it_was_given_or_found_among_how_many(row: dict[str, Any]) -> None:
     plan = "tensor 2 x pipeline 1 x data 1, micro-batches 1, fp8, KV fp8"
     assert line(estimate_text(row), "plan").strip() == f"plan        {plan} (given)"
-    assert line(estimate_text(row | {"plans_tried": 12}), "plan").endswith("(best of 12 plans)")
+    assert line(estimate_text(row | {"plans_tried": 12}), "plan").endswith("(best of 12 plans on all chips)")
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("breakdown", "breakdown_s."), ("memory", "memory_bytes.")])

@@ -78,7 +78,7 @@ def test_handles_show_what_they_describe() -> None:
 
 def test_keywords_of_a_system_are_its_top_level_paths() -> None:
     assert cosim.system("dgx-h100", nodes=16).spec.chips == 128.0
-    with pytest.raises(cosim.SpecError, match=r"system\.node: unknown path; nearest: nodes"):
+    with pytest.raises(cosim.SpecError, match=r"system\.node: unknown path; nearest: system\.nodes"):
         cosim.system("dgx-h100", node=16)
 
 
@@ -169,7 +169,7 @@ def test_phases_and_their_keywords() -> None:
     prefill = cosim.estimate_prefill(system, model, batch=3, context=100, ttft_limit=1.0).to_row()
     assert (decode["phase"], decode["scenario.capacity"], prefill["phase"]) == ("decode", 5000, "prefill")
     assert decode["memory_bytes.kv"] == pytest.approx(50 * prefill["memory_bytes.kv"], rel=1e-12)
-    with pytest.raises(cosim.SpecError, match=r"scenario\.batches: unknown path; nearest: batch"):
+    with pytest.raises(cosim.SpecError, match=r"scenario\.batches: unknown path; nearest: scenario\.batch"):
         cosim.estimate_decode(system, model, batches=3)
 
 

@@ -208,7 +208,7 @@ def test_a_number_that_its_unit_makes_infinite_is_refused() -> None:
         (True, "is not a number"),
         ("fast", "is not a number with a unit"),
         ([1], "is not a number with a unit"),
-        ({"bits": 3}, "is missing"),
+        ({"bits": 3}, "unknown field"),
         ("12 parsecs", "unknown unit"),
     ],
 )

@@ -146,6 +146,15 @@ def test_the_first_of_several_faults_is_told_and_the_others_counted() -> None:
     assert str(both.hint).endswith("; 1 more after it")
 
 
+def test_a_misspelt_field_is_told_before_the_field_that_is_missing_for_it() -> None:
+    error = fault({"nme": "a"})
+    assert (error.problem, error.field, error.hint) == (
+        "unknown field",
+        "nme",
+        "nearest: name; 1 more after it",
+    )
+
+
 def test_a_fault_of_a_base_file_is_reported_there() -> None:
     own, base = document({"name": 1}, "own.yaml"), document({"cores": 9}, "base.yaml")
     error = fault({"name": "a", "cores": "x"}, own, base)

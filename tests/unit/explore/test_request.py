@@ -103,9 +103,9 @@ def test_an_unknown_phase_is_refused(phase: str, hint: str) -> None:
             "system.chip.memory.dram.bandwith",
             r"^system\.chip\.memory\.dram\.bandwith: unknown path; nearest: .*bandwidth",
         ),
-        ("workload.layer", r"^workload\.layer: unknown path; nearest: layers"),
-        ("plan.tensor", r"^plan\.tensor: unknown path; nearest: tensor_parallel"),
-        ("scenario.batches", r"^scenario\.batches: unknown path; nearest: batch"),
+        ("workload.layer", r"^workload\.layer: unknown path; nearest: workload\.layers"),
+        ("plan.tensor", r"^plan\.tensor: unknown path; nearest: plan\.tensor_parallel"),
+        ("scenario.batches", r"^scenario\.batches: unknown path; nearest: scenario\.batch"),
     ],
 )
 def test_an_unknown_path_is_refused_with_the_nearest(path: str, message: str) -> None:

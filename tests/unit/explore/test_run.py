@@ -15,7 +15,7 @@ import cosim
 from cosim import library
 from cosim.errors import SpecError
 from cosim.explore.run import ROOTS, read_inputs, run_study, split_overrides
-from cosim.explore.store import content_hash, read_run
+from cosim.explore.store import SCHEMA_VERSION, content_hash, read_run
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
 
@@ -27,7 +27,7 @@ def results(folder: Path) -> pa.Table:
 
 
 def test_a_run_says_what_made_it(content: dict[str, Any], study_file: Path, study_text: str) -> None:
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == SCHEMA_VERSION
     assert content["cosim_version"] == cosim.__version__
     assert content["experiment_text"] == study_text
     assert (content["name"], content["kind"]) == ("small", "compare")
@@ -148,7 +148,7 @@ def test_an_unknown_name_in_a_study_is_told_at_its_line_before_anything_is_writt
         ("plan.tensor_parallel", 2, r"unknown path.*starts with one of system, workload, scenario"),
         ("sistem.nodes", 2, r"unknown path.*nearest: system"),
         ("system", 2, "unknown path"),
-        ("scenario.inputs", 2, r"scenario\.inputs: unknown path.*nearest: input"),
+        ("scenario.inputs", 2, r"scenario\.inputs: unknown path.*nearest: scenario\.input"),
         ("scenario.input", 0, r"scenario\.input: .*greater than or equal to 1"),
         ("scenario.input", float("nan"), r"scenario\.input: .*finite"),
         ("system.chip.memory.dram.bandwith", "3 TB/s", r"unknown path.*memory.dram.bandwidth"),

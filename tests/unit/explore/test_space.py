@@ -48,10 +48,10 @@ def rows(found: Candidates) -> list[tuple[float, ...]]:
 
 
 def most_micro_batches(pipeline: float, phase: Phase) -> float:
-    """One for one stage; two per stage in decode, which reads the weights anew for each; any number in prefill."""
-    if pipeline == 1:
-        return 1
-    return 2 * pipeline if phase == "decode" else np.inf
+    """Two per stage in decode, which reads the weights anew for each, one for one stage; any number in prefill."""
+    if phase == "prefill":
+        return np.inf
+    return 1 if pipeline == 1 else 2 * pipeline
 
 
 def legal(found: Candidates, network: ModelArrays, chips: int) -> bool:

@@ -39,7 +39,8 @@ def test_shipped_systems_have_eight_chips_on_one_node(dgx: System, slice_of_eigh
 
 def test_a_tier_offers_the_common_algorithms_unless_told() -> None:
     tier = validated(Tier, TIER)
-    assert tier.algorithms == ("ring", "tree", "direct")
+    assert "ring" in tier.algorithms
+    assert "in_network" not in tier.algorithms  # it needs numbers of its own
     assert tier.shape == ()
     assert tier.wrap
     assert tier.in_network is None

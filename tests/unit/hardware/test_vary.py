@@ -178,7 +178,7 @@ def test_the_peaks_and_bandwidths_of_such_a_chip_can_be_swept(told_by_peaks: Sys
 def test_an_unknown_path_names_the_nearest_with_its_root(dgx: System, path: str, near: str) -> None:
     error = fault(dgx, {path: 1})
     assert (error.problem, error.field) == ("unknown path", f"system.{path}")
-    assert near in str(error.hint).removeprefix("nearest: ").split(", ")
+    assert f"system.{near}" in str(error.hint).removeprefix("nearest: ").split(", ")
 
 
 @pytest.mark.parametrize(

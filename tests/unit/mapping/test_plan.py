@@ -84,7 +84,7 @@ def test_a_degree_out_of_bounds_is_refused(field: str, value: float, message: st
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("tensor_paralel", 2, "unknown path.*nearest: tensor_parallel"),
+        ("tensor_paralel", 2, "unknown path.*nearest: plan.tensor_parallel"),
         ("dtype", "fp7", "'bf16', 'fp8'"),
         ("algorithm.all_reduce", "butterfly", "'fastest', 'ring', 'tree'"),
         ("algorithm.all_gather", "ring", "unknown path.*algorithm.all_reduce"),

@@ -137,7 +137,7 @@ def test_a_model_cannot_be_changed_in_place(describe: Describe) -> None:
         ("heads", [8, 9], "multiple of kv_heads"),
         ("layers", [4, float("nan")], "holds NaN or infinity"),
         ("layers", [[4, 8]], "one dimension"),
-        ("layer", [4, 8], "unknown path.*nearest: layers"),
+        ("layer", [4, 8], "unknown path.*nearest: workload.layers"),
     ],
 )
 def test_a_wrong_array_override_is_refused(describe: Describe, path: str, values: list[float], message: str) -> None:

@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 
 from cosim.errors import SpecError
 from cosim.schema import Frozen
-from cosim.units import format_si, parse_quantity, to_si
+from cosim.units import format_si, is_bare_number, parse_quantity, to_si
 
 Kind = Literal["datasheet", "measured", "derived", "estimated", "given"]
 UNSOURCED = "given without a source"
@@ -75,14 +75,27 @@ class Quantity:
         if isinstance(raw, Datum):
             return raw if raw.si_unit == self.unit else raw.model_copy(update={"si_unit": self.unit})
         if isinstance(raw, dict):
-            raw = {**raw, "si_unit": self.unit}
-            if isinstance(raw.get("value"), str):
-                raw["value"], raw["unit"] = parse_quantity(raw["value"], self.unit), self.unit
-            return raw
+            return {**raw, **self._number(raw), "si_unit": self.unit}
         if isinstance(raw, (str, int, float)):
             value = parse_quantity(raw, self.unit)
             return {"value": value, "unit": self.unit, "kind": "given", "source": UNSOURCED, "si_unit": self.unit}
         raise SpecError("is not a number with a unit", value=raw, hint=f"write for example '1 {self.unit}'".rstrip())
+
+    def _number(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """`value` and `unit` of a mapping whose value is text: "3.35" keeps the unit, "3.35 TB/s" has its own."""
+        value = raw.get("value")
+        if isinstance(value, bool):
+            raise SpecError("is not a number", value=value)
+        if not isinstance(value, str):
+            return {}
+        beside = [name for name in ("unit", "low", "high") if raw.get(name) not in (None, "")]
+        if is_bare_number(value):
+            return {"value": float(value)}
+        if beside:
+            raise SpecError(
+                f"has a unit of its own beside '{beside[0]}'", value=value, hint="write value: 3.35, unit: TB/s"
+            )
+        return {"value": parse_quantity(value, self.unit), "unit": self.unit}
 
     def check(self, datum: Datum) -> Datum:
         """The datum, if it and its range are finite, in range and in the right dimension. Raises SpecError."""

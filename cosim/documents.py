@@ -16,6 +16,7 @@ from cosim.errors import SpecError
 
 MAX_BYTES = 8_000_000
 MAX_DEPTH = 40
+MAX_FIELDS = 100_000
 Data = dict[str, Any]
 
 
@@ -56,8 +57,9 @@ def read_text(path: Path) -> str:
         raise SpecError("no such file", file=path, hint="check the path, or 'cosim list'") from None
     except IsADirectoryError:
         raise SpecError("is a folder", file=path, hint="name a file in it") from None
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", file=path) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpecError(f"cannot be read: {reason}", file=path) from None
     if raw is None:
         raise SpecError("is too large for a description", file=path, hint=f"at most {MAX_BYTES:,} bytes")
     try:
@@ -73,14 +75,28 @@ def read_text(path: Path) -> str:
 
 def _json(text: str, path: Path) -> Data:
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise SpecError(f"is not JSON: {error.msg}", file=path, line=error.lineno) from None
+    except SpecError as error:
+        raise error.at(file=path) from None
     except RecursionError:
         raise SpecError("is nested too deeply", file=path) from None
+    except ValueError as error:
+        raise SpecError(f"cannot be read as JSON: {error}", file=path) from None
     if not isinstance(data, dict):
         raise SpecError("does not hold an object", file=path, line=1)
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Data:
+    """A JSON object whose keys are there once. Raises SpecError."""
+    found: Data = {}
+    for key, value in pairs:
+        if key in found:
+            raise SpecError("is a key twice", field=key)
+        found[key] = value
+    return found
 
 
 def _yaml(text: str, path: Path) -> object:
@@ -94,13 +110,15 @@ def _yaml(text: str, path: Path) -> object:
         line = None if mark is None else mark.line + 1
         problem = (error.problem or error.context or "cannot be parsed").split("\n")[0]
         raise SpecError(f"is not YAML: {problem}", file=path, line=line) from None
-    except (YAMLError, ValueError, RecursionError, AssertionError) as error:
+    except (YAMLError, ValueError, RecursionError, AssertionError, LookupError, AttributeError, TypeError) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise SpecError(f"is not YAML: {reason}", file=path) from None
 
 
 def _plain(node: Any, where: str, lines: dict[str, int], path: Path, depth: int) -> Any:  # noqa: ANN401  # YAML is untyped
     """Plain dicts, lists and scalars of a parsed tree; fills `lines` on the way."""
+    if len(lines) > MAX_FIELDS:
+        raise SpecError(f"holds more than {MAX_FIELDS:,} fields", file=path, hint="aliases may repeat a part too often")
     if depth > MAX_DEPTH:
         raise SpecError("is nested too deeply, or refers to itself", file=path, field=where[:80] or None)
     if isinstance(node, dict):

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class CosimError(Exception):
@@ -40,6 +42,11 @@ class SpecError(CosimError, ValueError):
         self.field, self.value, self.hint = field, value, hint
         super().__init__(self._message())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole through a process border."""
+        fields = {name: getattr(self, name) for name in ("file", "line", "field", "value", "hint")}
+        return partial(SpecError, **fields), (self.problem,)
+
     def _message(self) -> str:
         where = "" if self.file is None else f"{self.file}" + (f":{self.line}" if self.line else "") + ": "
         what = "" if self.field is None else f"{self.field}: "
@@ -66,24 +73,33 @@ class InfeasibleError(CosimError):
         self.limit, self.shortfall, self.hint = limit, shortfall, hint
         super().__init__(f"{limit}: {shortfall}" + ("" if hint is None else f"; {hint}"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole through a process border."""
+        return InfeasibleError, (self.limit, self.shortfall, self.hint)
+
 
 class SimulationError(CosimError):
     """The event engine ran out of events before its goal. `clock_s` is its time, `process` who waited."""
 
     def __init__(self, problem: str, *, clock_s: float, process: str) -> None:
         self.clock_s, self.process = clock_s, process
+        self.problem = problem
         super().__init__(f"{problem} (clock {clock_s:.6g} s, waiting: {process})")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole through a process border."""
+        return partial(SimulationError, clock_s=self.clock_s, process=self.process), (self.problem,)
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice for an unknown name: the nearest known ones, or all of them when few."""
+
+def nearest(name: str, known: Iterable[str], root: str = "") -> str:
+    """Advice for an unknown name: the nearest known ones, or all of them when few; `root` goes before each."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
-        return "nearest: " + ", ".join(close)
+        return "nearest: " + ", ".join(root + each for each in close)
     if not names:
         return "none is known"
-    shown = ", ".join(names[:12])
+    shown = ", ".join(root + each for each in names[:12])
     return f"known: {shown}" + (", ..." if len(names) > 12 else "")
 
 

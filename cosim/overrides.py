@@ -56,13 +56,15 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
             raise SpecError(
                 "unknown path",
                 field=f"{root}{path}",
-                hint=nearest(f"{root}{path}", [f"{root}{name}" for name in known]),
+                hint=nearest(path, known, root),
             )
         if _is_array(value, known[canonical]):
+            if isinstance(known[canonical], bool | str):
+                raise SpecError("is a choice: an array of points must hold numbers", field=f"{root}{path}")
             fresh[canonical] = _points_of(value, f"{root}{path}")
         else:
             arrays.pop(canonical, None)
-            _set(dump, canonical, value.item() if isinstance(value, np.generic) else value)
+            _set(dump, canonical, value.item() if isinstance(value, np.generic | np.ndarray) else value)
     _check_points(type(varied.spec), dump, {**arrays, **fresh}, root)
     touched = varied.touched | {_canonical(path, varied.spec) for path in overrides}
     for path, values in fresh.items():

@@ -52,7 +52,7 @@ def _in_our_words(
     value: object = first.get("input")
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        problem, hint = "unknown field", nearest(parts[-1], _siblings(model, first["loc"]))
+        problem, hint = "unknown field", nearest(str(first["loc"][-1]), _siblings(model, first["loc"]))
     elif first["type"] == "missing":
         problem, value = "is missing", None
     inner = (first.get("ctx") or {}).get("error")
@@ -64,7 +64,8 @@ def _in_our_words(
     more = len(error.errors()) - 1
     if more:
         hint = f"{hint}; {more} more after it" if hint else f"{more} more after it"
-    place = next((d for d in (document, *inherited) if d is not None and dotted in d.lines), document)
+    asked = dotted.removesuffix(".value")
+    place = next((d for d in (document, *inherited) if d is not None and asked in d.lines), document)
     return SpecError(
         problem,
         file=None if place is None else place.path,
@@ -89,7 +90,7 @@ def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
             info = owner.model_fields.get(str(part))
             below += _models_in(info.annotation if info is not None else None)
         known = below or known
-    return [name for owner in known for name in field_names(owner)]
+    return list(dict.fromkeys(name for owner in known for name in field_names(owner)))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # annotations are any object

@@ -110,13 +110,22 @@ def parse_quantity(text: str | float, expected: str) -> float:
     """SI value of "3.35 TB/s", or of a bare number, which is taken as SI already. Raises SpecError."""
     if isinstance(text, bool):
         raise SpecError("is not a number", value=text, hint=f"write a number with a unit such as {expected}")
-    if isinstance(text, (int, float)):
-        return float(text)
+    if isinstance(text, int | float):
+        try:
+            return float(text)
+        except OverflowError:
+            raise SpecError("is too large for a number", value=text) from None
     match = _QUANTITY.match(text)
     if match is None:
         raise SpecError("is not a number with a unit", value=text, hint=f"write for example '1 {expected}'".rstrip())
     number = float(match.group(1).replace("_", ""))
     return number if match.group(2) == "" else to_si(number, match.group(2), expected)
+
+
+def is_bare_number(text: str) -> bool:
+    """Whether `text` is a number without a unit."""
+    match = _QUANTITY.match(text)
+    return match is not None and match.group(2) == ""
 
 
 def format_si(value: float, unit: str, digits: int = 4) -> str:
@@ -137,7 +146,7 @@ def _factor(token: str) -> Unit:
         prefix, base = token[:length], token[length:]
         if prefix in _PREFIX and base in _BASE and base not in _NO_PREFIX:
             return Unit(_PREFIX[prefix] * _BASE[base].scale, _BASE[base].dims)
-    if token.endswith("USD"):
-        return Unit(_PREFIX.get(token[:-3], math.nan), _dims(USD=1))
+    if token.endswith("USD") and token[:-3] in _PREFIX:
+        return Unit(_PREFIX[token[:-3]], _dims(USD=1))
     known = [p + b for b in _BASE for p in ("", "G", "T", "u", "p") if b and b not in _NO_PREFIX]
     raise SpecError("unknown unit", value=token, hint=nearest(token, known))

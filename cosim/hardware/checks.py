@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosim.documents import Document
-from cosim.errors import SpecError
+from cosim.errors import SpecError, nearest
 from cosim.hardware.chip import Chip
-from cosim.hardware.lower import ChipArrays, lower_chip
+from cosim.hardware.lower import KERNEL_CONSTANTS, ChipArrays, lower_chip
 from cosim.hardware.system import System
 from cosim.units import format_si
 
@@ -63,15 +63,16 @@ def check_chip(chip: Chip, document: Document) -> None:
                 field=f"published.{check.name}",
                 hint=f"correct a primary, or declare the reason under published.deviations: {{{check.name}: ...}}",
             )
-    for role, level in lower_chip(chip).memory.items():
-        if float(level.reserved) >= float(level.capacity):
-            raise SpecError(
-                f"reserves {format_si(float(level.reserved), 'B')} of {format_si(float(level.capacity), 'B')}",
-                file=document.path,
-                line=document.line(f"memory.{role}.reserved"),
-                field=f"memory.{role}.reserved",
-                hint="what the runtime keeps must be less than the capacity",
-            )
+    _reserves(chip, document)
+    _constants(chip, document)
+    _deviations(chip, checks, document)
+
+
+def _deviations(chip: Chip, checks: list[Check], document: Document) -> None:
+    """A declared deviation belongs to a published total that does deviate."""
+    for check in checks:
+        if check.reason is not None and abs(check.deviation) <= TOLERANCE:
+            raise _at(document, f"published.deviations.{check.name}", "declares a deviation where there is none")
     for name in chip.published.deviations:
         if name not in {check.name for check in checks}:
             raise SpecError(
@@ -83,10 +84,38 @@ def check_chip(chip: Chip, document: Document) -> None:
             )
 
 
-def check_system(system: System, document: Document) -> None:
+def _reserves(chip: Chip, document: Document) -> None:
+    """What the runtime keeps is less than what there is."""
+    for role, level in lower_chip(chip).memory.items():
+        if float(level.reserved) >= float(level.capacity):
+            raise SpecError(
+                f"reserves {format_si(float(level.reserved), 'B')} of {format_si(float(level.capacity), 'B')}",
+                file=document.path,
+                line=document.line(f"memory.{role}.reserved"),
+                field=f"memory.{role}.reserved",
+                hint="what the runtime keeps must be less than the capacity",
+            )
+
+
+def _constants(chip: Chip, document: Document) -> None:
+    """Kernel constants are those that the tile model knows."""
+    constants = chip.calibration.constants if chip.calibration is not None else {}
+    for name in constants:
+        if name not in KERNEL_CONSTANTS:
+            field = f"calibration.constants.{name}"
+            raise SpecError(
+                "is no kernel constant",
+                file=document.path,
+                line=document.line(field),
+                field=field,
+                hint=nearest(name, KERNEL_CONSTANTS),
+            )
+
+
+def check_system(system: System, document: Document | None = None) -> None:
     """Raises SpecError where a tier names an unknown link, a torus does not multiply out, or there is no tier."""
     if not system.tiers:
-        raise SpecError("a system needs at least one tier", file=document.path, line=document.line("tiers"))
+        raise _at(document, "tiers", "a system needs at least one tier")
     for index, tier in enumerate(system.tiers):
         where = f"tiers.{index}"
         problem: str | None = None
@@ -99,7 +128,14 @@ def check_system(system: System, document: Document) -> None:
         elif index > 1:
             problem = "a third tier is not modelled yet"
         if problem is not None:
-            raise SpecError(problem, file=document.path, line=document.line(where), field=where)
+            raise _at(document, where, problem)
+
+
+def _at(document: Document | None, field: str, problem: str) -> SpecError:
+    """An error at a field, with its place where it came from a file."""
+    if document is None:
+        return SpecError(problem, field=field)
+    return SpecError(problem, file=document.path, line=document.line(field), field=field)
 
 
 def _pairs(chip: Chip, arrays: ChipArrays) -> Iterator[tuple[str, float, float, str]]:
@@ -125,6 +161,10 @@ def _no_doubles(chip: Chip, document: Document) -> None:
         if m.capacity is not None and m.stack_capacity is not None
     ]
     doubles += [f"links.{n}.bandwidth" for n, k in chip.links.items() if k.bandwidth is not None and k.has_primaries]
+    if chip.vector.peak is not None and chip.vector.rate is not None:
+        doubles.append("vector.peak")
+    if chip.special.peak is not None and chip.special.rate is not None:
+        doubles.append("special.peak")
     if chip.matrix.kind != "roofline":
         doubles += [f"matrix.peak.{dtype}" for dtype in chip.matrix.peak]
     for field in doubles:

@@ -55,6 +55,8 @@ def read_system(name: str) -> tuple[System, tuple[Document, ...]]:
             raise error.at(file=holder.path, line=holder.line("chip")) from None
         data, files = {**data, "chip": chip}, (*chain, *chip_files)
     system = validated(System, _cited(data, chain), own, chain[1:])
+    if isinstance(data.get("chip"), dict):
+        check_chip(system.chip, own)
     check_system(system, own)
     return system, files
 
@@ -69,11 +71,23 @@ def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:
             raise SpecError("base files refer to each other", file=path, line=chain[0].line("base"), field="base")
         chain.append(document)
         base = document.data.get("base")
-        at = None if base is None else library.find(kind, str(base))
+        at = None if base is None else _base_of(document, str(base), kind)
     merged: Data = {}
     for document in reversed(chain):
         merged = _merged(merged, {k: v for k, v in document.data.items() if k != "base"})
     return merged, tuple(chain)
+
+
+def _base_of(document: Document, base: str, kind: str) -> Path:
+    """File of a base: beside the file that names it, or found by name. Raises SpecError at that line."""
+    beside = document.path.parent / base
+    try:
+        found = beside if base.endswith((".yaml", ".yml")) and beside.is_file() else library.find(kind, base)
+    except SpecError as error:
+        raise error.at(file=document.path, line=document.line("base")) from None
+    if not found.is_file():
+        raise SpecError("no such file", file=document.path, line=document.line("base"), field="base", value=base)
+    return found
 
 
 def _merged(below: Data, above: Data) -> Data:
@@ -95,9 +109,14 @@ def _cited(data: Data, chain: tuple[Document, ...]) -> Data:
     texts: dict[str, str] = {}
     for key, entry in (sources if isinstance(sources, dict) else {}).items():
         if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-            texts[key] = entry["text"] + ("" if entry.get("checked", True) else " [unverified recollection]")
+            texts[key] = entry["text"] + (" [unverified recollection]" if _unchecked(entry) else "")
     parts = ((key, value if key == "sources" else _resolved(value, texts, key, chain)) for key, value in data.items())
     return dict(parts)
+
+
+def _unchecked(source: Data) -> bool:
+    """YAML 1.2 reads a bare `no` as text; here it means what it says."""
+    return str(source.get("checked", True)).lower() in ("false", "no", "off", "0")
 
 
 def _resolved(node: Any, texts: Mapping[str, str], where: str, chain: tuple[Document, ...]) -> Any:  # noqa: ANN401  # YAML

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 
 from cosim.errors import SpecError
+from cosim.hardware.checks import check_system
 from cosim.hardware.chip import Chip
 from cosim.hardware.system import System
 from cosim.overrides import Overrides, Varied, vary
@@ -27,7 +28,12 @@ _STRUCTURE = ("cores", "matrix.rows", "matrix.columns", "matrix.arrays", "matrix
 def vary_system(varied: Varied[System], overrides: Overrides) -> Varied[System]:
     """`varied` with `overrides` (paths below `system.`). Raises SpecError, see `cosim.overrides.vary`."""
     _check(varied.spec.chip, overrides, varied.touched, "chip.", "system.chip.")
-    return vary(varied, overrides, root="system.")
+    changed = vary(varied, overrides, root="system.")
+    try:
+        check_system(changed.spec)
+    except SpecError as error:
+        raise SpecError(error.problem, field=f"system.{error.field}", hint=error.hint) from None
+    return changed
 
 
 def vary_chip(varied: Varied[Chip], overrides: Overrides) -> Varied[Chip]:
@@ -44,7 +50,7 @@ def _check(chip: Chip, overrides: Overrides, before: frozenset[str], prefix: str
             raise SpecError(
                 f"{chip.name} is known by its peaks only: its structure cannot be varied",
                 field=f"{shown}{path}",
-                hint="vary matrix.peak.<dtype>, or start from asic-template",
+                hint=f"vary {shown}matrix.peak.<dtype>, or start from asic-template",
             )
     touched = own | {path.removeprefix(prefix) for path in before if path.startswith(prefix)}
     for pattern, primaries in _DERIVED.items():

@@ -198,7 +198,7 @@ def test_arrays_of_any_kind_are_kept_as_floats_beside_the_description(machine: V
         ("cores", [1.5, 2.0], "must be a whole number"),
         ("cores", [1.0, 2.5], "must be a whole number"),
         ("cores", [1.0, 1.5, 2.0], "must be a whole number"),  # neither the least nor the greatest
-        ("name", [1.0, 2.0], "valid string"),
+        ("name", [1.0, 2.0], "is a choice"),
     ],
 )
 def test_an_array_that_its_field_cannot_hold_is_refused(

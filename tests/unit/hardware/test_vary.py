@@ -191,7 +191,7 @@ def test_an_unknown_path_names_the_nearest_with_its_root(dgx: System, path: str,
         ("chip.quality.matmul", [0.0, 0.5], "is out of range"),
         ("nodes", 0, "is out of range"),
         ("nodes", [1.0, 2.5], "must be a whole number"),
-        ("chip.name", [1.0, 2.0], "Input should be a valid string"),
+        ("chip.name", [1.0, 2.0], "is a choice"),
         ("tiers.node.kind", "hypercube", "Input should be 'switch'"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cosim
 from cosim.engines import analytic
 from cosim.engines.analytic import Estimates, evaluate, evaluate_cells
 from cosim.engines.case import Case, Phase
@@ -201,3 +202,14 @@ def test_one_infeasible_row_leaves_the_others_unchanged(name: str, limit: str) -
 
 def _rows(result: Estimates, rows: list[int]) -> Estimates:
     return analytic._map(result, lambda leaf: leaf[rows])
+
+
+def test_a_point_does_not_see_the_cores_of_its_neighbours() -> None:
+    """The cuts that are tried follow a point's own arrays, not the largest number in the batch."""
+    cores = np.array([3.0, 5.0, 6.0, 7.0, 20.0, 64.0, 12.0])
+    model, plan = cosim.workload("llama-3.1-70b"), {"tensor_parallel": 8, "dtype": "fp8"}
+    scenario = {"batch": 8, "context": 2048}
+    together = cosim.estimate_prefill(cosim.system("asic-8").vary({"chip.cores": cores}), model, plan, **scenario)
+    for index, number in enumerate(cores):
+        alone = cosim.estimate_prefill(cosim.system("asic-8").vary({"chip.cores": number}), model, plan, **scenario)
+        assert alone.result.time[0] == pytest.approx(together.result.time[index], rel=1e-12)

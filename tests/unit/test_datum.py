@@ -289,3 +289,15 @@ def test_json_schema_offers_text_number_and_mapping_and_names_the_unit() -> None
     assert {"type": "string"} in described["anyOf"]
     assert {"type": "number"} in described["anyOf"]
     assert schema["$defs"]["Datum"]["required"] == ["value", "kind", "source"]
+
+
+def test_a_quoted_number_keeps_its_unit() -> None:
+    assert read("bandwidth", sourced("3.35", "TB/s")).si == 3.35e12
+
+
+def test_text_with_its_own_unit_cannot_have_another_beside_it() -> None:
+    assert "unit of its own" in fault("bandwidth", sourced("3.35 TB/s", "GB/s")).problem
+
+
+def test_a_flag_is_no_value() -> None:
+    assert "is not a number" in fault("bandwidth", sourced(True, "TB/s")).problem

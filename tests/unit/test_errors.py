@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,3 +146,18 @@ def test_nearest_names_at_most_three() -> None:
 
 def test_nearest_takes_any_iterable_once() -> None:
     assert nearest("cors", iter(["cores", "clock"])).startswith("nearest: cores")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SpecError("is wrong", file="a.yaml", line=3, field="x.y", value=[1], hint="write 2"),
+        InfeasibleError("memory", "lacks 3 B", "use more chips"),
+        SimulationError("stopped early", clock_s=1.5, process="stage 3"),
+    ],
+)
+def test_an_error_crosses_a_process_border_whole(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)

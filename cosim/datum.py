@@ -50,11 +50,17 @@ class Datum(Frozen):
     @property
     def text(self) -> str:
         """The value as people read it, with its range."""
-        shown = format_si(self.si, self.si_unit)
         if self.low is None and self.high is None:
-            return shown
-        low, high = self.si_range
-        return f"{shown} ({format_si(low, self.si_unit)} to {format_si(high, self.si_unit)})"
+            return self._shown(self.value)
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        return f"{self._shown(self.value)} ({self._shown(low)} to {self._shown(high)})"
+
+    def _shown(self, value: float) -> str:
+        """As the file writes it: Gb/s stay Gb/s."""
+        if self.unit in ("", self.si_unit):
+            return format_si(to_si(value, self.unit, self.si_unit), self.si_unit)
+        return f"{value:,.6g} {self.unit}"
 
 
 @dataclass(frozen=True)

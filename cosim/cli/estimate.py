@@ -29,6 +29,7 @@ def estimate_command(
 
     answer = estimate_request(phase, system, workload, overrides(settings or []))
     row = {**answer.to_row(), "plans_tried": answer.plans_tried, "defaults": dict(answer.defaults)}
+    row["time_s_best"], row["time_s_worst"] = answer.spread or (None, None)
     listed = operator_rows(answer.case) if ops else []
     if emit({**row, "operators": listed} if ops else row, json_to):
         return

@@ -22,7 +22,7 @@ def estimate_text(row: Row) -> str:
     facts = {
         "asked": f"batch {row['scenario.batch']}, context {row['scenario.context']:g}{taken}",
         "plan": f"{degrees}, micro-batches {row['plan.micro_batches']}, {formats}{tried}",
-        "time": f"{format_si(row['time_s'], 's')}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
+        "time": f"{format_si(row['time_s'], 's')}{_spread(row)}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
         "speed": f"{chip:,.4g} tokens/s/chip, {user:,.4g} tokens/s/user",
         "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",
         "breakdown": _shares(row, "breakdown_s.", row["time_s"], "s"),
@@ -53,6 +53,14 @@ def _operator(op: Row) -> list[str]:
         "-" if op["utilisation"] is None else f"{op['utilisation']:.0%}",
         format_si(op["time_s"], "s", 3),
     ]
+
+
+def _spread(row: Row) -> str:
+    """Best and worst time over the ranges of the chip's software, where it has any."""
+    best, worst = row.get("time_s_best"), row.get("time_s_worst")
+    if best is None or worst is None:
+        return ""
+    return f" ({format_si(best, 's', 3)} to {format_si(worst, 's', 3)} over the ranges of its kernels)"
 
 
 def _shape(op: Row) -> str:

@@ -87,27 +87,43 @@ def block_case(study: Compare, system: SystemArrays, model: ModelArrays, phase: 
 
 
 def with_quality(
-    system: SystemArrays, varied: Varied[System], quality: str, equal: EqualQuality
+    system: SystemArrays, varied: Varied[System], quality: str, equal: EqualQuality | None
 ) -> SystemArrays | None:
     """The system with the software of the named column; None where nothing has a range to be low or high in.
 
-    Low takes the worst end of every range (quality, launch gap, start of collectives), high the best.
+    Low takes the worst end of every range (quality, launch gap, start of collectives), high the best, with
+    the direct all-reduce that a serving engine may add. Equal gives all the same, algorithms included.
     """
     if quality == "own":
         return system
-    if quality == "equal":
+    if quality == "equal" and equal is not None:
         values = [array(getattr(equal, name)) for name in _CLASSES]
-        return _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
+        software = _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
+        return _with_direct(software, only=True)
     chip, tier = varied.spec.chip, varied.spec.tiers[0]
     ranges = [getattr(chip.quality, name).si_range for name in _CLASSES]
     formats = {dtype: datum.si_range for dtype, datum in chip.quality.matmul_formats.items()}
     times = [chip.launch.gap.si_range, tier.base_latency.si_range]
-    if all(low == high for low, high in (*ranges, *formats.values(), *times)):
+    has_more = system.tiers[0].kind == "switch" and "direct" not in system.tiers[0].algorithms
+    if not has_more and all(low == high for low, high in (*ranges, *formats.values(), *times)):
         return None
     better = 0 if quality == "low" else 1
     gap, start = (array(ends[1 - better]) for ends in times)
     chosen = {str(dtype): array(ends[better]) for dtype, ends in formats.items()}
-    return _with_software(system, [array(ends[better]) for ends in ranges], chosen, gap, start)
+    software = _with_software(system, [array(ends[better]) for ends in ranges], chosen, gap, start)
+    return _with_direct(software, only=False) if quality == "high" else software
+
+
+def _with_direct(system: SystemArrays, *, only: bool) -> SystemArrays:
+    """The node's tier with the direct all-reduce that serving engines write themselves where all are connected.
+
+    `only`: ring and direct and nothing else, so that no library has more than another.
+    """
+    inner, *outer = system.tiers
+    if inner.kind not in ("switch", "mesh"):
+        return system
+    names = ("ring", "direct") if only else tuple(dict.fromkeys((*inner.algorithms, "direct")))
+    return replace(system, tiers=(replace(inner, algorithms=names), *outer))
 
 
 def _with_software(

@@ -12,6 +12,7 @@ from cosim.dtypes import kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
 from cosim.errors import InfeasibleError, SpecError
+from cosim.explore.compare import with_quality
 from cosim.explore.explain import explain
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
@@ -19,7 +20,7 @@ from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.overrides import Overrides, Varied, vary
-from cosim.records import map_leaves, points, take
+from cosim.records import array, map_leaves, points, take
 from cosim.workload.model import Model, ModelArrays, lower_model
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches")
@@ -29,7 +30,8 @@ _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batc
 class Estimate:
     """The answer for a batch of points: the case as it was run, its estimates, how the plan was found.
 
-    `plans_tried` is 0 where the plan was given. `to_row` gives one point as plain values.
+    `plans_tried` is 0 where the plan was given. `spread` is (best, worst) time of a single point over the ranges
+    of its chip's kernel quality, launch and start of collectives [s], None where nothing has a range.
     """
 
     case: Case
@@ -37,6 +39,7 @@ class Estimate:
     plans_tried: int
     confidence: str
     defaults: Mapping[str, object]
+    spread: tuple[float, float] | None = None
 
     def table(self) -> Columns:
         """Columns of all points."""
@@ -66,7 +69,7 @@ def estimate(
     confidence = system.spec.chip.confidence
     if not given and _is_scalar(machine, network, scenarios):
         tried, case = _best(phase, machine, network, scenarios, chosen)
-        return Estimate(case, evaluate(case), tried, confidence, defaults)
+        return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
     if not given:
         raise SpecError(
             "a plan is needed for arrays of points",
@@ -78,7 +81,20 @@ def estimate(
     result = evaluate(case)
     if points(case) == 1 and not result.feasible[0]:
         raise explain(case, result)
-    return Estimate(case, result, 0, confidence, defaults)
+    return Estimate(case, result, 0, confidence, defaults, _spread(case, system))
+
+
+def _spread(case: Case, system: Varied[System]) -> tuple[float, float] | None:
+    """(best, worst) time of a point at the ends of every range; the plan stays as it is."""
+    if points(case) != 1 or system.arrays:
+        return None
+    ends = [with_quality(case.system, system, side, None) for side in ("high", "low")]
+    if None in ends:
+        return None
+    unlimited = replace(case.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
+    cases = [replace(case, system=end, scenario=unlimited) for end in ends if end is not None]
+    best, worst = (float(evaluate(each).time[0]) for each in cases)
+    return best, worst
 
 
 def _same_length(parts: Mapping[str, Varied[Any]]) -> None:

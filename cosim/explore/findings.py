@@ -14,6 +14,7 @@ from cosim.engines.case import device_graph
 from cosim.engines.step import op_costs
 from cosim.explore.breakeven import break_even
 from cosim.explore.compare import Block, Goal, winner
+from cosim.explore.experiment import Lengths
 from cosim.explore.rows import columns, row
 from cosim.hardware.system import System
 from cosim.mapping.legal import LIMITS
@@ -52,6 +53,40 @@ def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
         }
         for f in found
     ]
+
+
+def whole_requests(found: Sequence[Finding], lengths: Lengths) -> list[dict[str, Any]]:
+    """Prefill and decode together: every decode goal with the prefill of the same precision.
+
+    Chips are split between the phases as the lengths ask: a chip serves out / (out / decode + in / prefill)
+    output tokens/s. Cost per million output tokens adds in / out prefill tokens to each.
+    """
+    prefill = {f.label: {e["system"]: e for e in f.entries} for f in found if f.goal.phase == "prefill"}
+    rows: list[dict[str, Any]] = []
+    for finding in found:
+        if finding.goal.phase != "decode" or finding.label not in prefill:
+            continue
+        entries = [_whole(e, prefill[finding.label][e["system"]], lengths) for e in finding.entries]
+        entries.sort(key=lambda e: -(e["rate"] or 0.0))
+        rows.append({"goal": finding.goal.text, "precision": finding.label, "entries": entries})
+    return rows
+
+
+def _whole(decode: dict[str, Any], prefill: dict[str, Any], lengths: Lengths) -> dict[str, Any]:
+    """One system: output tokens/s per chip over both phases, share of chips that prefill, USD per M output tokens."""
+    known = decode["rate"] is not None and prefill["rate"] is not None
+    if not known:
+        return {"system": decode["system"], "rate": None, "prefill_share": None, "usd_per_million": None}
+    per_decode, per_prefill = lengths.output / decode["rate"], lengths.input / prefill["rate"]
+    costs = (decode["usd_per_million"], prefill["usd_per_million"])
+    priced = None not in costs
+    ratio = lengths.input / lengths.output
+    return {
+        "system": decode["system"],
+        "rate": lengths.output / (per_decode + per_prefill),
+        "prefill_share": per_prefill / (per_decode + per_prefill),
+        "usd_per_million": costs[0] + ratio * costs[1] if priced else None,
+    }
 
 
 def operators(block: Block, index: int) -> list[dict[str, Any]]:
@@ -164,6 +199,7 @@ def _with_prices(ranked: list[dict[str, Any]], systems: dict[str, Varied[System]
     for entry in ranked:
         rivals = [e for e in ranked if e is not entry and e["usd_per_million"] is not None]
         cheapest = min(rivals, key=lambda e: float(e["usd_per_million"]), default=None)
+        entry["break_even_rival"] = None if cheapest is None else cheapest["system"]
         for end in ("", "_low", "_high"):
             target = None if cheapest is None else cheapest[f"usd_per_million{end}"]
             entry[f"break_even_price{end}_usd"] = _even(entry, systems[entry["system"]].spec, target)

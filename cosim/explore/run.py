@@ -17,7 +17,7 @@ from cosim.errors import SpecError, nearest
 from cosim.explore import compare
 from cosim.explore.assumptions import assumptions
 from cosim.explore.experiment import Study, load_study
-from cosim.explore.findings import Finding, Run, as_json, findings, operators
+from cosim.explore.findings import Finding, Run, as_json, findings, operators, whole_requests
 from cosim.explore.rows import Columns, columns
 from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_results
 from cosim.hardware.load import read_system
@@ -84,6 +84,8 @@ def split_overrides(overrides: Mapping[str, Any], roots: tuple[str, ...]) -> dic
         root, _, rest = path.partition(".")
         if root not in parts or not rest:
             hint = f"a path starts with one of {', '.join(roots)}; {nearest(root, roots)}"
+            if root in ("chip", "tiers", "nodes", "server", "facility"):
+                hint = f"did you mean system.{path}?"
             raise SpecError("unknown path", field=path, hint=hint)
         parts[root][rest] = value
     return parts
@@ -129,6 +131,7 @@ def run_study(
         "host": host(),
         "warnings": _warnings(inputs, runs),
         "findings": as_json(found),
+        "whole_requests": whole_requests(found, study.scenario),
         "operators": _operators(runs, found),
         "rooflines": _rooflines(inputs),
         "assumptions": assumptions(inputs.systems, inputs.model.spec, study),
@@ -215,6 +218,12 @@ def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
             notes.append(f"{name}: kernels of {chip.name} are not fitted on it ({chip.confidence}); see its ranges")
         if chip.price is not None and chip.price.kind == "estimated":
             notes.append(f"{name}: the price of {chip.name} is not published: {chip.price.text}, {chip.price.note}")
+        if chip.status == "template":
+            notes.append(f"{name}: peak, area, power, links and price of {chip.name} are design choices, not a product")
+    dies = ", ".join(f"{name} {varied.spec.chip.die.node}" for name, varied in inputs.systems.items())
+    notes.append(f"process and memory generations differ ({dies}): a lead may be theirs")
+    servers = ", ".join(f"{name} {varied.spec.server.power.text}" for name, varied in inputs.systems.items())
+    notes.append(f"power of the server around the chips is a constant ({servers}); tokens/J at the server rest on it")
     formats = {block.system: block.case.plan.dtype for block, _ in runs if block.label == "native"}
     if formats:
         shown = ", ".join(f"{name} {dtype}" for name, dtype in formats.items())

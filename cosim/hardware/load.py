@@ -133,7 +133,7 @@ def _resolved(node: Any, texts: Mapping[str, str], where: str, chain: tuple[Docu
                     line=place.line(at),
                     field=at,
                     value=source,
-                    hint=nearest(source, texts),
+                    hint=nearest(source, texts) + "; or write the source out in words",
                 )
             out["source"] = texts.get(source, source)
         return out

@@ -60,6 +60,8 @@ def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
         bottom_line=tables.bottom_line(run),
         verdict=tables.verdict(run),
         groups=groups,
+        wholes=[(f"{g['goal']}, {g['precision']}", tables.whole(g)) for g in run["whole_requests"]],
+        whole_head=tables.WHOLE_HEAD,
         ranking_head=tables.RANKING_HEAD,
         cost_head=tables.COST_HEAD,
         # Our own drawings, made a moment ago by matplotlib: the only text that is not escaped.

@@ -33,6 +33,7 @@ COST_HEAD = [
     "USD per M tokens",
     "break-even price",
 ]
+WHOLE_HEAD = ["system", "output tokens/s/chip", "share of chips in prefill", "USD per M output tokens"]
 UNKNOWN = "unknown"
 
 
@@ -44,6 +45,19 @@ def ranking(finding: dict[str, Any]) -> Cells:
 def costs(finding: dict[str, Any]) -> Cells:
     """One row a system that serves: power, energy, memory by kind, money."""
     return [_cost(entry) for entry in finding["entries"] if entry["row"] is not None]
+
+
+def whole(group: dict[str, Any]) -> Cells:
+    """One row a system: both phases of a request together."""
+    return [
+        [
+            entry["system"],
+            _number(entry["rate"]),
+            "" if entry["prefill_share"] is None else f"{entry['prefill_share']:.0%}",
+            UNKNOWN if entry["usd_per_million"] is None else f"{entry['usd_per_million']:.3g}",
+        ]
+        for entry in group["entries"]
+    ]
 
 
 def plan_text(row: dict[str, Any]) -> str:
@@ -66,7 +80,25 @@ def bottom_line(run: dict[str, Any]) -> str:
     if not decided:
         return "No system meets any of the limits."
     most = ", ".join(f"{name} leads {count}" for name, count in sorted(leads.items(), key=lambda item: -item[1]))
-    return f"Of {decided} cases {most}; in {clear} of them the lead is clear of what is unknown about kernels."
+    whole_line = _whole_line(run["whole_requests"])
+    return (
+        f"{whole_line}Of {decided} cases {most}; in {clear} of them the lead is clear of what is unknown about kernels."
+    )
+
+
+def _whole_line(groups: list[dict[str, Any]]) -> str:
+    """Who serves whole requests best in the first precision at the loosest limit."""
+    if not groups:
+        return ""
+    group = [g for g in groups if g["precision"] == groups[0]["precision"]][-1]
+    able = [entry for entry in group["entries"] if entry["rate"] is not None]
+    if not able:
+        return ""
+    text = f"Whole requests ({group['goal']}, {group['precision']}): {able[0]['system']} serves "
+    text += f"{_number(able[0]['rate'])} output tokens/s per chip, prefill included"
+    if len(able) > 1:
+        text += f", {able[0]['rate'] / able[1]['rate']:.2f} times {able[1]['system']}"
+    return text + ". "
 
 
 def verdict(run: dict[str, Any]) -> list[str]:
@@ -142,7 +174,9 @@ def _cost(entry: dict[str, Any]) -> list[str]:
         format_si(other, "B", 3),
         UNKNOWN if price is None else f"{price['text']}, {price['kind']}",
         UNKNOWN if cost is None else _spread(cost, entry["usd_per_million_low"], entry["usd_per_million_high"], ".3g"),
-        "no priced rival" if even is None else _spread(even, low, high, ",.0f") + " USD",
+        "no priced rival"
+        if even is None
+        else f"{_spread(even, low, high, ',.0f')} USD to match {entry['break_even_rival']}",
     ]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from cosim.dtypes import bytes_per_element
 from cosim.hardware.lower import ChipArrays
 from cosim.records import Array
-from cosim.timing.cost import KernelCost, bound_of, machine, math_dtype, rate
+from cosim.timing.cost import KernelCost, bound_of, dram_rate, machine, math_dtype, rate
 from cosim.workload.graph import attention_flop, visible_pairs
 from cosim.workload.ops import Attention
 
@@ -42,7 +42,7 @@ def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str) -> KernelCost
     queries = 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES
     cached = cache_bytes(op, kv_dtype)
     moved = queries + cached
-    memory = queries / _dram(chip) + cached / _bandwidth(op, chip)
+    memory = queries / dram_rate(chip) + cached / _bandwidth(op, chip)
     time = np.maximum(compute, memory)
     zero = np.zeros_like(time)
     return KernelCost(time, compute, memory, flop, moved, moved, bound_of((compute, memory)), (zero, zero, zero))
@@ -82,13 +82,9 @@ def _cores_in_use(op: Attention, chip: ChipArrays) -> Array:
     return np.ones_like(pieces) if chip.cores is None else np.minimum(pieces / chip.cores, 1.0)
 
 
-def _dram(chip: ChipArrays) -> Array:
-    return chip.memory["dram"].bandwidth * chip.quality.memory
-
-
 def _bandwidth(op: Attention, chip: ChipArrays) -> Array:
     """Achievable DRAM bandwidth: a few busy cores of a tile machine cannot saturate it [B/s]."""
-    dram = _dram(chip)
+    dram = dram_rate(chip)
     if chip.cores is None or "core_bandwidth" not in chip.kernel:
         return dram
     return np.minimum(dram, np.minimum(_pieces(op), chip.cores) * chip.kernel["core_bandwidth"])

@@ -78,7 +78,7 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
         shadow_weights=engine.shadow_weights,
         peak=peak,
         quality=chip.quality.matmul_formats.get(dtype, chip.quality.matmul),
-        dram=chip.memory["dram"].bandwidth * chip.quality.memory,
+        dram=dram_rate(chip),
         cache=zero if cache is None else cache.capacity,
         feed=array(np.inf) if nearest_level is None else nearest_level.bandwidth,
         cores=known(chip.cores),
@@ -96,6 +96,14 @@ def rate(chip: ChipArrays, dtype: str) -> Array:
         hint = nearest(dtype, chip.matrix.peak)
         raise SpecError(f"{chip.name} has no matrix rate for this format", field="plan.dtype", value=dtype, hint=hint)
     return chip.matrix.peak[dtype]
+
+
+def dram_rate(chip: ChipArrays) -> Array:
+    """Achievable DRAM bandwidth [B/s]: what DRAM gives, or the cache that it passes through where that is slower."""
+    given = chip.memory["dram"].bandwidth
+    if "cache" in chip.memory:
+        given = np.minimum(given, chip.memory["cache"].bandwidth)
+    return given * chip.quality.memory
 
 
 def math_dtype(chip: ChipArrays) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from cosim.hardware.lower import ChipArrays
 from cosim.mapping.shard import DeviceVector
 from cosim.records import Array
-from cosim.timing.cost import KernelCost, bound_of
+from cosim.timing.cost import KernelCost, bound_of, dram_rate
 
 
 def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
@@ -17,12 +17,12 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
     one after: they move at that level's bandwidth and cost no DRAM traffic.
     """
     moved = op.read_bytes + op.write_bytes
-    dram = chip.memory["dram"].bandwidth * chip.quality.memory
+    dram = dram_rate(chip)
     on_chip = [level for role, level in chip.memory.items() if role not in ("dram", "host")]
     if on_chip:
         level = chip.memory.get("cache", on_chip[0])
         stays = moved <= level.capacity / 2.0
-        near = np.maximum(level.bandwidth * chip.quality.memory, dram)
+        near = level.bandwidth * chip.quality.memory
         bandwidth = np.where(stays, near, dram)
         dram_bytes = np.where(stays, 0.0, moved)
     else:

@@ -208,3 +208,22 @@ def test_no_legal_degrees_is_said() -> None:
         InfeasibleError, match=r"no tensor x pipeline x data degrees on 8 chips divide llama-3\.1-8b and batch 1"
     ):
         estimate("decode", system("dgx-h100"), narrow, {}, {})
+
+
+def test_a_point_carries_the_spread_of_its_chips_software() -> None:
+    """Best and worst time of the same plan enclose its own; a chip with a named quality still has its other ranges."""
+    for name in SYSTEMS:
+        answer = ask_on(name)
+        assert answer.spread is not None
+        best, worst = answer.spread
+        assert best < float(answer.result.time[0]) < worst
+
+
+def test_arrays_have_no_spread() -> None:
+    changed = vary_system(Varied(load_system("asic-8")), {"chip.memory.dram.stacks": np.array([4.0, 8.0])})
+    plan = {"tensor_parallel": 8}
+    assert estimate("decode", changed, model("llama-3.1-8b"), plan, {}).spread is None
+
+
+def ask_on(name: str) -> Estimate:
+    return estimate("decode", system(name), model("llama-3.1-8b"), {}, {"batch": 8})

@@ -13,8 +13,8 @@ import pytest
 from cosim.datum import Datum
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.explore.compare import Block, Goal, goals, scaled_quality, winner
-from cosim.explore.experiment import Compare
-from cosim.explore.findings import Finding, as_json, findings, operators
+from cosim.explore.experiment import Compare, Lengths
+from cosim.explore.findings import Finding, as_json, findings, operators, whole_requests
 from cosim.explore.request import estimate_request
 from cosim.explore.run import Inputs
 from cosim.hardware.load import load_system
@@ -283,3 +283,21 @@ def test_operators_are_those_of_the_point_that_is_asked_for(runs: Runs) -> None:
         local = float(one.scenario.batch[0] / one.plan.data[0] / one.plan.micro_batches[0])
         qkv = next(op for op in operators(block, index) if op["name"] == "qkv")
         assert qkv["shape"] == [local, 6144 / float(one.plan.tensor[0]), 4096.0]
+
+
+def test_whole_requests_share_chips_between_the_phases_as_the_lengths_ask() -> None:
+    """100 tokens out at 50/s take 2 s of a chip, 400 in at 200/s another 2 s: 100 per 4 s, half of it prefill."""
+    decode = {"system": "a", "rate": 50.0, "usd_per_million": 3.0}
+    prefill = {"system": "a", "rate": 200.0, "usd_per_million": 0.5}
+    found = [
+        Finding(Goal("decode", 0.015), "fp8", (decode,)),
+        Finding(Goal("prefill", 2.0), "fp8", (prefill,)),
+    ]
+    (group,) = whole_requests(found, Lengths(input=400, output=100))
+    (entry,) = group["entries"]
+    assert (entry["rate"], entry["prefill_share"]) == (25.0, 0.5)
+    assert entry["usd_per_million"] == 3.0 + 4 * 0.5
+    unpriced = [Finding(f.goal, f.label, ({**f.entries[0], "usd_per_million": None},)) for f in found]
+    assert whole_requests(unpriced, Lengths(input=400, output=100))[0]["entries"][0]["usd_per_million"] is None
+    unable = [found[0], Finding(found[1].goal, "fp8", ({**prefill, "rate": None},))]
+    assert whole_requests(unable, Lengths(input=400, output=100))[0]["entries"][0]["rate"] is None

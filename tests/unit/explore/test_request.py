@@ -97,7 +97,7 @@ def test_an_unknown_phase_is_refused(phase: str, hint: str) -> None:
     ("path", "message"),
     [
         ("sytem.nodes", r"^sytem\.nodes: unknown path; .*nearest: system"),
-        ("nodes", r"^nodes: unknown path; a path starts with one of system, workload, plan, scenario"),
+        ("nodes", r"^nodes: unknown path; did you mean system\.nodes"),
         ("system", r"^system: unknown path; a path starts with one of"),
         (
             "system.chip.memory.dram.bandwith",

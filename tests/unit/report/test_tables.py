@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cosim.report.tables import COST_HEAD, RANKING_HEAD, bottom_line, costs, plan_text, ranking, verdict
+from cosim.report.tables import COST_HEAD, RANKING_HEAD, bottom_line, costs, plan_text, ranking, verdict, whole
 
 Entry = dict[str, Any]
 Make = Callable[..., Entry]
@@ -77,7 +77,7 @@ def test_costs_are_of_those_that_serve_and_unknown_where_they_are(entry: Make, f
     assert [cell(lines[0], name) for name in money] == [
         "30,000 USD, estimated",
         "0.11",
-        "40,419 (35,000 to 50,000) USD",
+        "40,419 (35,000 to 50,000) USD to match dgx-h100",
     ]
     assert [cell(lines[1], name) for name in money] == ["unknown", "unknown", "no priced rival"]
     assert (cell(lines[0], "power per chip"), cell(lines[0], "energy per step")) == ("650 W", "52 J")
@@ -90,9 +90,9 @@ def test_the_bottom_line_counts_who_leads_and_where_that_is_clear(entry: Make, f
     open_ = finding(entry("b", 200.0, rate_low=150.0), entry("a", 100.0, rate_high=151.0))
     alone = finding(entry("a"), entry("b", able=False))
     nobody = finding(entry("a", able=False), entry("b", able=False))
-    text = bottom_line({"findings": [clear, open_, alone, nobody]})
+    text = bottom_line({"findings": [clear, open_, alone, nobody], "whole_requests": []})
     assert text == ("Of 3 cases a leads 2, b leads 1; in 2 of them the lead is clear of what is unknown about kernels.")
-    assert bottom_line({"findings": [nobody]}) == "No system meets any of the limits."
+    assert bottom_line({"findings": [nobody], "whole_requests": []}) == "No system meets any of the limits."
 
 
 def test_a_verdict_says_who_leads_by_how_much_and_what_would_change_it(entry: Make, finding: Make) -> None:
@@ -123,9 +123,9 @@ def test_a_lead_is_clear_only_of_every_rival_at_its_best_and_with_kernels_that_s
     hopeful = finding(entry("a", 110.0), entry("b", able=False, rate_high=120.0))
     shaky = finding(entry("a", 110.0, rate_low=None), entry("b", 100.0))
     for found in (third, hopeful, shaky):
-        assert "in 0 of them the lead is clear" in bottom_line({"findings": [found]})
+        assert "in 0 of them the lead is clear" in bottom_line({"findings": [found], "whole_requests": []})
     sure = finding(entry("a", 110.0, has_range=False, rate_low=None), entry("b", 100.0))
-    assert "in 1 of them the lead is clear" in bottom_line({"findings": [sure]})
+    assert "in 1 of them the lead is clear" in bottom_line({"findings": [sure], "whole_requests": []})
 
 
 def test_a_verdict_without_a_winner_or_a_rival_says_no_more_than_is_known(entry: Make, finding: Make) -> None:
@@ -140,3 +140,13 @@ def test_a_verdict_has_a_sentence_a_finding_in_order(entry: Make, finding: Make)
     goals = ["decode, TPOT <= 15 ms", "decode, TPOT <= 50 ms", "prefill, TTFT <= 2 s"]
     told = verdict({"findings": [finding(entry("a"), goal=goal) for goal in goals]})
     assert [text.split(", fp8:")[0] for text in told] == goals
+
+
+def test_whole_requests_come_first_and_in_a_table(entry: Make, finding: Make) -> None:
+    serving = {"system": "a", "rate": 300.0, "prefill_share": 0.25, "usd_per_million": 0.5}
+    second = {"system": "b", "rate": 150.0, "prefill_share": 0.5, "usd_per_million": None}
+    unable = {"system": "c", "rate": None, "prefill_share": None, "usd_per_million": None}
+    group = {"goal": "decode, TPOT <= 15 ms", "precision": "fp8", "entries": [serving, second, unable]}
+    text = bottom_line({"findings": [finding(entry("a"))], "whole_requests": [group]})
+    assert "a serves 300 output tokens/s per chip, prefill included, 2.00 times b" in text
+    assert whole(group) == [["a", "300", "25%", "0.5"], ["b", "150", "50%", "unknown"], ["c", "none", "", "unknown"]]

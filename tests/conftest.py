@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from cosim.documents import Document
 from cosim.explore.run import run_study
 from cosim.explore.store import read_run
 from cosim.report.page import report_run
+
+# Examples are drawn anew on a developer's machine and are the same ones wherever a change is accepted.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 STUDY = """\
 kind: compare

@@ -8,7 +8,7 @@ Leaves that are not float arrays (names, flags, None) are structure: they must a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,12 +24,12 @@ def array(value: object) -> Array:
 
 
 def map_leaves(record: Record, change: Callable[[Array], Array]) -> Record:
-    """The record with every float array replaced by `change(array)`; structure is kept as it is."""
+    """The record with every array replaced by `change(array)`, in the order of `leaves`; structure is kept."""
     return _mapped(record, change)  # type: ignore[no-any-return]  # same type by construction
 
 
 def leaves(record: object) -> Iterator[Array]:
-    """Every float array of the record, depth first, in field order."""
+    """Every array of the record, depth first, in field order."""
     if isinstance(record, np.ndarray | np.floating):
         yield np.asarray(record)
     elif dataclasses.is_dataclass(record) and not isinstance(record, type):
@@ -60,6 +60,17 @@ def take(record: Record, index: NDArray[np.intp]) -> Record:
 def at(record: Record, index: int) -> Record:
     """One point with 0-d leaves: what the event engine is given."""
     return map_leaves(record, lambda leaf: leaf[..., index if leaf.shape[-1] > 1 else 0] if leaf.ndim else leaf)
+
+
+def joined(parts: Sequence[Record]) -> Record:
+    """The batches one after the other along the points axis; structure is the first one's.
+
+    Leaves of whole numbers (codes) stay whole. Every part must hold arrays, none scalars, in the same places.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    streams = [leaves(part) for part in parts]
+    return map_leaves(parts[0], lambda _: np.concatenate([next(stream) for stream in streams], axis=-1))
 
 
 def _mapped(record: Any, change: Callable[[Array], Array]) -> Any:  # noqa: ANN401  # records are generic

@@ -100,3 +100,20 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return int(done.value.code or 0), out, err
 
     return _call
+
+
+@pytest.fixture
+def refused(
+    call: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[tuple[str, ...]], str]:
+    """`cosim ARGUMENTS` in an empty folder, which must end in one message and exit code 2; returns the message."""
+
+    def _refused(arguments: tuple[str, ...]) -> str:
+        monkeypatch.chdir(tmp_path)
+        code, out, err = call(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+        return err
+
+    return _refused

@@ -10,9 +10,7 @@ BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,7 @@ from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs,
 from cosim.mapping.legal import Verdict, divisibility, merged
 from cosim.mapping.memory import KINDS, serving_memory
 from cosim.mapping.stages import Stages
-from cosim.records import Array, array, points, take
+from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.cost import rate
 from cosim.timing.energy import power_floor
 from cosim.workload.graph import model_flop
@@ -65,7 +63,7 @@ def evaluate(case: Case) -> Estimates:
         return _evaluate_chunk(case, total)
     starts = range(0, total, CHUNK_POINTS)
     parts = [take(case, np.arange(s, min(s + CHUNK_POINTS, total), dtype=np.intp)) for s in starts]
-    return _joined([_evaluate_chunk(part, points(part)) for part in parts])
+    return joined([_evaluate_chunk(part, points(part)) for part in parts])
 
 
 def evaluate_cells(cells: list[tuple[Case, NDArray[np.intp]]]) -> Estimates:
@@ -73,9 +71,9 @@ def evaluate_cells(cells: list[tuple[Case, NDArray[np.intp]]]) -> Estimates:
 
     `cells` are (case, rows): point i of a case is row rows[i] of the result; rows cover 0..P-1 once.
     """
-    joined = _joined([evaluate(case) for case, _ in cells])
+    together = joined([evaluate(case) for case, _ in cells])
     order = np.argsort(np.concatenate([rows for _, rows in cells]), kind="stable")
-    return _map(joined, lambda leaf: leaf[order])
+    return map_leaves(together, lambda leaf: leaf[order])
 
 
 def _evaluate_chunk(case: Case, total: int) -> Estimates:
@@ -180,26 +178,3 @@ def _with_time_limit(result: Estimates, case: Case) -> Estimates:
 
 def _full(verdict: Verdict, total: int) -> Verdict:
     return Verdict(np.broadcast_to(verdict.code, (total,)).copy(), np.broadcast_to(verdict.shortfall, (total,)).copy())
-
-
-def _map(result: Estimates, change: Callable[[Any], Any]) -> Estimates:
-    """Every array of the result through `change`, codes included."""
-    verdict = Verdict(change(result.verdict.code), change(result.verdict.shortfall))
-    plain = {name: change(getattr(result, name)) for name in (*_TIMED, "chips")}
-    breakdown = {name: change(value) for name, value in result.breakdown.items()}
-    memory = {name: change(value) for name, value in result.memory.items()}
-    return Estimates(verdict=verdict, breakdown=breakdown, memory=memory, **plain)
-
-
-def _joined(parts: list[Estimates]) -> Estimates:
-    """The parts one after the other along the points axis."""
-
-    def join(of: Callable[[Estimates], Any]) -> Any:  # noqa: ANN401  # codes are whole, the rest float
-        return np.concatenate([of(part) for part in parts])
-
-    return Estimates(
-        verdict=Verdict(join(lambda e: e.verdict.code), join(lambda e: e.verdict.shortfall)),
-        breakdown={name: join(lambda e, n=name: e.breakdown[n]) for name in parts[0].breakdown},  # type: ignore[misc]
-        memory={name: join(lambda e, n=name: e.memory[n]) for name in parts[0].memory},  # type: ignore[misc]
-        **{name: join(lambda e, n=name: getattr(e, n)) for name in (*_TIMED, "chips")},  # type: ignore[misc]
-    )

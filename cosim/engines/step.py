@@ -134,24 +134,10 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         energy = kernel_energy(cost, stacked, dtype)
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
-            own = _rows(cost, rows)
+            own = take(cost, rows)
             shape = (op.m, op.n, op.k)
             found[op.name] = OpCost(op.name, "matmul", op.group, op.count, shape, dtype, own, energy[rows])
     return [found[op.name] for op in ops]
-
-
-def _rows(cost: KernelCost, rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> KernelCost:
-    part = take(cost, rows)
-    return KernelCost(
-        part.time,
-        part.compute,
-        part.memory,
-        part.flop,
-        part.dram_bytes,
-        part.cache_bytes,
-        cost.bound[rows],
-        part.tiling,
-    )
 
 
 def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:

@@ -87,19 +87,26 @@ def block_case(study: Compare, system: SystemArrays, model: ModelArrays, phase: 
 
 
 def with_quality(
-    system: SystemArrays, varied: Varied[System], quality: str, equal: EqualQuality | None
+    system: SystemArrays, varied: Varied[System], quality: str, equal: EqualQuality
 ) -> SystemArrays | None:
     """The system with the software of the named column; None where nothing has a range to be low or high in.
 
-    Low takes the worst end of every range (quality, launch gap, start of collectives), high the best, with
-    the direct all-reduce that a serving engine may add. Equal gives all the same, algorithms included.
+    Equal gives all systems the same, algorithms of collectives included.
     """
     if quality == "own":
         return system
-    if quality == "equal" and equal is not None:
-        values = [array(getattr(equal, name)) for name in _CLASSES]
-        software = _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
-        return _with_direct(software, only=True)
+    if quality != "equal":
+        return at_range_end(system, varied, best=quality == "high")
+    values = [array(getattr(equal, name)) for name in _CLASSES]
+    software = _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
+    return _with_direct(software, only=True)
+
+
+def at_range_end(system: SystemArrays, varied: Varied[System], *, best: bool) -> SystemArrays | None:
+    """The system with the best or worst end of every range: quality, launch gap, start of collectives.
+
+    The best also has the direct all-reduce that a serving engine may add. None where nothing has a range.
+    """
     chip, tier = varied.spec.chip, varied.spec.tiers[0]
     ranges = [getattr(chip.quality, name).si_range for name in _CLASSES]
     formats = {dtype: datum.si_range for dtype, datum in chip.quality.matmul_formats.items()}
@@ -107,11 +114,11 @@ def with_quality(
     has_more = system.tiers[0].kind == "switch" and "direct" not in system.tiers[0].algorithms
     if not has_more and all(low == high for low, high in (*ranges, *formats.values(), *times)):
         return None
-    better = 0 if quality == "low" else 1
+    better = 1 if best else 0
     gap, start = (array(ends[1 - better]) for ends in times)
     chosen = {str(dtype): array(ends[better]) for dtype, ends in formats.items()}
     software = _with_software(system, [array(ends[better]) for ends in ranges], chosen, gap, start)
-    return _with_direct(software, only=False) if quality == "high" else software
+    return _with_direct(software, only=False) if best else software
 
 
 def _with_direct(system: SystemArrays, *, only: bool) -> SystemArrays:

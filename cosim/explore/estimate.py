@@ -12,13 +12,13 @@ from cosim.dtypes import kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
 from cosim.errors import InfeasibleError, SpecError
-from cosim.explore.compare import with_quality
+from cosim.explore.compare import at_range_end
 from cosim.explore.explain import explain
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
-from cosim.mapping.plan import Plan, Scenario, ScenarioArrays, lower_plan, lower_scenario
+from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import array, map_leaves, points, take
 from cosim.workload.model import Model, ModelArrays, lower_model
@@ -63,12 +63,13 @@ def estimate(
     scenarios = lower_scenario(asked)
     planned = vary(Varied(Plan()), plan, root="plan.")
     _same_length({"system": system, "workload": model, "plan": planned, "scenario": asked})
-    chosen = _with_formats(plan, machine)
+    formats = _formats(plan, machine)
+    plans = lower_plan(vary(planned, formats, root="plan."))
     given = [name for name in _DEGREES if name in plan]
-    defaults = _defaults(phase, plan, scenario, chosen)
+    defaults = _defaults(phase, plan, scenario, formats)
     confidence = system.spec.chip.confidence
     if not given and _is_scalar(machine, network, scenarios):
-        tried, case = _best(phase, machine, network, scenarios, chosen)
+        tried, case = _best(phase, machine, network, scenarios, plans)
         return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
     if not given:
         raise SpecError(
@@ -76,7 +77,6 @@ def estimate(
             field="plan",
             hint="give plan.tensor_parallel, or estimate the points one by one",
         )
-    plans = lower_plan(vary(Varied(Plan()), chosen, root="plan."))
     case = Case(phase, machine, network, plans, scenarios)
     result = evaluate(case)
     if points(case) == 1 and not result.feasible[0]:
@@ -88,13 +88,12 @@ def _spread(case: Case, system: Varied[System]) -> tuple[float, float] | None:
     """(best, worst) time of a point at the ends of every range; the plan stays as it is."""
     if points(case) != 1 or system.arrays:
         return None
-    ends = [with_quality(case.system, system, side, None) for side in ("high", "low")]
-    if None in ends:
+    high, low = (at_range_end(case.system, system, best=best) for best in (True, False))
+    if high is None or low is None:
         return None
     unlimited = replace(case.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
-    cases = [replace(case, system=end, scenario=unlimited) for end in ends if end is not None]
-    best, worst = (float(evaluate(each).time[0]) for each in cases)
-    return best, worst
+    best, worst = (evaluate(replace(case, system=end, scenario=unlimited)).time for end in (high, low))
+    return float(best[0]), float(worst[0])
 
 
 def _same_length(parts: Mapping[str, Varied[Any]]) -> None:
@@ -110,13 +109,13 @@ def _same_length(parts: Mapping[str, Varied[Any]]) -> None:
             )
 
 
-def _with_formats(plan: Overrides, machine: SystemArrays) -> dict[str, Any]:
-    """The plan's overrides with the formats that were left open: best native weights, their cache format."""
-    dtype = plan.get("dtype") or best_native(machine.chip)
-    return {**plan, "dtype": dtype, "kv_dtype": plan.get("kv_dtype") or kv_dtype_for(str(dtype))}
+def _formats(plan: Overrides, machine: SystemArrays) -> dict[str, str]:
+    """Formats as given, or where left open: best native weights, and the cache format that goes with them."""
+    dtype = str(plan.get("dtype") or best_native(machine.chip))
+    return {"dtype": dtype, "kv_dtype": str(plan.get("kv_dtype") or kv_dtype_for(dtype))}
 
 
-def _defaults(phase: Phase, plan: Overrides, scenario: Overrides, chosen: Overrides) -> dict[str, object]:
+def _defaults(phase: Phase, plan: Overrides, scenario: Overrides, formats: Overrides) -> dict[str, object]:
     """What the user left open and what was taken, to be said in the output."""
     taken: dict[str, object] = {}
     for name in ("batch", "context"):
@@ -124,7 +123,7 @@ def _defaults(phase: Phase, plan: Overrides, scenario: Overrides, chosen: Overri
             taken[f"scenario.{name}"] = getattr(Scenario(), name)
     for name in ("dtype", "kv_dtype"):
         if name not in plan:
-            taken[f"plan.{name}"] = chosen[name]
+            taken[f"plan.{name}"] = formats[name]
     return taken | {"phase": phase}
 
 
@@ -137,7 +136,7 @@ def _best(
     machine: SystemArrays,
     network: ModelArrays,
     scenario: ScenarioArrays,
-    plan: Overrides,
+    plan: PlanArrays,
 ) -> tuple[int, Case]:
     """Number of plans tried and the case of the fastest that fits. Raises InfeasibleError, explained."""
     scalars = map_leaves(network, lambda leaf: leaf.reshape(()))
@@ -149,10 +148,8 @@ def _best(
             f"no tensor x pipeline x data degrees on {chips} chips divide {network.name} and batch {batch}",
             "change scenario.batch or system.nodes",
         )
-    dtype = str(plan["dtype"])
-    everything = searched(phase, machine, network, scenario, dtype, found)
-    formats = lower_plan(vary(Varied(Plan()), dict(plan), root="plan."))
-    chosen = replace(everything.plan, kv_dtype=formats.kv_dtype, all_reduce=formats.all_reduce)
+    everything = searched(phase, machine, network, scenario, plan.dtype, found)
+    chosen = replace(everything.plan, kv_dtype=plan.kv_dtype, all_reduce=plan.all_reduce)
     everything = replace(everything, plan=chosen)
     result = evaluate(everything)
     if not result.feasible.any():

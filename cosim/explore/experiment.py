@@ -74,7 +74,7 @@ class Compare(Frozen):
             values = getattr(self, field)
             twice = [value for index, value in enumerate(values) if value in values[:index]]
             if twice:
-                raise SpecError("is listed twice", field=field, value=twice[0])
+                raise SpecError("is listed twice", field=field, value=twice[0], hint="name each once")
         return self
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from cosim.economics.price import Serving, break_even_price, cost_per_million_tokens
 from cosim.engines.analytic import Estimates
-from cosim.engines.case import device_graph
-from cosim.engines.step import op_costs
+from cosim.engines.case import Case, device_graph
+from cosim.engines.step import OpCost, op_costs
 from cosim.explore.breakeven import break_even
 from cosim.explore.compare import Block, Goal, winner
 from cosim.explore.experiment import Lengths
@@ -19,8 +19,8 @@ from cosim.explore.rows import columns, row
 from cosim.hardware.system import System
 from cosim.mapping.legal import LIMITS
 from cosim.overrides import Varied
-from cosim.records import take
-from cosim.timing.cost import BOUNDS
+from cosim.records import map_leaves, take
+from cosim.timing.cost import BOUNDS, math_dtype
 
 Run = tuple[Block, Estimates]
 
@@ -95,21 +95,21 @@ def operators(block: Block, index: int) -> list[dict[str, Any]]:
     return operator_rows(case)
 
 
-def operator_rows(case: Any) -> list[dict[str, Any]]:  # noqa: ANN401  # a Case of one point
+def operator_rows(case: Case) -> list[dict[str, Any]]:
     """The same for a case of one point."""
     ops = op_costs(case, device_graph(case))
     return [_operator(op, case) for op in ops]
 
 
-def _operator(op: Any, case: Any) -> dict[str, Any]:  # noqa: ANN401  # OpCost, Case
+def _operator(op: OpCost, case: Case) -> dict[str, Any]:
     cost = op.cost
     layers = {"layer": float(np.max(case.model.layers)), "embed": 1.0, "head": 1.0}[op.group]
     micro_batches = float(np.max(case.plan.micro_batches))
-    peak_dtype = op.dtype if op.kind == "matmul" else "bf16"
-    peak = case.system.chip.matrix.peak.get(peak_dtype)
+    chip = case.system.chip
+    peak = float(np.max(chip.matrix.peak[op.dtype if op.kind == "matmul" else math_dtype(chip)]))
     time = float(np.max(cost.time))
     flop = float(np.max(cost.flop))
-    use = flop / time / float(np.max(peak)) if peak is not None and op.kind != "vector" and time > 0 else None
+    use = None if op.kind == "vector" else flop / time / peak
     return {
         "name": op.name,
         "kind": op.kind,
@@ -160,8 +160,10 @@ def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label:
                 if best is None:
                     entry["why"] = _why_not(result, goal)
                 else:
-                    table = columns(block.case, result, quality="own", confidence=confidence)
-                    entry["row"], entry["index"] = row(table, best), best
+                    one = np.array([best], dtype=np.intp)
+                    alone = map_leaves(result, lambda leaf, one=one: leaf[one])  # type: ignore[misc]
+                    table = columns(take(block.case, one), alone, quality="own", confidence=confidence)
+                    entry["row"], entry["index"] = row(table, 0), best
         entry["rate" if quality == "own" else f"rate_{quality}"] = rate
     return entry
 

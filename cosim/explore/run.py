@@ -154,6 +154,7 @@ def _blocks(inputs: Inputs) -> list[compare.Block]:
             line=document.line("precisions"),
             field="precisions",
             value=list(study.precisions),
+            hint="'cosim show CHIP' lists its formats; native is each chip's best",
         )
     return everything
 
@@ -217,7 +218,10 @@ def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
         if chip.confidence != "measured":
             notes.append(f"{name}: kernels of {chip.name} are not fitted on it ({chip.confidence}); see its ranges")
         if chip.price is not None and chip.price.kind == "estimated":
-            notes.append(f"{name}: the price of {chip.name} is not published: {chip.price.text}, {chip.price.note}")
+            notes.append(
+                f"{name}: the price of {chip.name} is not published: {chip.price.text}, "
+                f"{chip.price.note or chip.price.source}"
+            )
         if chip.status == "template":
             notes.append(f"{name}: peak, area, power, links and price of {chip.name} are design choices, not a product")
     dies = ", ".join(f"{name} {varied.spec.chip.die.node}" for name, varied in inputs.systems.items())

@@ -151,7 +151,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SpecError("does not hold a run", file=path, hint="run the experiment again")
     if content.get("schema_version") != SCHEMA_VERSION:
-        raise SpecError("was written by another version", file=path, value=content.get("schema_version"))
+        found = content.get("schema_version")
+        raise SpecError("was written by another version", file=path, value=found, hint="run the experiment again")
     run: dict[str, Any] = content
     return run
 

@@ -55,13 +55,12 @@ def check_chip(chip: Chip, document: Document) -> None:
     checks = chip_checks(chip)
     for check in checks:
         if not check.passes:
-            raise SpecError(
+            raise _at(
+                document,
+                f"published.{check.name}",
                 f"published {format_si(check.published, check.unit)}, but the primaries give "
                 f"{format_si(check.derived, check.unit)} ({check.deviation:+.1%})",
-                file=document.path,
-                line=document.line(f"published.{check.name}"),
-                field=f"published.{check.name}",
-                hint=f"correct a primary, or declare the reason under published.deviations: {{{check.name}: ...}}",
+                f"correct a primary, or declare the reason under published.deviations: {{{check.name}: ...}}",
             )
     _reserves(chip, document)
     _constants(chip, document)
@@ -70,72 +69,69 @@ def check_chip(chip: Chip, document: Document) -> None:
 
 def _deviations(chip: Chip, checks: list[Check], document: Document) -> None:
     """A declared deviation belongs to a published total that does deviate."""
-    for check in checks:
-        if check.reason is not None and abs(check.deviation) <= TOLERANCE:
-            raise _at(document, f"published.deviations.{check.name}", "declares a deviation where there is none")
+    known = {check.name: check for check in checks}
     for name in chip.published.deviations:
-        if name not in {check.name for check in checks}:
-            raise SpecError(
-                "declares the deviation of a total that is not published",
-                file=document.path,
-                line=document.line(f"published.deviations.{name}"),
-                field=f"published.deviations.{name}",
-                hint="known: " + ", ".join(check.name for check in checks),
+        field = f"published.deviations.{name}"
+        if name not in known:
+            raise _at(
+                document, field, "declares the deviation of a total that is not published", "known: " + ", ".join(known)
             )
+        if abs(known[name].deviation) <= TOLERANCE:
+            raise _at(document, field, "declares a deviation where there is none", "leave it out")
 
 
 def _reserves(chip: Chip, document: Document) -> None:
     """What the runtime keeps is less than what there is."""
     for role, level in lower_chip(chip).memory.items():
-        if float(level.reserved) >= float(level.capacity):
-            raise SpecError(
-                f"reserves {format_si(float(level.reserved), 'B')} of {format_si(float(level.capacity), 'B')}",
-                file=document.path,
-                line=document.line(f"memory.{role}.reserved"),
-                field=f"memory.{role}.reserved",
-                hint="what the runtime keeps must be less than the capacity",
-            )
+        kept, there = float(level.reserved), float(level.capacity)
+        if kept >= there:
+            problem = f"reserves {format_si(kept, 'B')} of {format_si(there, 'B')}"
+            hint = "what the runtime keeps must be less than the capacity"
+            raise _at(document, f"memory.{role}.reserved", problem, hint)
 
 
 def _constants(chip: Chip, document: Document) -> None:
     """Kernel constants are those that the tile model knows."""
-    constants = chip.calibration.constants if chip.calibration is not None else {}
-    for name in constants:
+    for name in chip.calibration.constants if chip.calibration is not None else {}:
         if name not in KERNEL_CONSTANTS:
             field = f"calibration.constants.{name}"
-            raise SpecError(
-                "is no kernel constant",
-                file=document.path,
-                line=document.line(field),
-                field=field,
-                hint=nearest(name, KERNEL_CONSTANTS),
-            )
+            raise _at(document, field, "is no kernel constant", nearest(name, KERNEL_CONSTANTS))
 
 
 def check_system(system: System, document: Document | None = None) -> None:
     """Raises SpecError where a tier names an unknown link, a torus does not multiply out, or there is no tier."""
     if not system.tiers:
-        raise _at(document, "tiers", "a system needs at least one tier")
+        raise _at(document, "tiers", "a system needs at least one tier", "the first joins the chips of a node")
     for index, tier in enumerate(system.tiers):
         where = f"tiers.{index}"
-        problem: str | None = None
-        if tier.link not in system.chip.links:
-            problem = f"names link '{tier.link}', which {system.chip.name} has not"
-        elif tier.kind == "torus" and int(np.prod(tier.shape or (0,))) != int(tier.size.si):
-            problem = f"shape {tier.shape} does not multiply to size {tier.size.si:g}"
+        problem, hint = "", ""
+        if index > 1:
+            problem, hint = "a third tier is not modelled yet", "give the chips of a node, then the nodes"
+        elif tier.link not in system.chip.links:
+            problem, hint = (
+                f"names link '{tier.link}', which {system.chip.name} has not",
+                nearest(tier.link, system.chip.links),
+            )
+        elif (tier.size is None) != (index > 0):
+            problem = "gives a size beyond the first tier" if index else "has no size"
+            hint = "the first tier says how many chips it joins, nodes of the system says the rest"
+        elif tier.kind == "torus" and tier.size is not None and int(np.prod(tier.shape or (0,))) != int(tier.size.si):
+            problem, hint = (
+                f"shape {tier.shape} does not multiply to size {tier.size.si:g}",
+                "give one or the other anew",
+            )
         elif "in_network" in tier.algorithms and None in (tier.in_network, tier.in_network_latency):
-            problem = "offers in_network reduction without in_network (share of link bandwidth) and in_network_latency"
-        elif index > 1:
-            problem = "a third tier is not modelled yet"
-        if problem is not None:
-            raise _at(document, where, problem)
+            problem = "offers in_network reduction without in_network or in_network_latency"
+            hint = "give the share of link bandwidth that it reaches, and its time for no bytes"
+        if problem:
+            raise _at(document, where, problem, hint)
 
 
-def _at(document: Document | None, field: str, problem: str) -> SpecError:
+def _at(document: Document | None, field: str, problem: str, hint: str) -> SpecError:
     """An error at a field, with its place where it came from a file."""
     if document is None:
-        return SpecError(problem, field=field)
-    return SpecError(problem, file=document.path, line=document.line(field), field=field)
+        return SpecError(problem, field=field, hint=hint)
+    return SpecError(problem, file=document.path, line=document.line(field), field=field, hint=hint)
 
 
 def _pairs(chip: Chip, arrays: ChipArrays) -> Iterator[tuple[str, float, float, str]]:
@@ -167,11 +163,8 @@ def _no_doubles(chip: Chip, document: Document) -> None:
         doubles.append("special.peak")
     if chip.matrix.kind != "roofline":
         doubles += [f"matrix.peak.{dtype}" for dtype in chip.matrix.peak]
-    for field in doubles:
-        raise SpecError(
-            "is given together with the primaries that it derives from",
-            file=document.path,
-            line=document.line(field),
-            field=field,
-            hint="keep the primaries; a published total goes under 'published:' as a check",
+    if doubles:
+        problem = "is given together with the primaries that it derives from"
+        raise _at(
+            document, doubles[0], problem, "keep the primaries; a published total goes under 'published:' as a check"
         )

@@ -13,11 +13,12 @@ Algorithm = Literal["ring", "tree", "direct", "in_network"]
 
 
 class Tier(Frozen):
-    """One level of the network, innermost first. `size` counts what it joins: chips, then nodes."""
+    """One level of the network, innermost first."""
 
     name: str
     kind: TierKind
-    size: Count
+    size: Count | None = None
+    """Chips that the first tier joins. A tier beyond it joins `nodes` of the system and has no size of its own."""
     link: str
     """Which of the chip's links it uses."""
     latency: Time
@@ -71,4 +72,5 @@ class System(Frozen):
     @property
     def chips(self) -> float:
         """Number of chips: size of the first tier times nodes."""
-        return self.tiers[0].size.si * self.nodes.si
+        inner = self.tiers[0].size
+        return self.nodes.si * (1.0 if inner is None else inner.si)

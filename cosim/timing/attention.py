@@ -23,7 +23,8 @@ from cosim.workload.ops import Attention
 
 IO_BYTES = 2.0
 VECTOR_FLOP_PER_SCORE = 6.0
-# Rows of the smallest matrix instruction, of a block of queries, and keys of the smallest split of a context.
+# Rows of the smallest matrix instruction (m16n8k16 of the PTX ISA), of a block of queries and of the smallest
+# split of a context (the tiles of published FlashAttention-2 and split-KV kernels) [unverified recollection].
 MIN_ROWS = 16.0
 QUERY_BLOCK = 128.0
 CONTEXT_BLOCK = 64.0

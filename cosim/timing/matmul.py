@@ -34,7 +34,7 @@ def matmul_cost(
     cost = _unique_cost(
         m[first], n[first], k[first], count[first], take(engine, first), bytes_per_element(dtype), resident
     )
-    return _gathered(cost, inverse)
+    return map_leaves(cost, lambda leaf: np.broadcast_to(leaf, cost.time.shape)[inverse])
 
 
 def _unique_cost(
@@ -51,18 +51,3 @@ def _unique_cost(
     none = np.zeros_like(flop)
     bound = bound_of((compute, memory))
     return KernelCost(np.maximum(compute, memory), compute, memory, flop, moved, operands, bound, (none, none, none))
-
-
-def _gathered(cost: KernelCost, index: np.ndarray[tuple[int], np.dtype[np.intp]]) -> KernelCost:
-    size = cost.time.shape
-    full = map_leaves(cost, lambda leaf: np.broadcast_to(leaf, size)[index])
-    return KernelCost(
-        full.time,
-        full.compute,
-        full.memory,
-        full.flop,
-        full.dram_bytes,
-        full.cache_bytes,
-        np.broadcast_to(cost.bound, size)[index],
-        full.tiling,
-    )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosim.errors import SpecError
-from cosim.records import Array, take
+from cosim.records import Array, joined, take
 from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine
 from cosim.timing.traffic import OUTPUT_BYTES, saved, written
 
@@ -56,7 +56,7 @@ def tile_cost(
         index = np.arange(start, min(start + CHUNK, total), dtype=np.intp)
         part, local = take(shape, index), take(machine, index)
         parts.append(_chunk(part, local, element_bytes, resident))
-    return _joined(parts)
+    return joined(parts)
 
 
 _NEEDED = ("k_step_time", "core_bandwidth", "cache_share", "split_time", "operand_share", "tile_prologue")
@@ -117,17 +117,3 @@ def _dram_bytes(
     passes_a = np.where(a <= room, 1.0, np.ceil(down / group_n))
     passes_b = np.where(b <= room, 1.0, np.ceil(across / group_m))
     return a * passes_a + b * passes_b - saved(a, b, c, room, resident) + written(c, room, resident)
-
-
-def _joined(parts: list[KernelCost]) -> KernelCost:
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(name: str) -> Array:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    names = ("time", "compute", "memory", "flop", "dram_bytes", "cache_bytes")
-    joined = {name: join(name) for name in names}
-    bound = np.concatenate([part.bound for part in parts])
-    first, second, third = (np.concatenate([part.tiling[i] for part in parts]) for i in range(3))
-    return KernelCost(**joined, bound=bound, tiling=(first, second, third))

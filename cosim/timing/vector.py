@@ -13,8 +13,9 @@ from cosim.timing.cost import KernelCost, bound_of, dram_rate
 def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
     """Cost of one elementwise kernel, launch not included; shapes broadcast to (N,).
 
-    Tensors that fit half of the last on-chip memory were left there by the kernel before and stay for the
-    one after: they move at that level's bandwidth and cost no DRAM traffic.
+    Tensors that fit half of the last on-chip memory (the other half holds the next kernel's operands) were
+    left there by the kernel before and stay for the one after: they move at that level's bandwidth and cost
+    no DRAM traffic.
     """
     moved = op.read_bytes + op.write_bytes
     dram = dram_rate(chip)

@@ -46,7 +46,7 @@ def read_cases(kind: str, path: Path) -> list[Case]:
     names = [name.strip() for name in rows[0]]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise SpecError("is a column twice", file=path, line=lines[0][0], field=repeated[0])
+        raise SpecError("is a column twice", file=path, line=lines[0][0], field=repeated[0], hint="name each once")
     missing = [name for name in KINDS[kind] if name not in names]
     if missing:
         raise SpecError(

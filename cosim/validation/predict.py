@@ -73,12 +73,13 @@ def _matmul(cases: Sequence[Case]) -> list[Prediction]:
             answers[index] = Prediction(case, None, None, key, "m, n, k, batch or measured_s is unknown or impossible")
         else:
             together.setdefault((*key, case.number("warm") != 0.0), []).append(index)
+    known = library.names("accelerators")
+    chips = {name: lower_chip(load_chip(name)) for name in {name for name, _, _ in together} if name in known}
     for (accelerator, dtype, warm), rows in together.items():
-        formats = EITHER.get(dtype, (dtype,))
-        reasons = [_unanswerable(accelerator, each) for each in formats]
-        able = [each for each, why in zip(formats, reasons, strict=True) if not why]
-        reason = "" if able else reasons[0]
-        times = [_times([cases[i] for i in rows], accelerator, each, warm=warm) for each in able]
+        chip = chips.get(accelerator)
+        able = [] if chip is None else [each for each in EITHER.get(dtype, (dtype,)) if each in chip.matrix.peak]
+        reason = "" if able else _unanswerable(accelerator, dtype, known=chip is not None)
+        times = [_times([cases[i] for i in rows], chip, each, warm=warm) for each in able if chip is not None]
         predicted = np.min(times, axis=0) if times else None
         for place, index in enumerate(rows):
             value = None if predicted is None else float(predicted[place])
@@ -87,19 +88,16 @@ def _matmul(cases: Sequence[Case]) -> list[Prediction]:
     return [answers[index] for index in range(len(cases))]
 
 
-def _unanswerable(accelerator: str, dtype: str) -> str:
-    if accelerator not in library.names("accelerators"):
+def _unanswerable(accelerator: str, dtype: str, *, known: bool) -> str:
+    if not known:
         return f"accelerator {accelerator} is not in the library"
-    if dtype not in DTYPES:
+    if dtype not in DTYPES and dtype not in EITHER:
         return f"unknown dtype {dtype}"
-    if dtype not in lower_chip(load_chip(accelerator)).matrix.peak:
-        return f"{accelerator} has no matrix rate in {dtype}"
-    return ""
+    return f"{accelerator} has no matrix rate in {dtype}"
 
 
-def _times(rows: Sequence[Case], accelerator: str, dtype: str, *, warm: bool) -> Array:
+def _times(rows: Sequence[Case], chip: ChipArrays, dtype: str, *, warm: bool) -> Array:
     """Seconds of each row's kernel timed alone."""
-    chip = lower_chip(load_chip(accelerator))
     m, n, k = (array([row.number(name) for row in rows]) for name in ("m", "n", "k"))
     batch = array([row.number("batch") or 1.0 for row in rows])
     cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="all" if warm else "none")

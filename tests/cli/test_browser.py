@@ -15,7 +15,11 @@ BROWSER = next(
 )
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium to open the page with")
+@pytest.mark.skipif(
+    BROWSER is None,
+    reason="needs a Chromium or Chrome on the PATH (Debian: apt install chromium); tests/unit/report checks the page's "
+    "text, links and drawings without one",
+)
 def test_a_browser_shows_the_title_and_three_drawings(small_run: Path, content: dict[str, Any], tmp_path: Path) -> None:
     page = small_run / "report.html"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]

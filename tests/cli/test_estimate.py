@@ -183,10 +183,6 @@ def test_a_model_that_does_not_fit_says_what_takes_how_much_and_where_it_fits(ca
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+    refused: Callable[[tuple[str, ...]], str], arguments: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, out, err = call(*arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert said in err
+    assert said in refused(arguments)

@@ -22,7 +22,7 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import CODES
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
 from cosim.overrides import Varied, vary
-from cosim.records import at, points, take
+from cosim.records import at, map_leaves, points, take
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
 
@@ -201,7 +201,7 @@ def test_one_infeasible_row_leaves_the_others_unchanged(name: str, limit: str) -
 
 
 def _rows(result: Estimates, rows: list[int]) -> Estimates:
-    return analytic._map(result, lambda leaf: leaf[rows])
+    return map_leaves(result, lambda leaf: leaf[rows])
 
 
 def test_a_point_does_not_see_the_cores_of_its_neighbours() -> None:

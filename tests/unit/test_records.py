@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from cosim.records import Array, array, at, leaves, map_leaves, points, take
+from cosim.records import Array, array, at, joined, leaves, map_leaves, points, take
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,3 +141,19 @@ def test_numpy_scalars_are_leaves_and_python_numbers_are_structure() -> None:
 def test_a_record_class_is_structure_and_not_a_record() -> None:
     assert list(leaves((Level, array(1.0)))) == [1.0]
     assert map_leaves((Level, "x"), lambda leaf: leaf) == (Level, "x")
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    name: str
+    codes: NDArray[np.int64]
+    parts: dict[str, Array]
+
+
+def test_batches_join_along_points_and_whole_numbers_stay_whole() -> None:
+    first = Coded("x", np.array([1, 2]), {"a": np.array([0.5, 1.5])})
+    second = Coded("x", np.array([3]), {"a": np.array([2.5])})
+    together = joined([first, second])
+    assert (together.name, together.codes.tolist(), together.parts["a"].tolist()) == ("x", [1, 2, 3], [0.5, 1.5, 2.5])
+    assert together.codes.dtype == first.codes.dtype
+    assert joined([first]) is first

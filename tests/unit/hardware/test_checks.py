@@ -186,3 +186,14 @@ def test_a_system_without_tiers_or_with_three_is_refused(write: Write) -> None:
     third = "  - {name: x, kind: ring, size: 2, link: scale_out, latency: 1 us, base_latency: 1 us}\nserver:\n"
     error = fault(load_system, write("b.yaml", shipped_text("dgx-h100").replace("server:\n", third)))
     assert (error.field, error.problem) == ("tiers.2", "a third tier is not modelled yet")
+
+
+def test_only_the_first_tier_has_a_size(write: Callable[[str, str], str]) -> None:
+    """What the second joins is `nodes`: a size there would be read and then not used."""
+    text = (library.find("systems", "dgx-h100")).read_text(encoding="utf-8")
+    sized = text.replace(
+        "  - name: cluster\n", "  - name: cluster\n    size: {value: 4, kind: given, source: a slip of the pen}\n"
+    )
+    error = fault(load_system, write("b.yaml", sized))
+    assert (error.field, error.problem) == ("tiers.1", "gives a size beyond the first tier")
+    assert "nodes of the system" in str(error.hint)

@@ -13,8 +13,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cosim.engines.case import Case, device_graph, stage_classes
 from cosim.engines.step import op_costs, stage_costs, transfers
 from cosim.errors import SimulationError
@@ -154,8 +152,3 @@ class _Pipeline:
     def _note(self, resource: str, job: int, start: float) -> None:
         step, micro = divmod(job, self.plan.micro_batches)
         self.spans.append(Span(resource, f"step {step} micro-batch {micro}", float(start), float(self.env.now)))
-
-
-def agreement(case: Case, closed_form_s: np.ndarray[tuple[int], np.dtype[np.float64]], index: int) -> float:
-    """Relative difference of the event engine from a closed-form time at point `index`."""
-    return simulate(case, index).time_s / float(closed_form_s[index]) - 1.0

@@ -15,12 +15,19 @@ from cosim.records import Array, leaves, map_leaves, take
 from cosim.timing.cost import KernelCost, Machine, bound_of, machine
 from cosim.timing.systolic import systolic_cost
 from cosim.timing.tiles import tile_cost
-from cosim.timing.traffic import OUTPUT_BYTES
+from cosim.timing.traffic import OUTPUT_BYTES, Resident
 from cosim.timing.unique import unique_rows
 
 
 def matmul_cost(
-    m: Array, n: Array, k: Array, chip: ChipArrays, dtype: str, *, batch: Array | None = None, resident: str = "none"
+    m: Array,
+    n: Array,
+    k: Array,
+    chip: ChipArrays,
+    dtype: str,
+    *,
+    batch: Array | None = None,
+    resident: Resident = "none",
 ) -> KernelCost:
     """Cost of C[m,n] = A[m,k] B[k,n], `batch` of them in one kernel, launch not included.
 
@@ -38,7 +45,7 @@ def matmul_cost(
 
 
 def _unique_cost(
-    m: Array, n: Array, k: Array, batch: Array, engine: Machine, element_bytes: float, resident: str
+    m: Array, n: Array, k: Array, batch: Array, engine: Machine, element_bytes: float, resident: Resident
 ) -> KernelCost:
     if engine.kind == "tile":
         return tile_cost(m, n, k, batch, engine, element_bytes, resident=resident)

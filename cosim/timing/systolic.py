@@ -9,7 +9,7 @@ import numpy as np
 
 from cosim.records import Array, array
 from cosim.timing.cost import KernelCost, Machine, bound_of
-from cosim.timing.traffic import blocked_traffic
+from cosim.timing.traffic import Resident, blocked_traffic
 
 DATAFLOWS = ("ws", "os", "is")
 
@@ -41,7 +41,7 @@ def pipelined_cycles(folds: Array, stream: Array, rows: Array, columns: Array) -
 
 
 def systolic_cost(
-    m: Array, n: Array, k: Array, batch: Array, machine: Machine, element_bytes: float, *, resident: str = "none"
+    m: Array, n: Array, k: Array, batch: Array, machine: Machine, element_bytes: float, *, resident: Resident = "none"
 ) -> KernelCost:
     """Cost of a matmul on all arrays of the chip: the best dataflow and split of the streamed axis.
 

@@ -19,7 +19,7 @@ import numpy as np
 from cosim.errors import SpecError
 from cosim.records import Array, joined, take
 from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine
-from cosim.timing.traffic import OUTPUT_BYTES, saved, written
+from cosim.timing.traffic import OUTPUT_BYTES, Resident, saved, written
 
 K_STEP = 64.0
 # Every halving of a shape is a shape, so that a smaller product can always be cut into as many tiles.
@@ -40,7 +40,7 @@ class _Shape:
 
 
 def tile_cost(
-    m: Array, n: Array, k: Array, batch: Array, machine: Machine, element_bytes: float, *, resident: str = "none"
+    m: Array, n: Array, k: Array, batch: Array, machine: Machine, element_bytes: float, *, resident: Resident = "none"
 ) -> KernelCost:
     """Cost of matmuls of shape (N,) on a tile machine; see the head of this module.
 
@@ -62,7 +62,7 @@ def tile_cost(
 _NEEDED = ("k_step_time", "core_bandwidth", "cache_share", "split_time", "operand_share", "tile_prologue")
 
 
-def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: str) -> KernelCost:
+def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: Resident) -> KernelCost:
     kernel = machine.kernel
     across, down = np.ceil(shape.m / TILE_M), np.ceil(shape.n / TILE_N)
     grid = across * down * shape.batch
@@ -104,7 +104,7 @@ def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: str)
 
 
 def _dram_bytes(
-    shape: _Shape, across: Array, down: Array, machine: Machine, element_bytes: float, resident: str
+    shape: _Shape, across: Array, down: Array, machine: Machine, element_bytes: float, resident: Resident
 ) -> Array:
     """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile."""
     a, b = shape.m * shape.k * element_bytes, shape.k * shape.n * element_bytes

@@ -5,17 +5,20 @@ A smaller memory never gives less traffic: the candidates that fit a small one a
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from cosim.records import Array, array
 
 ACCUMULATOR_BYTES = 4.0
 OUTPUT_BYTES = 2.0
-RESIDENT = ("none", "activations", "all")
+Resident = Literal["none", "activations", "all"]
+"""What is on chip before a kernel starts."""
 _BLOCKS = 2.0 ** np.arange(5, 17)
 
 
-def blocked_traffic(m: Array, n: Array, k: Array, capacity: Array, element_bytes: float, resident: str) -> Array:
+def blocked_traffic(m: Array, n: Array, k: Array, capacity: Array, element_bytes: float, resident: Resident) -> Array:
     """Bytes from and to DRAM for C[m,n] = A[m,k] B[k,n] with `capacity` bytes on chip; shape (N,).
 
     Output blocks of gm x gn stay on chip in fp32 (half the capacity) while k streams by:
@@ -35,7 +38,7 @@ def blocked_traffic(m: Array, n: Array, k: Array, capacity: Array, element_bytes
     return least - saved(a, b, c, half, resident) + written(c, half, resident)
 
 
-def saved(a: Array, b: Array, c: Array, half: Array, resident: str) -> Array:
+def saved(a: Array, b: Array, c: Array, half: Array, resident: Resident) -> Array:
     """Bytes of the first reading that residents spare."""
     if resident == "none":
         return array(0.0)
@@ -44,6 +47,6 @@ def saved(a: Array, b: Array, c: Array, half: Array, resident: str) -> Array:
     return np.where(a + b + c <= half, a + b, 0.0)
 
 
-def written(c: Array, half: Array, resident: str) -> Array:
+def written(c: Array, half: Array, resident: Resident) -> Array:
     """Output bytes that reach DRAM: all of them, unless they stay for the kernel after."""
     return c if resident == "none" else np.where(c <= half, 0.0, c)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.records import Array, array
-from cosim.timing.traffic import RESIDENT, blocked_traffic, saved, written
+from cosim.timing.traffic import Resident, blocked_traffic, saved, written
 
 MIB = float(2**20)
 DIMS = st.tuples(*[st.integers(1, 40_000)] * 3)
 CAPACITY = st.floats(256.0, 1e9)
 
 
-def traffic(m: float, n: float, k: float, capacity: float, resident: str = "none") -> float:
+def traffic(m: float, n: float, k: float, capacity: float, resident: Resident = "none") -> float:
     one: Array = np.ones(1)
     return float(blocked_traffic(m * one, n * one, k * one, array(capacity), 2.0, resident)[0])
 
 
 @settings(max_examples=60, deadline=None)
-@given(DIMS, CAPACITY, st.floats(1.0, 64.0), st.sampled_from(RESIDENT))
+@given(DIMS, CAPACITY, st.floats(1.0, 64.0), st.sampled_from(get_args(Resident)))
 def test_a_larger_memory_never_costs_more_traffic(
-    dims: tuple[int, int, int], capacity: float, factor: float, resident: str
+    dims: tuple[int, int, int], capacity: float, factor: float, resident: Resident
 ) -> None:
     small, large = traffic(*dims, capacity, resident), traffic(*dims, capacity * factor, resident)
     assert large <= small * (1.0 + 1e-12)

@@ -1,7 +1,8 @@
 """Fits the kernel constants of a tile machine on the odd rows of its bf16 table; prints them and both errors.
 
-Usage: python benchmarks/fit_matmul.py CASES.csv CHIP. Nine constants: the six of the tile model, the
-quality of the matrix units and of DRAM, and the start-up of a lone kernel. The even rows are never seen by
+Usage: python benchmarks/fit_matmul.py CASES.csv CHIP [DRAM_QUALITY]. Nine constants: the six of the tile model, the
+quality of the matrix units and of DRAM (held where it is given: streaming kernels measure it better), and the
+start-up of a lone kernel. The even rows are never seen by
 the fit. The least mean of |log ratio|, clipped at 1 so that a few odd kernels do not pull; Nelder-Mead from
 the chip's present constants.
 """
@@ -60,9 +61,12 @@ def relative_errors(logs: Array, chip: ChipArrays, rows: Array) -> Array:
 
 def main() -> None:
     path, name = Path(sys.argv[1]), sys.argv[2]
+    held_memory = float(sys.argv[3]) if len(sys.argv) > 3 else None
     chip, rows = lower_chip(load_chip(name)), rows_of(path, name)
     fitted, held = rows[:, ::2], rows[:, 1::2]
     present = [chip.kernel[constant] for constant in NAMES]
+    if held_memory is not None:
+        chip = replace(chip, quality=replace(chip.quality, memory=array(held_memory)))
     present += [chip.quality.matmul, chip.quality.memory, chip.launch.gap + chip.launch.latency]
     start = np.log(array([float(v) for v in present]))
 
@@ -77,7 +81,11 @@ def main() -> None:
 
     least_draw = np.log(1.5 * dram / cores)
 
-    def loss(logs: Array) -> float:
+    def tried(logs: Array) -> Array:
+        return logs if held_memory is None else np.concatenate([logs[:7], [np.log(held_memory)], logs[8:]])
+
+    def loss(given: Array) -> float:
+        logs = tried(given)
         outside = (
             np.maximum(logs[[2, 6, 7]] - high, 0.0).sum()
             + max(least_start - logs[8], 0.0)
@@ -88,6 +96,7 @@ def main() -> None:
     best = start
     for _ in range(ROUNDS):
         best = minimize(loss, best, method="Nelder-Mead", options={"maxiter": 1500, "adaptive": True}).x
+    best = tried(best)
     for label, value in zip((*NAMES, "quality.matmul", "quality.memory", "start-up"), np.exp(best), strict=True):
         print(f"{label:<20}{value:.4g}")
     for label, part in (("fitted half", fitted), ("held-out half", held)):

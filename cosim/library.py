@@ -17,8 +17,15 @@ FOLDERS: Mapping[str, str] = {
     "systems": "accelerators/systems",
     "workloads": "workloads",
     "experiments": "experiments",
+    "software": "accelerators/software",
 }
-_ONE = {"accelerators": "accelerator", "systems": "system", "workloads": "workload", "experiments": "experiment"}
+_ONE = {
+    "accelerators": "accelerator",
+    "systems": "system",
+    "workloads": "workload",
+    "experiments": "experiment",
+    "software": "software",
+}
 
 
 def shipped() -> Path:
@@ -71,5 +78,5 @@ def _files(root: Path, kind: str) -> list[Path]:
     except OSError:
         # A folder of COSIM_PATH that may not be read holds nothing for this user.
         return []
-    skip = {"systems", "technology"} if kind == "accelerators" else {"scenarios", "traces"}
+    skip = {"systems", "technology", "software"} if kind == "accelerators" else {"scenarios", "traces"}
     return [path for path in inside if not skip & set(path.relative_to(folder).parts[:-1])]

@@ -84,3 +84,24 @@ def _mapped(record: Any, change: Callable[[Array], Array]) -> Any:  # noqa: ANN4
     if isinstance(record, tuple):
         return tuple(_mapped(value, change) for value in record)
     return record
+
+
+def structure(record: object) -> tuple[Any, ...]:
+    """Everything in a record that is not a float array, hashable: points of equal structure can be one batch."""
+    if isinstance(record, np.ndarray | np.floating):
+        return ("array",)
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return (type(record).__name__, *(structure(getattr(record, f.name)) for f in dataclasses.fields(record)))
+    if isinstance(record, Mapping):
+        return tuple((key, structure(value)) for key, value in record.items())
+    if isinstance(record, tuple):
+        return tuple(structure(value) for value in record)
+    return (record,)
+
+
+def stacked(records: Sequence[Record]) -> Record:
+    """Single points (0-d leaves) of equal structure as one batch, in order. Raises ValueError for unequal ones."""
+    if len({structure(record) for record in records}) != 1:
+        raise ValueError("points of different structure cannot be one batch")
+    streams = [leaves(record) for record in records]
+    return map_leaves(records[0], lambda _: np.array([np.asarray(next(stream)).reshape(()) for stream in streams]))

@@ -13,7 +13,9 @@ JsonOption = Annotated[str | None, typer.Option("--json", help="Write as JSON to
 
 
 def list_items(
-    kind: Annotated[str | None, typer.Argument(help="accelerators, systems, workloads or experiments.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="accelerators, systems, workloads, experiments or software.")
+    ] = None,
     json_to: JsonOption = None,
 ) -> None:
     """What is in the library, with the main numbers."""

@@ -1,7 +1,9 @@
-"""The closed form over points: feasibility first, then time, memory, energy of one serving step.
+"""The closed form over points: feasibility first, then time, memory, energy of one step.
 
     prefill  one batch through the pipeline:  host + sum of stages and transfers + (m - 1) slowest stage
     decode   steady state, a token per sequence: max(m slowest stage, host + sum of stages and transfers)
+
+    train    see cosim.engines.training
 
 with m micro-batches per replica. A full pipeline hides the host behind the other micro-batches. A chip
 that would exceed its power limit waits (`throttle`). A total is the sum of its named parts in the order of
@@ -15,18 +17,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.engines import training
 from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens, stage_classes
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
 from cosim.mapping.legal import Verdict, divisibility, merged
-from cosim.mapping.memory import KINDS, serving_memory
+from cosim.mapping.memory import KINDS, Memory, serving_memory
+from cosim.mapping.shard import DeviceGraph
 from cosim.mapping.stages import Stages
+from cosim.mapping.training import training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.cost import rate
 from cosim.timing.energy import power_floor
 from cosim.workload.graph import model_flop
+from cosim.workload.ops import Graph
+from cosim.workload.training import training_graph
 
-BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "host", "throttle")
+BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle")
 CHUNK_POINTS = 8192
+TRAINING_FLOP = 3.0
+"""Forward, input gradients, weight gradients: every product three times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Estimates:
 
 def evaluate(case: Case) -> Estimates:
     """Estimates of every point of the case, in chunks whose size does not change the result."""
+    case = training.with_micro_batches(case) if case.phase == "train" else case
     total = points(case)
     if total <= CHUNK_POINTS:
         return _evaluate_chunk(case, total)
@@ -80,9 +90,8 @@ def _evaluate_chunk(case: Case, total: int) -> Estimates:
     """Limits in their documented order; only what passed them is timed, then scattered back."""
     device = device_graph(case)
     stage = stage_classes(case)
-    reserved = case.system.chip.memory["dram"].reserved
     verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
-    memory = serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
+    memory = _memory(case, device, stage)
     short = memory.total - case.system.chip.memory["dram"].capacity
     verdict = _full(merged(verdict, "memory", short), total)
     rows = np.flatnonzero(verdict.code == 0).astype(np.intp)
@@ -102,16 +111,20 @@ def _evaluate_chunk(case: Case, total: int) -> Estimates:
     return _with_time_limit(result, case)
 
 
+def _memory(case: Case, device: DeviceGraph, stage: Stages) -> Memory:
+    """Memory of the fullest chip, as the phase needs it."""
+    reserved = case.system.chip.memory["dram"].reserved
+    if case.phase == "train":
+        return training_memory(device, stage, case.plan, training.software_of(case), reserved)
+    return serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
+
+
 _TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
 
 
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     """Time, energy and use of feasible points: the scalars of _TIMED and the breakdown."""
-    device, stage = device_graph(case), stage_classes(case)
-    costs = stage_costs(case, device, op_costs(case, device), stage)
-    moved = transfers(case)
-    parts = step_parts(case, costs, stage, moved)
-    dynamic = _dynamic_energy(case, costs, stage, moved)
+    parts, dynamic = _trained(case) if case.phase == "train" else _served(case)
     chip, chips = case.system.chip, case.plan.chips
     running: Array = sum(parts.values(), array(0.0))
     floor = power_floor(dynamic / chips, chip.power.limit, chip.power.idle)
@@ -119,7 +132,9 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     time: Array = sum((parts[name] for name in BREAKDOWN), array(0.0))
     energy = dynamic + chip.power.idle * time * chips
     server = energy + case.system.server_power * chips * time
-    flop = model_flop(case.model, micro_batch_graph(case)) * case.plan.micro_batches * case.plan.data
+    flop = model_flop(case.model, _counted(case)) * case.plan.micro_batches * case.plan.data
+    if case.phase == "train":
+        flop = TRAINING_FLOP * flop
     timed = {
         "time": time,
         "tokens": new_tokens(case),
@@ -130,6 +145,29 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
         "utilisation": flop / (time * chips * rate(chip, case.plan.dtype)),
     }
     return timed, parts
+
+
+def _counted(case: Case) -> Graph:
+    """The forward graph whose FLOP count as the model's: attention under its mask, fused or not."""
+    if case.phase != "train":
+        return micro_batch_graph(case)
+    return training_graph(case.model, case.plan.micro_batch, case.scenario.context, fused=True)
+
+
+def _served(case: Case) -> tuple[dict[str, Array], Array]:
+    """Exposed parts of a serving step [s], and its dynamic energy over all chips [J]."""
+    device, stage = device_graph(case), stage_classes(case)
+    costs = stage_costs(case, device, op_costs(case, device), stage)
+    moved = transfers(case)
+    return step_parts(case, costs, stage, moved), _dynamic_energy(case, costs, stage, moved)
+
+
+def _trained(case: Case) -> tuple[dict[str, Array], Array]:
+    """The same of a training step."""
+    table = training.step_table(case)
+    parts = training.step_parts(case, table) | {"throttle": array(0.0)}
+    per_rank = np.sum(table.stage.count * table.energy, axis=0)
+    return parts, per_rank * case.plan.tensor * case.plan.data
 
 
 def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:
@@ -151,6 +189,7 @@ def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -
     parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}
     exposed = np.minimum(slack, host)
     parts["bubble"] = slack - exposed
+    parts["data_parallel"] = parts["optimizer"] = np.zeros_like(slack)
     parts["host"] = exposed
     return parts
 
@@ -164,6 +203,8 @@ def _dynamic_energy(case: Case, costs: StageCosts, stage: Stages, moved: Transfe
 
 def _with_time_limit(result: Estimates, case: Case) -> Estimates:
     """Adds the limit on the step's time; points over it are infeasible and lose their outputs."""
+    if case.phase == "train":
+        return result
     name = "ttft_limit" if case.phase == "prefill" else "tpot_limit"
     limit = getattr(case.scenario, name)
     over = np.where(np.isnan(result.time), 0.0, result.time - limit)

@@ -8,13 +8,15 @@ from typing import Literal
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.shard import DeviceGraph, shard
+from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
 from cosim.records import Array, array
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Graph
+from cosim.workload.training import training_graph
 
-Phase = Literal["prefill", "decode"]
+Phase = Literal["prefill", "decode", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,15 @@ class Case:
     model: ModelArrays
     plan: PlanArrays
     scenario: ScenarioArrays
+    software: SoftwareArrays | None = None
+    """Training alone."""
 
 
 def micro_batch_graph(case: Case) -> Graph:
-    """Unsharded graph of one micro-batch of one replica."""
+    """Unsharded graph of one micro-batch of one replica (training: the forward pass)."""
+    if case.phase == "train":
+        fused = case.software is None or case.software.fused
+        return training_graph(case.model, case.plan.micro_batch, case.scenario.context, fused=fused)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph
     return build(case.model, sequences, case.scenario.context)
@@ -47,4 +54,6 @@ def stage_classes(case: Case) -> Stages:
 
 def new_tokens(case: Case) -> Array:
     """Tokens that one step works on over the whole system: the prompts, or one per sequence."""
+    if case.phase == "train":
+        return case.scenario.global_batch * case.scenario.context
     return case.scenario.batch * (case.scenario.context if case.phase == "prefill" else array(1.0))

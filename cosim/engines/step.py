@@ -25,7 +25,7 @@ from cosim.mapping.shard import (
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
-from cosim.timing.collective import all_gather, all_reduce, send
+from cosim.timing.collective import all_gather, all_reduce, reduce_scatter, send
 from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
@@ -68,6 +68,25 @@ class StageCosts:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupCosts:
+    """Of one micro-batch in one run of a group, arrays (P,): seconds by class, dynamic J, kernels issued."""
+
+    matmul: Array
+    attention: Array
+    vector: Array
+    launch: Array
+    collective: Array
+    energy: Array
+    kernels: Array
+
+    @property
+    def time(self) -> Array:
+        """Sum of the exposed parts, in the order of CLASSES_OF_TIME [s]."""
+        total: Array = sum((getattr(self, name) for name in CLASSES_OF_TIME), array(0.0))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
 class Transfers:
     """Between neighbouring stages of a replica: how many, and the time of each [s], inside and across nodes."""
 
@@ -90,20 +109,43 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
 
 def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: Stages) -> StageCosts:
     """Sums over the ops of each stage class, with the gap of every kernel and the collectives."""
-    chip = case.system.chip
     shape = np.broadcast_shapes(stage.layers.shape, (len(stage.layers), points(case)))
     sums = {name: np.zeros(shape) for name in (*CLASSES_OF_TIME, "energy")}
-    for op in ops:
-        runs = by_group(stage, op.group) * op.count
-        sums[op.kind] += runs * op.cost.time
-        sums["launch"] += runs * chip.launch.gap
-        sums["energy"] += runs * op.energy
-    for collective in device.collectives:
-        runs = by_group(stage, collective.group) * collective.count
-        time, wire = _collective(collective, case)
-        sums["collective"] += runs * time
-        sums["energy"] += runs * link_energy(wire, chip)
+    for group, cost in group_costs(case, device, ops).items():
+        runs = by_group(stage, group)
+        for name in sums:
+            sums[name] += runs * getattr(cost, name)
     return StageCosts(**sums)
+
+
+def group_costs(
+    case: Case, device: DeviceGraph, ops: Sequence[OpCost], *, overlap: bool = False
+) -> dict[str, GroupCosts]:
+    """Cost of one run of each group (a layer, the embedding, the head) of one micro-batch, arrays (P,).
+
+    With `overlap` a collective that has a kernel to run behind is exposed only where it takes longer.
+    """
+    chip, count = case.system.chip, points(case)
+    names = (*CLASSES_OF_TIME, "energy", "kernels")
+    groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
+    sums = {group: {name: np.zeros(count) for name in names} for group in groups}
+    behind: dict[str, Array] = {}
+    for op in ops:
+        own = sums[op.group]
+        own[op.kind] += op.count * op.cost.time
+        own["launch"] += op.count * chip.launch.gap
+        own["energy"] += op.count * op.energy
+        own["kernels"] += op.count
+        behind[op.name] = op.cost.time
+    for collective in device.collectives:
+        time, wire = _collective(collective, case)
+        if overlap and collective.behind in behind:
+            time = np.maximum(time - behind[collective.behind], 0.0)
+        own = sums[collective.group]
+        own["collective"] += collective.count * time
+        own["energy"] += collective.count * link_energy(wire, chip)
+        own["kernels"] += collective.count
+    return {group: GroupCosts(**own) for group, own in sums.items()}
 
 
 def transfers(case: Case) -> Transfers:
@@ -115,22 +157,22 @@ def transfers(case: Case) -> Transfers:
     # because the next layer's first collective needs no more than the slices.
     size = tokens * case.model.hidden * ACTIVATION_BYTES / case.plan.tensor
     inside, across = stage_hops(case.plan.tensor, case.plan.pipeline, tiers[0].size)
-    quality = chip.quality.collective
-    within, beyond = send(size, tiers[0], quality), send(size, tiers[-1], quality)
+    within, beyond = (send(size, tiers[index], case.system) for index in (0, -1))
     return Transfers(inside, across, within, beyond, link_energy(size, chip))
 
 
 def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
     """All matmuls of one format stacked to (ops x P) and costed by one call."""
     found: dict[str, OpCost] = {}
-    for stored in dict.fromkeys(op.dtype for op in ops):
-        same = [op for op in ops if op.dtype == stored]
+    for stored, moved in dict.fromkeys((op.dtype, op.output_bytes) for op in ops):
+        same = [op for op in ops if (op.dtype, op.output_bytes) == (stored, moved)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
         dtype = math_dtype(chip) if stored == ACTIVATION_DTYPE else stored
-        dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in ("m", "n", "k")}
+        names = ("m", "n", "k", "batch")
+        dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in names}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
-        cost = matmul_cost(dims["m"], dims["n"], dims["k"], stacked, dtype, resident="activations")
+        cost = matmul_cost(**dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved)
         energy = kernel_energy(cost, stacked, dtype)
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
@@ -141,7 +183,7 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
 
 
 def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:
-    cost = attention_cost(op.op, chip, op.kv_dtype)
+    cost = attention_cost(op.op, chip, op.kv_dtype, backward=op.backward)
     local: Attention = op.op
     dims = (local.batch, local.query, local.context, local.heads, local.kv_heads, local.head_dim)
     energy = np.broadcast_to(kernel_energy(cost, chip, math_dtype(chip)), (count,))
@@ -159,6 +201,8 @@ def _collective(op: DeviceCollective, case: Case) -> tuple[Array, Array]:
     group = tensor_placement(case.plan.tensor, case.system.tiers[0].size)
     if op.kind == "all_reduce":
         cost = all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
+    elif op.kind == "reduce_scatter":
+        cost = reduce_scatter(op.size_bytes, group, case.system)
     else:
         cost = all_gather(op.size_bytes, group, case.system)
     return cost.time, cost.wire_bytes

@@ -17,6 +17,7 @@ from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.lower import lower_chip
 from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, Scenario
+from cosim.mapping.software import Software, load_software
 from cosim.overrides import Varied
 from cosim.units import format_si
 from cosim.workload.graph import kv_bytes_per_token, parameters
@@ -29,6 +30,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "chip": Chip,
     "system": System,
     "workload": Model,
+    "software": Software,
     "plan": Plan,
     "scenario": Scenario,
     "compare": Compare,
@@ -37,7 +39,13 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
 
 def listing(kind: str) -> list[Item]:
     """Items of a kind with their main numbers; one that cannot be read is listed with the reason."""
-    describe = {"accelerators": _chip, "systems": _system, "workloads": _model, "experiments": _experiment}[kind]
+    describe = {
+        "accelerators": _chip,
+        "systems": _system,
+        "workloads": _model,
+        "experiments": _experiment,
+        "software": _software,
+    }[kind]
     items: list[Item] = []
     for name, path in library.names(kind).items():
         try:
@@ -60,6 +68,9 @@ def details(name: str) -> Item:
     if kind == "workloads":
         model = load_model(name)
         return {**content, "title": model.title, "data": model_facts(model), "derived": _model_derived(model)}
+    if kind == "software":
+        software = load_software(name)
+        return {**content, "title": software.title, "data": list(data_of(software))}
     spec: Chip | System = load_chip(name) if kind == "accelerators" else load_system(name)
     chip = spec if isinstance(spec, Chip) else spec.chip
     checks = [
@@ -91,6 +102,8 @@ def _kind_of(name: str) -> str:
         return "systems"
     if "kind" in data:
         return "experiments"
+    if "host_kernel" in data:
+        return "software"
     return "workloads" if "layers" in data or is_hub_config(data) else "accelerators"
 
 
@@ -119,6 +132,11 @@ def _model(path: str) -> Item:
     model = load_model(path)
     count = float(parameters(lower_model(Varied(model))))
     return {"title": model.title, "parameters": f"{count / 1e9:.4g} B", "layers": model.layers, "hidden": model.hidden}
+
+
+def _software(path: str) -> Item:
+    software = load_software(path)
+    return {"title": software.title, "attention": software.attention, "host per kernel": software.host_kernel.text}
 
 
 def _experiment(path: str) -> Item:

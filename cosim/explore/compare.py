@@ -99,7 +99,7 @@ def with_quality(
         return at_range_end(system, varied, best=quality == "high")
     values = [array(getattr(equal, name)) for name in _CLASSES]
     software = _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
-    return _with_direct(software, only=True)
+    return _one_protocol(_with_direct(software, only=True))
 
 
 def at_range_end(system: SystemArrays, varied: Varied[System], *, best: bool) -> SystemArrays | None:
@@ -142,6 +142,12 @@ def _with_software(
     chip = replace(system.chip, quality=quality, launch=replace(system.chip.launch, gap=gap))
     inner, *outer = system.tiers
     return replace(system, chip=chip, tiers=(replace(inner, base_latency=start), *outer))
+
+
+def _one_protocol(system: SystemArrays) -> SystemArrays:
+    """The system with the short start of collectives at the whole bandwidth: no library has more than another."""
+    tiers = tuple(replace(tier, share=array(1.0), protocols=()) for tier in system.tiers)
+    return replace(system, tiers=tiers)
 
 
 _CLASSES = ("matmul", "attention", "memory", "collective")

@@ -61,6 +61,12 @@ def read_system(name: str) -> tuple[System, tuple[Document, ...]]:
     return system, files
 
 
+def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:
+    """Content of any description with its bases merged and its sources written out, and its files. Raises SpecError."""
+    data, chain = _with_bases(library.find(kind, name), kind)
+    return _cited(data, chain), chain
+
+
 def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:
     """The file's data over that of its `base:` chain, and the documents from the file to the last base."""
     chain: list[Document] = []

@@ -7,7 +7,7 @@ follows; an override of a derived value replaces that value alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cosim.datum import Datum
 from cosim.errors import SpecError
@@ -23,6 +23,7 @@ KERNEL_CONSTANTS: dict[str, str] = {
     "split_time": "time of the reduction after a split of K [s]",
     "operand_share": "feed of tile operands into a core over the bandwidth of its scratch memory",
     "tile_prologue": "fill and drain of one tile [s]",
+    "dram_share": "DRAM bandwidth of these kernels over that of streaming ones; 1 where it is not given",
 }
 
 
@@ -97,6 +98,15 @@ class ChipArrays:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtocolArrays:
+    """A protocol of collectives: hop and start latency [s], share of the reached bandwidth."""
+
+    latency: Array
+    base_latency: Array
+    share: Array
+
+
+@dataclass(frozen=True, slots=True)
 class TierArrays:
     """A network tier: ranks, bandwidth per chip and direction [B/s], hop and start latency [s]."""
 
@@ -111,6 +121,11 @@ class TierArrays:
     algorithms: tuple[str, ...]
     shape: tuple[int, ...]
     wrap: bool
+    efficiency: Array | None = None
+    """Share of the wire that collectives reach; None is the chip's quality."""
+    share: Array = field(default_factory=lambda: array(1.0))
+    """Share of what is reached that the protocol of `latency` and `base_latency` carries."""
+    protocols: tuple[ProtocolArrays, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +202,9 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
                 algorithms=tier.algorithms,
                 shape=tier.shape,
                 wrap=tier.wrap,
+                efficiency=values.maybe(f"{at}.efficiency"),
+                share=array(1.0) if tier.share is None else values.si(f"{at}.share"),
+                protocols=tuple(_protocol(values, f"{at}.protocols.{place}") for place in range(len(tier.protocols))),
             )
         )
     return SystemArrays(
@@ -197,6 +215,10 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
         server_power=values.si("server.power") / tiers[0].size,
         pue=values.si("facility.pue"),
     )
+
+
+def _protocol(values: _Values, at: str) -> ProtocolArrays:
+    return ProtocolArrays(*(values.si(f"{at}.{name}") for name in ("latency", "base_latency", "share")))
 
 
 def _or_zero(value: Array | None) -> Array:

@@ -12,6 +12,16 @@ TierKind = Literal["switch", "mesh", "ring", "torus", "fat_tree"]
 Algorithm = Literal["ring", "tree", "direct", "in_network"]
 
 
+class Protocol(Frozen):
+    """A way to send that starts later and reaches more of the wire, as NCCL's LL128 and Simple."""
+
+    name: str
+    latency: Time
+    base_latency: Time
+    share: Ratio
+    """Of the bandwidth that collectives reach."""
+
+
 class Tier(Frozen):
     """One level of the network, innermost first."""
 
@@ -25,6 +35,10 @@ class Tier(Frozen):
     """Of one hop."""
     base_latency: Time
     """Start of one collective, whatever its steps."""
+    share: Ratio | None = None
+    """Of the reached bandwidth that the protocol of these latencies carries; None is all of it."""
+    protocols: tuple[Protocol, ...] = ()
+    """Further protocols; a message takes the fastest."""
     shape: tuple[int, ...] = ()
     """Torus only: chips along each dimension; the product is `size`."""
     wrap: bool = True
@@ -37,6 +51,8 @@ class Tier(Frozen):
     """Time of an in-switch reduction of no bytes."""
     bandwidth: Bandwidth | None = None
     """Per chip and direction, where the tier gives less than the chip's link."""
+    efficiency: Ratio | None = None
+    """Share of the wire that collectives reach on this tier; None is the chip's `quality.collective`."""
 
 
 class Server(Frozen):

@@ -41,7 +41,18 @@ LIMITS: tuple[Limit, ...] = (
         "kv_heads must divide heads, and the tensor degree divide kv_heads or be a multiple of it",
     ),
     Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
-    Limit("batch", "sequences", "leaves {} sequences over", "data_parallel x micro_batches must divide the batch"),
+    Limit(
+        "virtual_pipeline",
+        "remainder",
+        "leaves a remainder of {} layers or micro-batches",
+        "stages x pieces must divide layers, and stages the micro-batches, where stages hold several pieces",
+    ),
+    Limit(
+        "batch",
+        "sequences",
+        "leaves {} sequences over",
+        "data_parallel x micro_batches must divide the batch; in training data_parallel x micro_batch the global batch",
+    ),
     Limit(
         "positions",
         "tokens",
@@ -86,7 +97,15 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
     verdict = merged(verdict, "kv_heads", uneven)
     verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
-    verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
+    if phase == "train":
+        uneven = np.maximum(
+            np.mod(model.layers, plan.pipeline * plan.virtual), np.mod(plan.micro_batches, plan.pipeline)
+        )
+        alone = np.where(plan.pipeline > 1.0, uneven, 1.0)
+        verdict = merged(verdict, "virtual_pipeline", np.where(plan.virtual > 1.0, alone, 0.0))
+        verdict = merged(verdict, "batch", np.mod(scenario.global_batch, plan.data * plan.micro_batch))
+    else:
+        verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
     longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
     return merged(verdict, "positions", longest - model.max_positions)
 

@@ -1,4 +1,8 @@
-"""Where the ranks of a group lie on the network tiers. Tensor ranks are innermost, then stages, then replicas."""
+"""Where the ranks of a group lie on the network tiers.
+
+Serving: tensor ranks innermost, then stages, then replicas. Training: tensor ranks, then replicas, then stages, so
+that gradients stay as near as they can.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,12 @@ def tensor_placement(tensor: Array, node: Array) -> Placement:
     """Tensor ranks fill a node of `node` chips before they leave it, and then spread evenly over nodes."""
     outer = np.ceil(tensor / node)
     return Placement(tensor / outer, outer)
+
+
+def data_placement(tensor: Array, data: Array, node: Array) -> Placement:
+    """Replicas in training: ranks of equal tensor index, next to the tensor ranks and inside stages."""
+    outer = np.minimum(np.ceil(tensor * data / node), data)
+    return Placement(data / outer, outer)
 
 
 def stage_hops(tensor: Array, pipeline: Array, node: Array) -> tuple[Array, Array]:

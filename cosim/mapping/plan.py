@@ -1,8 +1,8 @@
-"""The parallel plan and the scenario it serves."""
+"""The parallel plan and the scenario it serves or trains."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,8 +25,15 @@ class Algorithms(Frozen):
     all_reduce: Literal["fastest", "ring", "tree", "direct", "in_network"] = "fastest"
 
 
+Recompute = Literal["none", "selective", "full"]
+
+
 class Plan(Frozen):
-    """Degrees of parallelism, micro-batches and formats. chips = tensor x pipeline x data."""
+    """Degrees of parallelism, micro-batches and formats. chips = tensor x pipeline x data.
+
+    What only training knows: micro_batch, virtual_pipeline, sequence_parallel, zero, recompute, software.
+    What only serving knows: micro_batches (training derives it), kv_dtype.
+    """
 
     tensor_parallel: Degree = 1
     pipeline_parallel: Degree = 1
@@ -36,6 +43,18 @@ class Plan(Frozen):
     """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
     kv_dtype: Dtype = "bf16"
     algorithm: Algorithms = Algorithms()
+    micro_batch: Degree = 1
+    """Sequences of one micro-batch of a replica."""
+    virtual_pipeline: Degree = 1
+    """Pieces of the model that each stage holds; more than one is the interleaved schedule."""
+    sequence_parallel: bool = False
+    """Norms and residuals split over the tensor ranks along the sequence."""
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    """What data ranks share out: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    recompute: Recompute = "none"
+    """What the backward pass computes again: nothing, the attention core, or whole layers."""
+    software: str = "megatron"
+    """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
 
 
 class Scenario(Frozen):
@@ -44,7 +63,9 @@ class Scenario(Frozen):
     batch: Degree = 1
     """Sequences in flight over the whole system."""
     context: Tokens = 2048
-    """Decode: cached tokens that a step reads. Prefill: length of the prompts."""
+    """Decode: cached tokens that a step reads. Prefill: length of the prompts. Training: of the sequences."""
+    global_batch: Degree = 512
+    """Training: sequences of one optimizer step over the whole system."""
     capacity: Tokens | None = None
     """Cached tokens that memory must hold per sequence, at least `context`; None is `context`."""
     ttft_limit: Seconds | None = None
@@ -71,6 +92,11 @@ class PlanArrays:
     dtype: str
     kv_dtype: str
     all_reduce: str
+    micro_batch: Array = field(default_factory=lambda: array(1.0))
+    virtual: Array = field(default_factory=lambda: array(1.0))
+    zero: Array = field(default_factory=lambda: array(0.0))
+    sequence_parallel: bool = False
+    recompute: str = "none"
 
     @property
     def chips(self) -> Array:
@@ -87,6 +113,7 @@ class ScenarioArrays:
     capacity: Array
     ttft_limit: Array
     tpot_limit: Array
+    global_batch: Array = field(default_factory=lambda: array(512.0))
 
 
 def lower_plan(varied: Varied[Plan]) -> PlanArrays:
@@ -100,6 +127,11 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         dtype=plan.dtype,
         kv_dtype=plan.kv_dtype,
         all_reduce=plan.algorithm.all_reduce,
+        micro_batch=arrays.get("micro_batch", array(plan.micro_batch)),
+        virtual=arrays.get("virtual_pipeline", array(plan.virtual_pipeline)),
+        zero=arrays.get("zero", array(plan.zero)),
+        sequence_parallel=plan.sequence_parallel,
+        recompute=plan.recompute,
     )
 
 
@@ -119,4 +151,5 @@ def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
         capacity=np.maximum(number("capacity", context), context),
         ttft_limit=number("ttft_limit", inf),
         tpot_limit=number("tpot_limit", inf),
+        global_batch=number("global_batch", 0.0),
     )

@@ -1,19 +1,22 @@
 """From a graph to the ops of one device: every split axis divided by the tensor degree.
 
+Under sequence parallelism a sum over tensor ranks becomes a reduce-scatter, and a gather before the next
+product; norms and residuals then work on a slice of the rows.
+
 A piece that cannot be divided further is replicated: key/value heads beyond their number stay whole on
 every rank (Axis.shard). Formats are assigned here: linear layers in the plan's, the rest at 16 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cosim.dtypes import bytes_per_element
 from cosim.mapping.plan import PlanArrays
 from cosim.records import Array, array
-from cosim.workload.ops import Attention, Collective, Graph, Matmul, Vector
+from cosim.workload.ops import Attention, Collective, Graph, Matmul, Saved, Vector
 
 ACTIVATION_DTYPE = "bf16"
 ACTIVATION_BYTES = 2.0
@@ -21,7 +24,10 @@ ACTIVATION_BYTES = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DeviceMatmul:
-    """A matmul of one rank; `weight_bytes` are what it keeps in memory."""
+    """A matmul of one rank; `weight_bytes` are what it keeps in memory, `parameters` how many numbers that is.
+
+    `batch` products in one kernel; `output_bytes` move per element of the result. `activations`, `core`: see ops.
+    """
 
     name: str
     group: str
@@ -31,17 +37,24 @@ class DeviceMatmul:
     k: Array
     dtype: str
     weight_bytes: Array
+    parameters: Array = field(default_factory=lambda: array(0.0))
+    batch: Array = field(default_factory=lambda: array(1.0))
+    output_bytes: float = ACTIVATION_BYTES
+    activations: bool = False
+    core: bool = False
+    bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceAttention:
-    """Fused attention of one rank, with its share of the heads."""
+    """Fused attention of one rank, with its share of the heads; `backward` is its gradient kernel."""
 
     name: str
     group: str
     count: Array
     op: Attention
     kv_dtype: str
+    backward: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +69,37 @@ class DeviceVector:
     flop: Array
     special: Array
     weight_bytes: Array
+    parameters: Array = field(default_factory=lambda: array(0.0))
+    core: bool = False
+    has_scales: bool = False
+    """Whether it has weights that its gradient sums over rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCollective:
-    """Communication over the tensor ranks: bytes as in nccl-tests (`size`)."""
+    """Communication over the tensor ranks: bytes as in nccl-tests (`size`).
+
+    `behind` names a kernel that runs meanwhile where the software overlaps the two.
+    """
 
     name: str
     group: str
     kind: str
     count: Array
     size_bytes: Array
+    behind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSaved:
+    """A tensor of one rank and micro-batch kept for the backward pass [B]; `core`, `boundary` as in ops.Saved."""
+
+    name: str
+    group: str
+    count: Array
+    size_bytes: Array
+    core: bool
+    boundary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +111,7 @@ class DeviceGraph:
     attentions: tuple[DeviceAttention, ...]
     vectors: tuple[DeviceVector, ...]
     collectives: tuple[DeviceCollective, ...]
+    saved: tuple[DeviceSaved, ...] = ()
 
 
 def shard(graph: Graph, plan: PlanArrays) -> DeviceGraph:
@@ -86,8 +120,9 @@ def shard(graph: Graph, plan: PlanArrays) -> DeviceGraph:
         graph.phase,
         tuple(_matmul(op, plan) for op in graph.matmuls),
         tuple(_attention(op, plan) for op in graph.attentions),
-        (*(_vector(op, plan.tensor) for op in graph.vectors), *_quantised(graph, plan)),
-        tuple(_collective(op) for op in graph.collectives),
+        (*(_vector(op, plan) for op in graph.vectors), *_quantised(graph, plan)),
+        tuple(each for op in graph.collectives for each in _collectives(op, plan)),
+        tuple(_saved(op, plan) for op in graph.saved),
     )
 
 
@@ -120,8 +155,25 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
     depth = op.k.shard(plan.tensor) if op.split == "k" else op.k.size
     # A tied head multiplies by the embedding table: on one stage that is no second copy.
     copies = np.where((plan.pipeline > 1.0) | op.owns_weights, 1.0, 0.0)
-    weights = width * depth * bytes_per_element(dtype) * copies + width * op.bias * ACTIVATION_BYTES
-    return DeviceMatmul(op.name, op.group, op.count, op.m, width, depth, dtype, weights)
+    if op.activations:
+        copies = array(0.0)
+    products = array(1.0) if op.batch is None else op.batch.shard(plan.tensor if op.split == "batch" else array(1.0))
+    kept = width * depth * copies
+    return DeviceMatmul(
+        name=op.name,
+        group=op.group,
+        count=op.count,
+        m=op.m,
+        n=width,
+        k=depth,
+        dtype=dtype,
+        weight_bytes=kept * bytes_per_element(dtype) + width * op.bias * ACTIVATION_BYTES,
+        parameters=kept + width * op.bias,
+        batch=products,
+        activations=op.activations,
+        core=op.core,
+        bias=op.bias,
+    )
 
 
 def _attention(op: Attention, plan: PlanArrays) -> DeviceAttention:
@@ -143,11 +195,11 @@ def _attention(op: Attention, plan: PlanArrays) -> DeviceAttention:
     return DeviceAttention(op.name, op.group, op.count, local, plan.kv_dtype)
 
 
-def _vector(op: Vector, tensor: Array) -> DeviceVector:
-    degree = tensor if op.splits else array(1.0)
+def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
+    degree = plan.tensor if op.splits else array(1.0)
     width: Array = sum((axis.shard(degree) for axis in op.width), array(0.0))
-    elements = op.m * width
-    parameters = op.parameters + (op.table.shard(tensor) if op.table is not None else 0.0)
+    elements = _rows(op.m, plan, sequence=op.sequence) * width
+    parameters = op.parameters + (op.table.shard(plan.tensor) if op.table is not None else 0.0)
     return DeviceVector(
         op.name,
         op.group,
@@ -157,8 +209,32 @@ def _vector(op: Vector, tensor: Array) -> DeviceVector:
         elements * op.flop,
         elements * op.special,
         parameters * ACTIVATION_BYTES,
+        parameters,
+        op.core,
+        op.name.endswith("norm"),
     )
 
 
-def _collective(op: Collective) -> DeviceCollective:
-    return DeviceCollective(op.name, op.group, op.kind, op.count, op.m * op.width * ACTIVATION_BYTES)
+def _rows(rows: Array, plan: PlanArrays, *, sequence: bool) -> Array:
+    return rows / plan.tensor if sequence and plan.sequence_parallel else rows
+
+
+def _saved(op: Saved, plan: PlanArrays) -> DeviceSaved:
+    degree = plan.tensor if op.splits else array(1.0)
+    width: Array = sum((axis.shard(degree) for axis in op.width), array(0.0))
+    size = _rows(op.m, plan, sequence=op.sequence) * width * op.element_bytes
+    return DeviceSaved(op.name, op.group, op.count, size, op.core, op.boundary)
+
+
+def _collectives(op: Collective, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
+    """What an op sends: itself; under sequence parallelism a sum is scattered, and gathered for the next product."""
+    size = op.m * op.width * ACTIVATION_BYTES
+    if op.kind == "sequence_gather":
+        gathered = DeviceCollective(op.name, op.group, "all_gather", op.count, size)
+        return (gathered,) if plan.sequence_parallel else ()
+    if not plan.sequence_parallel or op.kind != "all_reduce" or not (op.into or op.group == "embed"):
+        return (DeviceCollective(op.name, op.group, op.kind, op.count, size),)
+    scattered = DeviceCollective(op.name, op.group, "reduce_scatter", op.count, size)
+    if not op.into:
+        return (scattered,)
+    return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", op.count, size))

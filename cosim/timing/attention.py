@@ -28,20 +28,28 @@ VECTOR_FLOP_PER_SCORE = 6.0
 MIN_ROWS = 16.0
 QUERY_BLOCK = 128.0
 CONTEXT_BLOCK = 64.0
+# Products of the gradient kernel over those of the forward one: S, dP, dV, dQ, dK over S, O.
+BACKWARD_FLOP = 5.0 / 2.0
 
 
-def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str) -> KernelCost:
-    """Cost of one fused attention kernel of one rank, launch not included; shapes broadcast to (N,)."""
+def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str, *, backward: bool = False) -> KernelCost:
+    """Cost of one fused attention kernel of one rank, launch not included; shapes broadcast to (N,).
+
+    `backward` is the gradient kernel: five products where the forward pass has two, the scores once more.
+    """
     pairs = visible_pairs(op)
     scores = op.batch * op.heads * pairs
-    flop = attention_flop(op)
+    flop = attention_flop(op) * (BACKWARD_FLOP if backward else 1.0)
     use = _rows_in_use(op, chip) * _cores_in_use(op, chip)
     matrix = flop / (rate(chip, math_dtype(chip)) * chip.quality.attention * use)
     special = scores / chip.special_peak
-    vector = VECTOR_FLOP_PER_SCORE * scores / chip.vector_peak
+    # The gradient kernel subtracts and multiplies once more per score.
+    vector = VECTOR_FLOP_PER_SCORE * scores * (1.5 if backward else 1.0) / chip.vector_peak
     compute = np.maximum(np.maximum(matrix, special), vector)
-    queries = 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES
-    cached = cache_bytes(op, kv_dtype)
+    # Backward reads queries, outputs and their gradients, keys and values; it writes the gradients of the three.
+    passes = 2.0 if backward else 1.0
+    queries = passes * 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES
+    cached = passes * cache_bytes(op, kv_dtype)
     moved = queries + cached
     memory = queries / dram_rate(chip) + cached / _bandwidth(op, chip)
     time = np.maximum(compute, memory)

@@ -6,7 +6,8 @@
     in_network  in-switch latency + (1 + 1/k) B / (link share)
     all_gather  (k-1) hop + (k-1)/k B / bw            B is the whole result
 
-B is nccl-tests' `size`, k the ranks; every collective also pays the tier's base latency once. A group that
+B is nccl-tests' `size`, k the ranks; every collective also pays the tier's base latency once. A tier with several
+protocols (short start at part of the bandwidth, or later at all of it) takes the fastest for the size. A group that
 spans two tiers reduces and scatters inside, all-reduces its share across, and gathers inside.
 """
 
@@ -37,11 +38,11 @@ class CollectiveCost:
 def all_reduce(size: Array, group: Placement, system: SystemArrays, algorithm: str = "fastest") -> CollectiveCost:
     """All-reduce of `size` bytes per rank. Raises SpecError for an algorithm that the tier has not."""
     inner, outer = system.tiers[0], system.tiers[-1]
-    quality = system.chip.quality.collective
+    near, far = reached(system, inner), reached(system, outer)
     alone = group.outer <= 1.0
-    within, choice = _best(size, group.inner, inner, quality, algorithm, alone=alone)
+    within, choice = _best(size, group.inner, inner, near, algorithm, alone=alone)
     share = size / group.inner
-    across, _ = _best(share, group.outer, outer, quality, "fastest", alone=True)
+    across, _ = _best(share, group.outer, outer, far, "fastest", alone=True)
     switched = np.where(choice == ALGORITHMS.index("in_network"), 1.0 + 1.0 / group.inner, 2.0 * _ringed(group.inner))
     wire = np.where(group.inner > 1.0, switched, 0.0) * size + 2.0 * _ringed(group.outer) * share
     return CollectiveCost(within + across, wire, choice)
@@ -49,17 +50,27 @@ def all_reduce(size: Array, group: Placement, system: SystemArrays, algorithm: s
 
 def all_gather(size: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
     """All-gather whose result on each rank has `size` bytes: across nodes first, then inside."""
-    quality = system.chip.quality.collective
     inner, outer = system.tiers[0], system.tiers[-1]
     share = size / group.inner
-    time = _gather(size, group.inner, inner, quality) + _gather(share, group.outer, outer, quality)
+    time = _gather(size, group.inner, inner, reached(system, inner))
+    time = time + _gather(share, group.outer, outer, reached(system, outer))
     wire = _ringed(group.inner) * size + _ringed(group.outer) * share
     return CollectiveCost(time, wire, np.zeros_like(time))
 
 
-def send(size: Array, tier: TierArrays, quality: Array) -> Array:
+def reduce_scatter(size: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
+    """Reduce-scatter of `size` bytes on each rank: inside first, then across; the all-gather run backwards."""
+    return all_gather(size, group, system)
+
+
+def send(size: Array, tier: TierArrays, system: SystemArrays) -> Array:
     """Time of one transfer of `size` bytes between two chips of a tier [s]."""
-    return tier.base_latency + tier.latency + size / (reach(tier, array(2.0)) * quality)
+    return _sent(array(1.0), size / (reach(tier, array(2.0)) * reached(system, tier)), tier)
+
+
+def reached(system: SystemArrays, tier: TierArrays) -> Array:
+    """Share of the wire that collectives of a tier reach: its own, or the chip's quality."""
+    return system.chip.quality.collective if tier.efficiency is None else tier.efficiency
 
 
 def reach(tier: TierArrays, ranks: Array) -> Array:
@@ -111,21 +122,26 @@ def _best(
 
 
 def _time(name: str, size: Array, ranks: Array, tier: TierArrays, bandwidth: Array) -> Array:
-    if name == "ring":
-        return tier.base_latency + 2.0 * _hops(tier, ranks) * tier.latency + 2.0 * _ringed(ranks) * size / bandwidth
+    if name == "in_network":
+        return tier.in_network_latency + (1.0 + 1.0 / ranks) * size / (tier.bandwidth * tier.in_network)
     if name == "tree":
         depth = np.ceil(np.log2(np.maximum(ranks, 2.0)))
-        return tier.base_latency + 2.0 * depth * tier.latency + 2.0 * size / bandwidth
-    if name == "direct":
-        return tier.base_latency + 2.0 * tier.latency + 2.0 * _ringed(ranks) * size / bandwidth
-    return tier.in_network_latency + (1.0 + 1.0 / ranks) * size / (tier.bandwidth * tier.in_network)
+        return _sent(2.0 * depth, 2.0 * size / bandwidth, tier)
+    steps = _hops(tier, ranks) if name == "ring" else array(1.0)
+    return _sent(2.0 * steps, 2.0 * _ringed(ranks) * size / bandwidth, tier)
 
 
 def _gather(size: Array, ranks: Array, tier: TierArrays, quality: Array) -> Array:
-    time = (
-        tier.base_latency + _hops(tier, ranks) * tier.latency + _ringed(ranks) * size / (reach(tier, ranks) * quality)
-    )
-    return np.where(ranks > 1.0, time, 0.0)
+    wire = _ringed(ranks) * size / (reach(tier, ranks) * quality)
+    return np.where(ranks > 1.0, _sent(_hops(tier, ranks), wire, tier), 0.0)
+
+
+def _sent(steps: Array, wire_s: Array, tier: TierArrays) -> Array:
+    """Time of `steps` hops and `wire_s` seconds at full bandwidth, by the fastest of the tier's protocols [s]."""
+    time = tier.base_latency + steps * tier.latency + wire_s / tier.share
+    for other in tier.protocols:
+        time = np.minimum(time, other.base_latency + steps * other.latency + wire_s / other.share)
+    return time
 
 
 def _hops(tier: TierArrays, ranks: Array) -> Array:

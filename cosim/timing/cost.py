@@ -78,7 +78,7 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
         shadow_weights=engine.shadow_weights,
         peak=peak,
         quality=chip.quality.matmul_formats.get(dtype, chip.quality.matmul),
-        dram=dram_rate(chip),
+        dram=dram_rate(chip) * chip.kernel.get("dram_share", one),
         cache=zero if cache is None else cache.capacity,
         feed=array(np.inf) if nearest_level is None else nearest_level.bandwidth,
         cores=known(chip.cores),

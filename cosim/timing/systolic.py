@@ -9,7 +9,7 @@ import numpy as np
 
 from cosim.records import Array, array
 from cosim.timing.cost import KernelCost, Machine, bound_of
-from cosim.timing.traffic import Resident, blocked_traffic
+from cosim.timing.traffic import OUTPUT_BYTES, Resident, blocked_traffic
 
 DATAFLOWS = ("ws", "os", "is")
 
@@ -41,7 +41,15 @@ def pipelined_cycles(folds: Array, stream: Array, rows: Array, columns: Array) -
 
 
 def systolic_cost(
-    m: Array, n: Array, k: Array, batch: Array, machine: Machine, element_bytes: float, *, resident: Resident = "none"
+    m: Array,
+    n: Array,
+    k: Array,
+    batch: Array,
+    machine: Machine,
+    element_bytes: float,
+    *,
+    resident: Resident = "none",
+    output_bytes: float = OUTPUT_BYTES,
 ) -> KernelCost:
     """Cost of a matmul on all arrays of the chip: the best dataflow and split of the streamed axis.
 
@@ -54,7 +62,7 @@ def systolic_cost(
     # `peak` carries the format's rate: relative to two FLOP per element and cycle.
     nominal = 2.0 * total_arrays * machine.rows * machine.columns * machine.clock
     compute = best_cycles / machine.clock * (nominal / machine.peak) / machine.quality
-    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident)
+    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident, output_bytes)
     memory = dram_bytes / machine.dram
     flop = 2.0 * batch * m * n * k
     # Operands enter from the edge: a stationary tile serves `columns` products per element streamed.

@@ -40,7 +40,15 @@ class _Shape:
 
 
 def tile_cost(
-    m: Array, n: Array, k: Array, batch: Array, machine: Machine, element_bytes: float, *, resident: Resident = "none"
+    m: Array,
+    n: Array,
+    k: Array,
+    batch: Array,
+    machine: Machine,
+    element_bytes: float,
+    *,
+    resident: Resident = "none",
+    output_bytes: float = OUTPUT_BYTES,
 ) -> KernelCost:
     """Cost of matmuls of shape (N,) on a tile machine; see the head of this module.
 
@@ -55,14 +63,15 @@ def tile_cost(
     for start in range(0, max(total, 1), CHUNK):
         index = np.arange(start, min(start + CHUNK, total), dtype=np.intp)
         part, local = take(shape, index), take(machine, index)
-        parts.append(_chunk(part, local, element_bytes, resident))
+        parts.append(_chunk(part, local, (element_bytes, output_bytes), resident))
     return joined(parts)
 
 
 _NEEDED = ("k_step_time", "core_bandwidth", "cache_share", "split_time", "operand_share", "tile_prologue")
 
 
-def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: Resident) -> KernelCost:
+def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident: Resident) -> KernelCost:
+    element_bytes = sizes[0]
     kernel = machine.kernel
     across, down = np.ceil(shape.m / TILE_M), np.ceil(shape.n / TILE_N)
     grid = across * down * shape.batch
@@ -74,7 +83,7 @@ def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: Resi
     steps = np.ceil(shape.k / (K_STEP * SPLITS))
     tiles = grid * SPLITS
     core_time = np.ceil(tiles / machine.cores) * (steps * step + kernel["tile_prologue"])
-    dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, element_bytes, resident)
+    dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, sizes, resident)
     busy = np.minimum(tiles, machine.cores)
     memory = dram_bytes / np.minimum(machine.dram, busy * kernel["core_bandwidth"])
     time = np.maximum(core_time, memory) + np.where(SPLITS > 1.0, kernel["split_time"], 0.0)
@@ -104,11 +113,12 @@ def _chunk(shape: _Shape, machine: Machine, element_bytes: float, resident: Resi
 
 
 def _dram_bytes(
-    shape: _Shape, across: Array, down: Array, machine: Machine, element_bytes: float, resident: Resident
+    shape: _Shape, across: Array, down: Array, machine: Machine, sizes: tuple[float, float], resident: Resident
 ) -> Array:
     """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile."""
+    element_bytes, output_bytes = sizes
     a, b = shape.m * shape.k * element_bytes, shape.k * shape.n * element_bytes
-    c = shape.m * shape.n * OUTPUT_BYTES
+    c = shape.m * shape.n * output_bytes
     room = machine.kernel["cache_share"] * machine.cache
     wave = np.minimum(machine.cores, across * down)
     group_m = np.minimum(np.maximum(np.rint(np.sqrt(wave * (TILE_N / TILE_M))), 1.0), across)

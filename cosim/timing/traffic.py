@@ -18,7 +18,15 @@ Resident = Literal["none", "activations", "all"]
 _BLOCKS = 2.0 ** np.arange(5, 17)
 
 
-def blocked_traffic(m: Array, n: Array, k: Array, capacity: Array, element_bytes: float, resident: Resident) -> Array:
+def blocked_traffic(
+    m: Array,
+    n: Array,
+    k: Array,
+    capacity: Array,
+    element_bytes: float,
+    resident: Resident,
+    output_bytes: float = OUTPUT_BYTES,
+) -> Array:
     """Bytes from and to DRAM for C[m,n] = A[m,k] B[k,n] with `capacity` bytes on chip; shape (N,).
 
     Output blocks of gm x gn stay on chip in fp32 (half the capacity) while k streams by:
@@ -26,7 +34,7 @@ def blocked_traffic(m: Array, n: Array, k: Array, capacity: Array, element_bytes
     An operand that fits a half of the memory is read once. `resident` says what is on chip already:
     nothing, the activations A (left there by the kernel before), or all operands (a repeated benchmark).
     """
-    a, b, c = m * k * element_bytes, k * n * element_bytes, m * n * OUTPUT_BYTES
+    a, b, c = m * k * element_bytes, k * n * element_bytes, m * n * output_bytes
     half = capacity / 2.0
     least = np.full(np.broadcast_shapes(a.shape, b.shape, half.shape), np.inf)
     for rows in _BLOCKS:

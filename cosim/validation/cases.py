@@ -12,6 +12,7 @@ from cosim.errors import SpecError, nearest
 
 KINDS: dict[str, tuple[str, ...]] = {
     "matmul": ("accelerator", "dtype", "m", "n", "k", "measured_s"),
+    "training": ("accelerator", "system", "num_accelerators", "global_batch", "seq_len", "measured_value"),
     "systolic": ("M", "N", "K", "rows", "cols", "dataflow", "cycles"),
 }
 """Columns that a kind cannot do without."""

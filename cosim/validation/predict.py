@@ -2,6 +2,7 @@
 
 matmul    a kernel timed alone: launch gap and latency plus the best tiling; eight-bit and four-bit rows add
           the kernel that quantises the activations, as the measurements do
+training  an optimizer step of a given plan: see `cosim.validation.training`
 systolic  cycles of one array, fill and drain exposed
 """
 
@@ -21,6 +22,7 @@ from cosim.records import Array, array
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import DATAFLOWS, cycles
 from cosim.timing.vector import vector_cost
+from cosim.validation import training
 from cosim.validation.cases import Case
 
 EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
@@ -42,7 +44,17 @@ class Prediction:
 
 def predict(kind: str, cases: Sequence[Case]) -> list[Prediction]:
     """Predictions of every case, in order."""
-    return _systolic(cases) if kind == "systolic" else _matmul(cases)
+    return {"systolic": _systolic, "matmul": _matmul, "training": _training}[kind](cases)
+
+
+def _training(cases: Sequence[Case]) -> list[Prediction]:
+    """One group for each source, accelerator and workload."""
+    found = training.answers(cases)
+    groups = [tuple(case.values.get(name, "") for name in ("source", "accelerator", "workload")) for case in cases]
+    return [
+        Prediction(case, answer.predicted, answer.measured, group, answer.reason)
+        for case, answer, group in zip(cases, found, groups, strict=True)
+    ]
 
 
 def _systolic(cases: Sequence[Case]) -> list[Prediction]:

@@ -17,7 +17,7 @@ class Tokens:
     `sequences`; `query` new tokens of each; `context` keys that the last query sees.
     """
 
-    phase: Literal["prefill", "decode"]
+    phase: Literal["prefill", "decode", "train"]
     sequences: Array
     query: Array
     context: Array
@@ -40,7 +40,7 @@ def attention_block(model: ModelArrays, tokens: Tokens) -> Graph:
     rope = Vector(
         "rotary_and_cache", "layer", rows, (query, keys, keys), 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales
     )
-    summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden)
+    summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden, into="qkv")
     return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), (summed,))
 
 
@@ -52,7 +52,7 @@ def feed_forward_block(model: ModelArrays, tokens: Tokens) -> Graph:
     out = Matmul("ffn_out", "layer", tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
     reads = 2.0 if model.gated else 1.0
     act = Vector("activation", "layer", tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
-    summed = Collective("ffn_sum", "layer", "all_reduce", tokens.rows, model.hidden)
+    summed = Collective("ffn_sum", "layer", "all_reduce", tokens.rows, model.hidden, into="ffn_in")
     return Graph(tokens.phase, (into, out), (), (act,), (summed,))
 
 
@@ -108,6 +108,7 @@ def joined(phase: str, parts: tuple[Graph, ...]) -> Graph:
         tuple(op for part in parts for op in part.attentions),
         tuple(op for part in parts for op in part.vectors),
         tuple(op for part in parts for op in part.collectives),
+        tuple(op for part in parts for op in part.saved),
     )
 
 

@@ -47,6 +47,8 @@ class Model(Frozen):
     ffn_bias: bool = False
     """Bias on the feed-forward."""
     qk_norm: bool = False
+    dropout: bool = False
+    """Trained with dropout after the embedding, the attention scores and both blocks of a layer."""
     window: Dim | None = None
     """Sliding window in tokens, for `windowed_layers` of the layers."""
     windowed_layers: Annotated[int, Field(ge=0)] = 0
@@ -88,6 +90,7 @@ class ModelArrays:
     ffn_bias: bool
     qk_norm: bool
     has_window: bool
+    dropout: bool = False
 
 
 def lower_model(varied: Varied[Model]) -> ModelArrays:
@@ -118,5 +121,6 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         output_bias=model.output_bias,
         ffn_bias=model.ffn_bias,
         qk_norm=model.qk_norm,
+        dropout=model.dropout,
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from cosim.records import Array, array
 
 Group = Literal["embed", "layer", "head"]
-Split = Literal["n", "k", "none"]
+Split = Literal["n", "k", "batch", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Matmul:
 
     `split` names the axis that tensor parallelism cuts. `precision` is "linear" (the plan's format) or
     "head" (kept at 16 bits). `owns_weights` is false where the weights are another op's (tied head).
+    `batch` products run in one kernel; with `activations` W is no parameter but another op's output (the
+    scores of attention), and `core` says that selective recompute runs it again.
     """
 
     name: str
@@ -57,6 +59,9 @@ class Matmul:
     bias: bool = False
     owns_weights: bool = True
     count: Array = field(default_factory=lambda: array(1.0))
+    batch: Axis | None = None
+    activations: bool = False
+    core: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Attention:
 
     name: str
     group: Group
-    phase: Literal["prefill", "decode"]
+    phase: Literal["prefill", "decode", "train"]
     batch: Array
     query: Array
     context: Array
@@ -88,7 +93,8 @@ class Vector:
 
     `width` may be several parts side by side. `parameters` counts weights it owns on every rank (norm
     scales), `table` those that tensor parallelism divides (the embedding). `splits` tells whether it divides
-    the width. `reads` of the embedding counts the rows gathered, not the table.
+    the width, `sequence` whether sequence parallelism divides the rows. `reads` of the embedding counts the
+    rows gathered, not the table. `core`: selective recompute runs it again.
     """
 
     name: str
@@ -103,6 +109,8 @@ class Vector:
     parameters: Array = field(default_factory=lambda: array(0.0))
     table: Axis | None = None
     count: Array = field(default_factory=lambda: array(1.0))
+    sequence: bool = False
+    core: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +118,36 @@ class Collective:
     """Communication over the tensor ranks: m x width elements at 16 bits.
 
     `all_reduce` sums partial results; `all_gather` joins slices, its bytes those of the whole result.
+    `sequence_gather` is one only where sequence parallelism left slices. `into` names the product whose input
+    gradient is summed in return when the model is trained.
     """
 
     name: str
     group: Group
-    kind: Literal["all_reduce", "all_gather"]
+    kind: Literal["all_reduce", "all_gather", "sequence_gather"]
     m: Array
     width: Array
+    count: Array = field(default_factory=lambda: array(1.0))
+    into: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A tensor that the forward pass keeps for the backward pass: m rows of `width` at `element_bytes`.
+
+    `splits` and `sequence` as for Vector. `core` tensors are not kept when the attention core is recomputed;
+    `boundary` tensors are all that is kept when whole layers are.
+    """
+
+    name: str
+    group: Group
+    m: Array
+    width: tuple[Axis, ...]
+    element_bytes: float
+    splits: bool = False
+    sequence: bool = False
+    core: bool = False
+    boundary: bool = False
     count: Array = field(default_factory=lambda: array(1.0))
 
 
@@ -125,7 +156,8 @@ class Graph:
     """Unique ops of one step with their counts, grouped by kind so that each kind is costed in one call."""
 
     phase: str
-    matmuls: tuple[Matmul, ...]
-    attentions: tuple[Attention, ...]
-    vectors: tuple[Vector, ...]
-    collectives: tuple[Collective, ...]
+    matmuls: tuple[Matmul, ...] = ()
+    attentions: tuple[Attention, ...] = ()
+    vectors: tuple[Vector, ...] = ()
+    collectives: tuple[Collective, ...] = ()
+    saved: tuple[Saved, ...] = ()

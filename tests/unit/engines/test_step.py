@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cosim.engines.case import Case, Phase, device_graph, stage_classes
 from cosim.engines.step import CLASSES_OF_TIME, OpCost, StageCosts, op_costs, stage_costs, transfers
 from cosim.mapping.stages import Stages
-from cosim.records import at
+from cosim.records import array, at
 from cosim.timing.matmul import matmul_cost
 
 CaseOf = Callable[..., Case]
@@ -32,6 +32,11 @@ LINKS = {
     "system.tiers.cluster.latency": "3 us",
     "system.chip.power.energy_per_byte.link": "5 pJ/bit",
 }
+
+
+def one_protocol(case: Case) -> Case:
+    tiers = tuple(replace(tier, share=array(1.0), protocols=()) for tier in case.system.tiers)
+    return replace(case, system=replace(case.system, tiers=tiers))
 
 
 def table(case: Case) -> StageCosts:
@@ -100,7 +105,7 @@ def test_collectives_of_a_stage(case_of: CaseOf) -> None:
     reduce_s = 6e-6 + 1e-6 + size / 360e9
     # Gather of the logits: base + 1 hop + 1/2 x bytes / bandwidth.
     gather_s = 6e-6 + 0.5e-6 + 0.5 * (8 * 128256 * 2) / 360e9
-    stages = table(case).collective[:, 0]
+    stages = table(one_protocol(case)).collective[:, 0]
     # 16 layers with two sums each, and the sum of the embedding; the last stage gathers instead.
     assert stages[0] == pytest.approx(33 * reduce_s, rel=1e-9)
     assert stages[3] == pytest.approx(32 * reduce_s + gather_s, rel=1e-9)
@@ -147,7 +152,7 @@ def test_transfers_inside_and_across_nodes(
 
 def test_time_and_energy_of_a_transfer_by_hand(case_of: CaseOf) -> None:
     fields = {**LINKS, "plan.tensor_parallel": 2, "plan.pipeline_parallel": 2, "plan.micro_batches": 4}
-    prefill = transfers(case_of("prefill", **fields, **{"scenario.batch": 8, "scenario.context": 1000}))
+    prefill = transfers(one_protocol(case_of("prefill", **fields, **{"scenario.batch": 8, "scenario.context": 1000})))
     # 2 sequences x 1000 tokens x 4096 x 2 B over 2 ranks: 8.192 MB on 450 and on 50 GB/s, of which 80 % are reached.
     size = 8.192e6
     assert float(prefill.inside_time) == pytest.approx(6e-6 + 0.5e-6 + size / 360e9, rel=1e-12)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cosim
+from cosim.engines.analytic import BREAKDOWN
 from cosim.explore.estimate import Estimate
 from cosim.explore.rows import bottlenecks, columns, plain, row, unit_of
 
@@ -110,7 +111,7 @@ def test_an_infeasible_row_has_its_limit_and_no_outputs() -> None:
     assert made["bottleneck"] == ""
     outputs = ("time_s", "tokens_per_s_per_chip", "tokens_per_s_per_user", "mfu", "energy_j", "power_w")
     names = [name for name in made if name in outputs or name.startswith(("breakdown_s.", "tokens_per_j_"))]
-    assert len(names) == len(outputs) + 8 + 3
+    assert len(names) == len(outputs) + len(BREAKDOWN) + 3
     assert all(made[name] is None for name in names)
     assert made["memory_bytes.total"] > 0  # what it would take is known
 

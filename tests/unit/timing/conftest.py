@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cosim.hardware.load import load_chip, load_system
@@ -42,7 +44,13 @@ def pinned(name: str, numbers: dict[str, float]) -> ChipArrays:
 
 
 def pinned_system(name: str, numbers: dict[str, float]) -> SystemArrays:
-    return lower_system(vary_system(Varied(load_system(name)), TIERS | numbers))
+    """One protocol a tier, at all of the bandwidth: what is worked with by hand."""
+    return without_protocols(lower_system(vary_system(Varied(load_system(name)), TIERS | numbers)))
+
+
+def without_protocols(system: SystemArrays) -> SystemArrays:
+    tiers = tuple(replace(tier, share=array(1.0), protocols=(), efficiency=None) for tier in system.tiers)
+    return replace(system, tiers=tiers)
 
 
 @pytest.fixture(scope="session")

@@ -184,10 +184,9 @@ def test_a_tree_needs_fewer_steps_than_a_ring_of_many(two_h100_nodes: SystemArra
 
 
 def test_a_transfer_takes_the_links_of_its_pair(two_h100_nodes: SystemArrays, mi300x_node: SystemArrays) -> None:
-    quality = array(0.8)
     # 6.6 + 0.6 us + 1 MB over 450 GB/s x 0.8, or over one link of 64 GB/s
-    assert float(send(array(1e6), two_h100_nodes.tiers[0], quality)) == pytest.approx(7.2e-6 + 1e6 / 360e9)
-    assert float(send(array(1e6), mi300x_node.tiers[0], quality)) == pytest.approx(7.2e-6 + 1e6 / 51.2e9)
+    assert float(send(array(1e6), two_h100_nodes.tiers[0], two_h100_nodes)) == pytest.approx(7.2e-6 + 1e6 / 360e9)
+    assert float(send(array(1e6), mi300x_node.tiers[0], mi300x_node)) == pytest.approx(7.2e-6 + 1e6 / 51.2e9)
 
 
 def test_an_algorithm_that_the_library_has_not_is_refused(two_h100_nodes: SystemArrays) -> None:

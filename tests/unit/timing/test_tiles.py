@@ -31,7 +31,7 @@ def tiling(cost: KernelCost) -> list[float]:
 def traffic_of_all_tiles(engine: Machine, m: float, n: float, k: float, resident: str = "none") -> Array:
     one = np.ones(1)
     shape = tiles._Shape(m * one, n * one, k * one, one)
-    return tiles._dram_bytes(shape, np.ceil(m / TILE_M), np.ceil(n / TILE_N), engine, 2.0, resident)
+    return tiles._dram_bytes(shape, np.ceil(m / TILE_M), np.ceil(n / TILE_N), engine, (2.0, 2.0), resident)
 
 
 def with_constants(engine: Machine, **constants: float) -> Machine:

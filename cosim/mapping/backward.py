@@ -1,0 +1,139 @@
+"""The backward pass of one rank, derived op by op from its forward pass.
+
+    product C = A W       input gradient dA = dC W^T, weight gradient dW = A^T dC added to what is kept, by the
+                          product itself or by a kernel of its own; bias gradient: column sums of dC
+    both activations      the same two products, nothing kept
+    fused attention       one kernel that computes the scores again (timing knows its FLOP)
+    elementwise           reads gradients of what it wrote and the inputs it read, writes gradients of those;
+                          with weights of its own (norm scales) a second kernel reads both again
+    sum over ranks        its conjugate: the sum of input gradients of the product that follows it
+
+Recompute runs forward ops again first: the attention core, or the whole layer with its collectives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cosim.mapping.shard import (
+    ACTIVATION_BYTES,
+    DeviceAttention,
+    DeviceCollective,
+    DeviceGraph,
+    DeviceMatmul,
+    DeviceVector,
+)
+from cosim.mapping.software import SoftwareArrays
+from cosim.records import Array
+from cosim.workload.ops import Graph
+
+RECOMPUTED = ".again"
+
+
+def backward(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool, software: SoftwareArrays) -> DeviceGraph:
+    """Gradient ops of every op of `device`, as `software` fuses them."""
+    owners = [op for op in device.matmuls if not op.activations]
+    scales = [op for op in device.vectors if op.has_scales]
+    apart = [] if software.fused_accumulation else owners
+    return DeviceGraph(
+        "backward",
+        tuple(each for op in device.matmuls for each in _products(op, software)),
+        tuple(replace(op, name=f"{op.name}.grad", backward=True) for op in device.attentions),
+        (
+            *(_elementwise(op) for op in device.vectors),
+            *(_scale_gradient(op) for op in scales),
+            *(_bias_gradient(op) for op in owners if op.bias),
+            *(_accumulation(op, software.gradient_bytes) for op in apart),
+        ),
+        _sums(device, graph, sequence_parallel=sequence_parallel),
+    )
+
+
+def recomputed(device: DeviceGraph, recompute: str) -> DeviceGraph:
+    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer."""
+
+    def chosen(op: DeviceMatmul | DeviceAttention | DeviceVector | DeviceCollective) -> bool:
+        if recompute == "full":
+            return op.group not in {"embed", "head"}
+        core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
+        return recompute == "selective" and bool(core)
+
+    return DeviceGraph(
+        "recompute",
+        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.matmuls if chosen(op)),
+        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.attentions if chosen(op)),
+        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.vectors if chosen(op)),
+        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.collectives if chosen(op)),
+    )
+
+
+def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul, DeviceMatmul]:
+    """Input gradient [m, k] over n, and weight gradient [k, n] over m, read and written where it is kept."""
+    into = replace(op, name=f"{op.name}.dgrad", n=op.k, k=op.n)
+    kept = software.fused_accumulation and not op.activations
+    moved = 2.0 * float(software.gradient_bytes) if kept else op.output_bytes
+    weight = replace(op, name=f"{op.name}.wgrad", m=op.k, n=op.n, k=op.m, output_bytes=moved)
+    return into, weight
+
+
+def _elementwise(op: DeviceVector) -> DeviceVector:
+    """Reads the gradients of its outputs and its saved inputs, writes the gradients of its inputs."""
+    return replace(
+        op,
+        name=f"{op.name}.grad",
+        read_bytes=op.write_bytes + op.read_bytes,
+        write_bytes=op.read_bytes,
+        flop=2.0 * op.flop,
+        special=0.0 * op.special,
+    )
+
+
+def _scale_gradient(op: DeviceVector) -> DeviceVector:
+    """Column sums over inputs and gradients of outputs."""
+    moved, none = op.read_bytes + op.write_bytes, 0.0 * op.read_bytes
+    return replace(op, name=f"{op.name}.scales", read_bytes=moved, write_bytes=none, flop=op.flop, special=none)
+
+
+def _bias_gradient(op: DeviceMatmul) -> DeviceVector:
+    """Column sums of the gradient of a product's output."""
+    elements = op.m * op.n
+    none = np.zeros_like(elements)
+    read = elements * ACTIVATION_BYTES
+    return DeviceVector(f"{op.name}.bias", op.group, op.count, read, none, elements, none, none)
+
+
+def _accumulation(op: DeviceMatmul, gradient_bytes: Array) -> DeviceVector:
+    """Adds a micro-batch's weight gradient to what is kept."""
+    elements = op.k * op.n * op.batch
+    none = np.zeros_like(elements)
+    read = elements * (ACTIVATION_BYTES + gradient_bytes)
+    return DeviceVector(
+        f"{op.name}.accumulate", op.group, op.count, read, elements * gradient_bytes, elements, none, none
+    )
+
+
+def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tuple[DeviceCollective, ...]:
+    """Conjugates of the forward collectives.
+
+    The sum of a product's input gradients can run behind its weight gradient. Under sequence parallelism the
+    gradient is gathered, scattered behind the weight gradient, and the saved slice of the input gathered behind
+    the input gradient.
+    """
+    sizes = {op.name: op for op in device.collectives}
+    found: list[DeviceCollective] = []
+    for op in graph.collectives:
+        if not op.into:
+            continue
+        name, behind = f"{op.name}.grad", f"{op.into}.wgrad"
+        if not sequence_parallel:
+            size = op.m * op.width * 2.0
+            found.append(DeviceCollective(name, op.group, "all_reduce", op.count, size, behind))
+            continue
+        forward = sizes[op.name]
+        if op.kind == "all_reduce":
+            found.append(replace(forward, name=f"{name}_gather", kind="all_gather"))
+        found.append(replace(forward, name=name, kind="reduce_scatter", behind=behind))
+        found.append(replace(forward, name=f"{name}_input", kind="all_gather", behind=f"{op.into}.dgrad"))
+    return tuple(found)

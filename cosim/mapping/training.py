@@ -1,0 +1,93 @@
+"""Memory and counts of one chip in training: saved tensors of live micro-batches, weights, gradients, optimizer.
+
+    live pieces   1F1B: stages behind this one and itself; interleaved: 2 (behind) + (v - 1) p + 1 pieces of 1 / v
+    kept          none: every saved tensor; selective: all but the attention core's; full: the layer's input alone,
+                  plus what one layer keeps while it is computed again
+
+ZeRO stage 1, 2, 3 divides the optimizer's state, gradients, weights by the data ranks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cosim.mapping.memory import Memory
+from cosim.mapping.plan import PlanArrays
+from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
+from cosim.mapping.software import SoftwareArrays
+from cosim.mapping.stages import Stages, by_group
+from cosim.records import Array
+
+
+def training_memory(
+    device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, reserved: Array
+) -> Memory:
+    """Memory of a chip of the fullest stage class; `reserved` is what the runtime keeps [B]."""
+    held = stage_parameters(device, stage)
+    share = [np.where(plan.zero >= level, 1.0 / plan.data, 1.0) for level in (1.0, 2.0, 3.0)]
+    weights = held * ACTIVATION_BYTES * share[2] + _gathered(device, plan)
+    gradients = held * software.gradient_bytes * share[1]
+    optimizer = held * software.optimizer_bytes * share[0]
+    live = saved_bytes(device, stage, plan)
+    total = np.where(stage.count > 0.0, weights + gradients + optimizer + live, -np.inf)
+    fullest = np.expand_dims(np.argmax(total, axis=0), 0)
+
+    def of(kind: Array) -> Array:
+        chosen: Array = np.take_along_axis(np.broadcast_to(kind, total.shape), fullest, axis=0)[0]
+        return chosen
+
+    zero = np.zeros_like(total[0])
+    return Memory(of(weights), zero, of(live), of(gradients), of(optimizer), zero + reserved)
+
+
+def stage_parameters(device: DeviceGraph, stage: Stages) -> Array:
+    """Parameters of one rank on a stage of each class (4, P)."""
+    total = np.zeros_like(stage.layers)
+    for group, held in group_parameters(device).items():
+        total = total + by_group(stage, group) * held
+    return total
+
+
+def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
+    """Bytes of saved tensors on a chip of each stage class (4, P), all live micro-batches."""
+    kept: dict[str, Array] = {}
+    whole_layer = np.zeros_like(stage.layers)
+    for tensor in device.saved:
+        size = tensor.count * tensor.size_bytes
+        if tensor.group not in {"embed", "head"}:
+            whole_layer = whole_layer + size
+        keeps = tensor.boundary if plan.recompute == "full" else not (plan.recompute == "selective" and tensor.core)
+        if keeps:
+            kept[tensor.group] = kept.get(tensor.group, 0.0) + size
+    per_pass = sum((by_group(stage, group) * size for group, size in kept.items() if group != "head"), 0.0)
+    # The head's tensors live from the end of a forward pass to the backward pass that follows it at once.
+    total = per_pass * live_micro_batches(stage, plan) + stage.heads * kept.get("head", 0.0)
+    return total + (whole_layer if plan.recompute == "full" else 0.0)
+
+
+def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
+    """Micro-batches whose tensors the first stage of each class holds at once (4, P), in whole-stage units."""
+    behind = plan.pipeline - 1.0 - stages_before(stage)
+    pieces = np.where(plan.virtual > 1.0, 2.0 * behind + (plan.virtual - 1.0) * plan.pipeline + 1.0, behind + 1.0)
+    return np.minimum(pieces, plan.micro_batches * plan.virtual) / plan.virtual
+
+
+def stages_before(stage: Stages) -> Array:
+    """Stages in front of the first one of each class (4, P)."""
+    return np.cumsum(stage.count, axis=0) - stage.count
+
+
+def group_parameters(device: DeviceGraph) -> dict[str, Array]:
+    """Parameters of one rank per run of each group."""
+    held: dict[str, Array] = {}
+    owners: tuple[DeviceMatmul | DeviceVector, ...] = (*device.matmuls, *device.vectors)
+    for op in owners:
+        held[op.group] = held.get(op.group, 0.0) + op.count * op.parameters
+    return held
+
+
+def _gathered(device: DeviceGraph, plan: PlanArrays) -> Array:
+    """Under ZeRO 3 the weights of the layer in hand and of the next are whole on every rank [B]."""
+    layer = sum((held for group, held in group_parameters(device).items() if group not in {"embed", "head"}), 0.0)
+    whole: Array = np.where(plan.zero >= 3.0, 2.0 * layer * ACTIVATION_BYTES, 0.0)
+    return whole

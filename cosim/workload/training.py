@@ -1,0 +1,134 @@
+"""The forward graph of a training step: what serving runs, plus dropout and loss, and what is kept for the way back.
+
+Every block lists the tensors that its gradients need. With them a layer of a GPT keeps, per token and
+hidden element, 34 + 5 heads x length / hidden bytes, the count of Korthikanti et al. 2022, equation 1; nothing here
+is that formula, which is a test. Attention is one fused kernel, or the five of an unfused stack.
+"""
+
+from __future__ import annotations
+
+from cosim.records import Array, array
+from cosim.workload.blocks import Tokens, attention_block, feed_forward_block, joined
+from cosim.workload.model import ModelArrays
+from cosim.workload.ops import Axis, Collective, Graph, Matmul, Saved, Vector, whole
+
+HALF, MASK, FULL = 2.0, 1.0, 4.0
+"""Bytes of an activation, of a dropout flag, of an fp32 number."""
+
+
+def training_graph(model: ModelArrays, sequences: Array, length: Array, *, fused: bool) -> Graph:
+    """Forward pass over `sequences` of `length` tokens with the loss of every token, and its saved tensors."""
+    tokens = Tokens("train", sequences, length, length)
+    attention = _attention(model, tokens) if fused else _unfused_attention(model, tokens)
+    parts = (_embedding(model, tokens), attention, _feed_forward(model, tokens), _residuals(model, tokens))
+    return joined("train", (*parts, _loss(model, tokens)))
+
+
+def _attention(model: ModelArrays, tokens: Tokens) -> Graph:
+    """The serving block, without cache; keeps query, keys, values, the output and a sum per row and head."""
+    block = attention_block(model, tokens)
+    heads = Axis(model.heads, array(1.0))
+    saved = (
+        *_projected(model, tokens),
+        Saved("attention_sums", "layer", tokens.rows, (heads,), FULL, splits=True, core=True),
+    )
+    vectors = block.vectors if model.position == "rotary" or model.qk_norm else ()
+    return Graph("train", block.matmuls, block.attentions, vectors, block.collectives, saved)
+
+
+def _unfused_attention(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Scores, softmax, dropout and context as kernels of their own, as Megatron ran them before fused attention.
+
+    The scores are whole: a causal mask saves no work.
+    """
+    block = attention_block(model, tokens)
+    rows, length = tokens.rows, tokens.query
+    batch = Axis(model.heads, tokens.sequences)
+    depth, keys = whole(model.head_dim), whole(tokens.context)
+    scores = Matmul(
+        "scores", "layer", length, (keys,), depth, "batch", "head", batch=batch, activations=True, core=True
+    )
+    context = Matmul(
+        "context", "layer", length, (depth,), keys, "batch", "head", batch=batch, activations=True, core=True
+    )
+    wide = (Axis(model.heads, tokens.context),)
+    softmax = Vector("softmax", "layer", rows, wide, 1.0, 1.0, flop=6.0, special=1.0, splits=True, core=True)
+    layout = Vector("context_layout", "layer", rows, (Axis(model.heads, model.head_dim),), 1.0, 1.0, splits=True)
+    dropped = Vector("score_dropout", "layer", rows, wide, 1.0, 1.0 + MASK / HALF, flop=3.0, splits=True, core=True)
+    rotary = block.vectors if model.position == "rotary" or model.qk_norm else ()
+    vectors = (*rotary, softmax, *((dropped,) if model.dropout else ()), layout)
+    saved = [*_projected(model, tokens), Saved("softmax", "layer", rows, wide, HALF, splits=True, core=True)]
+    if model.dropout:
+        saved.append(Saved("score_mask", "layer", rows, wide, MASK, splits=True, core=True))
+        saved.append(Saved("dropped_scores", "layer", rows, wide, HALF, splits=True, core=True))
+    return Graph("train", (*block.matmuls, scores, context), (), vectors, block.collectives, tuple(saved))
+
+
+def _projected(model: ModelArrays, tokens: Tokens) -> tuple[Saved, ...]:
+    """Input of the projections; query, keys and values; input of the output projection."""
+    query, keys = Axis(model.heads, model.head_dim), Axis(model.kv_heads, model.head_dim)
+    rows = tokens.rows
+    return (
+        Saved("qkv_input", "layer", rows, (whole(model.hidden),), HALF, sequence=True),
+        Saved("qkv", "layer", rows, (query, keys, keys), HALF, splits=True),
+        Saved("attention_output", "layer", rows, (query,), HALF, splits=True),
+    )
+
+
+def _feed_forward(model: ModelArrays, tokens: Tokens) -> Graph:
+    """The serving block; keeps its input, the activation's inputs and its output."""
+    block = feed_forward_block(model, tokens)
+    wide, rows = whole(model.ffn), tokens.rows
+    into = (wide, wide) if model.gated else (wide,)
+    saved = (
+        Saved("ffn_input", "layer", rows, (whole(model.hidden),), HALF, sequence=True),
+        Saved("activation_input", "layer", rows, into, HALF, splits=True),
+        Saved("activation_output", "layer", rows, (wide,), HALF, splits=True),
+    )
+    return Graph("train", block.matmuls, (), block.vectors, block.collectives, saved)
+
+
+def _residuals(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Two norms and two sums with the residual stream (with dropout), each a kernel; rows split under SP."""
+    rows, width, two = tokens.rows, (whole(model.hidden),), array(2.0)
+    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
+    flop = 5.0 if model.norm == "rms" else 8.0
+    norm = Vector("norm", "layer", rows, width, 1.0, 1.0, flop=flop, parameters=scales, count=two, sequence=True)
+    mask = MASK / HALF if model.dropout else 0.0
+    add = Vector("residual", "layer", rows, width, 2.0, 1.0 + mask, flop=3.0, count=two, sequence=True)
+    saved = [
+        Saved("layer_input", "layer", rows, width, HALF, sequence=True, boundary=True),
+        Saved("second_norm_input", "layer", rows, width, HALF, sequence=True),
+    ]
+    if model.dropout:
+        saved.append(Saved("residual_mask", "layer", rows, width, MASK, sequence=True, count=two))
+    return Graph("train", (), (), (norm, add), (), tuple(saved))
+
+
+def _embedding(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Rows gathered from the table, their sum over tensor ranks, positions and dropout."""
+    table = Axis(model.vocab, model.hidden)
+    positions = model.max_positions * model.hidden if model.position == "learned" else array(0.0)
+    width = (whole(model.hidden),)
+    gather = Vector("embedding", "embed", tokens.rows, width, 1.0, 1.0, parameters=positions, table=table)
+    summed = Collective("embedding_sum", "embed", "all_reduce", tokens.rows, model.hidden)
+    mask = (Saved("embedding_mask", "embed", tokens.rows, width, MASK, sequence=True, boundary=True),)
+    return Graph("train", (), (), (gather,), (summed,), mask if model.dropout else ())
+
+
+def _loss(model: ModelArrays, tokens: Tokens) -> Graph:
+    """Last norm, logits of every token, cross entropy over the split vocabulary in fp32."""
+    rows, vocab, width = tokens.rows, whole(model.vocab), (whole(model.hidden),)
+    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
+    norm = Vector("final_norm", "head", rows, width, 1.0, 1.0, flop=5.0, parameters=scales, sequence=True)
+    logits = Matmul("logits", "head", rows, (vocab,), width[0], "n", "head", owns_weights=not model.tied_embeddings)
+    # Logits are read as 16 bits and kept as fp32 probabilities; maximum, sum and target are summed over ranks.
+    loss = Vector("cross_entropy", "head", rows, (vocab,), 1.0, 2.0, flop=4.0, special=1.0, splits=True)
+    three = Collective("loss_sums", "head", "all_reduce", rows, array(FULL / HALF), array(3.0))
+    gathered = Collective("logits_gather", "head", "sequence_gather", rows, model.hidden, into="logits")
+    saved = (
+        Saved("final_norm_input", "head", rows, width, HALF, sequence=True, boundary=True),
+        Saved("logits_input", "head", rows, width, HALF, sequence=True, boundary=True),
+        Saved("probabilities", "head", rows, (vocab,), FULL, splits=True, boundary=True),
+    )
+    return Graph("train", (logits,), (), (norm, loss), (three, gathered), saved)

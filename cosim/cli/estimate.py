@@ -15,7 +15,7 @@ SetOption = Annotated[
 
 
 def estimate_command(
-    phase: Annotated[str, typer.Argument(help="prefill or decode.")],
+    phase: Annotated[str, typer.Argument(help="train, prefill or decode.")],
     system: Annotated[str, typer.Option(help="A system of the library, or a file.")],
     workload: Annotated[str, typer.Option(help="A model of the library, or a file (YAML, hub config.json).")],
     settings: SetOption = None,

@@ -15,15 +15,21 @@ def estimate_text(row: Row) -> str:
     defaults = ", ".join(f"{k}={v}" for k, v in row["defaults"].items() if k != "phase")
     taken = f"   (defaults taken: {defaults})" if defaults else ""
     degrees = " x ".join(f"{name} {row[f'plan.{name}_parallel']}" for name in ("tensor", "pipeline", "data"))
-    formats = f"{row['plan.dtype']}, KV {row['plan.kv_dtype']}"
+    trains = row["phase"] == "train"
+    formats = _training_plan(row) if trains else f"{row['plan.dtype']}, KV {row['plan.kv_dtype']}"
     chip, user = row["tokens_per_s_per_chip"], row["tokens_per_s_per_user"]
+    per_user = "" if trains else f", {user:,.4g} tokens/s/user"
+    asked = (
+        f"global batch {row['scenario.global_batch']}, length" if trains else f"batch {row['scenario.batch']}, context"
+    )
     at_chip, at_server = row["tokens_per_j_chip"], row["tokens_per_j_server"]
+    joint = " " if trains else ", "
     energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
     facts = {
-        "asked": f"batch {row['scenario.batch']}, context {row['scenario.context']:g}{taken}",
-        "plan": f"{degrees}, micro-batches {row['plan.micro_batches']}, {formats}{tried}",
+        "asked": f"{asked} {row['scenario.context']:g}{taken}",
+        "plan": f"{degrees}, micro-batches {row['plan.micro_batches']}{joint}{formats}{tried}",
         "time": f"{format_si(row['time_s'], 's')}{_spread(row)}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
-        "speed": f"{chip:,.4g} tokens/s/chip, {user:,.4g} tokens/s/user",
+        "speed": f"{chip:,.4g} tokens/s/chip{per_user}",
         "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",
         "breakdown": _shares(row, "breakdown_s.", row["time_s"], "s"),
         "memory": _shares(row, "memory_bytes.", row["memory_bytes.total"], "B"),
@@ -32,6 +38,16 @@ def estimate_text(row: Row) -> str:
     lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {row['chips']} chips"]
     lines += [f"  {name:<11} {text}" for name, text in facts.items()]
     return "\n".join(lines)
+
+
+def _training_plan(row: Row) -> str:
+    """What a training plan has beyond its degrees."""
+    pieces = f", {row['plan.virtual_pipeline']} pieces a stage" if row["plan.virtual_pipeline"] > 1 else ""
+    sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""
+    return (
+        f"of {row['plan.micro_batch']}{pieces}{sharing}, zero {row['plan.zero']}, recompute {row['plan.recompute']}, "
+        f"{row['plan.dtype']}, {row['plan.software']}"
+    )
 
 
 def operators_text(operators: list[Row]) -> tuple[list[str], list[list[str]]]:

@@ -34,22 +34,26 @@ class Case:
 
 def micro_batch_graph(case: Case) -> Graph:
     """Unsharded graph of one micro-batch of one replica (training: the forward pass)."""
+    imbalance = case.scenario.expert_imbalance
     if case.phase == "train":
         fused = case.software is None or case.software.fused
-        return training_graph(case.model, case.plan.micro_batch, case.scenario.context, fused=fused)
+        return training_graph(
+            case.model, case.plan.micro_batch, case.scenario.context, fused=fused, imbalance=imbalance
+        )
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph
-    return build(case.model, sequences, case.scenario.context)
+    absorbed = case.plan.latent == "absorbed" or (case.plan.latent == "best" and case.phase == "decode")
+    return build(case.model, sequences, case.scenario.context, imbalance=imbalance, absorbed=absorbed)
 
 
 def device_graph(case: Case) -> DeviceGraph:
     """The same as one tensor rank sees it."""
-    return shard(micro_batch_graph(case), case.plan)
+    return shard(micro_batch_graph(case), case.plan, case.system.tiers[0].size)
 
 
 def stage_classes(case: Case) -> Stages:
     """Stage classes of the case, shape (4, P)."""
-    return stages(case.model.layers, case.plan.pipeline)
+    return stages(case.model.layers, case.plan.pipeline, case.model.dense_layers)
 
 
 def new_tokens(case: Case) -> Array:

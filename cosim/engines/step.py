@@ -25,7 +25,7 @@ from cosim.mapping.shard import (
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
-from cosim.timing.collective import all_gather, all_reduce, reduce_scatter, send
+from cosim.timing.collective import all_gather, all_reduce, all_to_all, reduce_scatter, send
 from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
@@ -140,12 +140,18 @@ def group_costs(
     for collective in device.collectives:
         time, wire = _collective(collective, case)
         if overlap and collective.behind in behind:
-            time = np.maximum(time - behind[collective.behind], 0.0)
+            time = exposed(time, behind[collective.behind], chip.collective_cores)
         own = sums[collective.group]
         own["collective"] += collective.count * time
         own["energy"] += collective.count * link_energy(wire, chip)
         own["kernels"] += collective.count
     return {group: GroupCosts(**own) for group, own in sums.items()}
+
+
+def exposed(time: Array, behind: Array, cores: Array) -> Array:
+    """What a collective of `time` adds to work of `behind` [s]: what is longer, and the cores it takes meanwhile."""
+    hidden = np.minimum(time, behind)
+    return time - hidden + cores * hidden
 
 
 def transfers(case: Case) -> Transfers:
@@ -201,6 +207,8 @@ def _collective(op: DeviceCollective, case: Case) -> tuple[Array, Array]:
     group = tensor_placement(case.plan.tensor, case.system.tiers[0].size)
     if op.kind == "all_reduce":
         cost = all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
+    elif op.kind == "all_to_all":
+        cost = all_to_all(op.size_bytes, op.far_bytes, case.system)
     elif op.kind == "reduce_scatter":
         cost = reduce_scatter(op.size_bytes, group, case.system)
     else:

@@ -11,19 +11,23 @@ import numpy as np
 from cosim.dtypes import kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
+from cosim.engines.training import with_micro_batches
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.compare import at_range_end
 from cosim.explore.explain import explain
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
+from cosim.explore.train import best_plan, training_dtype
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
+from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import array, map_leaves, points, take
 from cosim.workload.model import Model, ModelArrays, lower_model
 
-_DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches")
+_DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
+_TRAINING_ONLY = ("micro_batch", "virtual_pipeline", "sequence_parallel", "zero", "recompute", "software")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,15 @@ def estimate(
     scenarios = lower_scenario(asked)
     planned = vary(Varied(Plan()), plan, root="plan.")
     _same_length({"system": system, "workload": model, "plan": planned, "scenario": asked})
-    formats = _formats(plan, machine)
+    _belongs(phase, plan, scenario)
+    formats = _formats(phase, plan, machine)
     plans = lower_plan(vary(planned, formats, root="plan."))
     given = [name for name in _DEGREES if name in plan]
     defaults = _defaults(phase, plan, scenario, formats)
     confidence = system.spec.chip.confidence
+    if phase == "train":
+        case, tried = _training(machine, network, scenarios, planned, plans, plan)
+        return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
     if not given and _is_scalar(machine, network, scenarios):
         tried, case = _best(phase, machine, network, scenarios, plans)
         return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
@@ -109,8 +117,52 @@ def _same_length(parts: Mapping[str, Varied[Any]]) -> None:
             )
 
 
-def _formats(plan: Overrides, machine: SystemArrays) -> dict[str, str]:
-    """Formats as given, or where left open: best native weights, and the cache format that goes with them."""
+def _training(
+    machine: SystemArrays,
+    network: ModelArrays,
+    scenario: ScenarioArrays,
+    planned: Varied[Plan],
+    plans: PlanArrays,
+    plan: Overrides,
+) -> tuple[Case, int]:
+    """The case of a training step and the plans tried: the one given by its degrees, or the best that agrees."""
+    software = lower_software(load_software(planned.spec.software))
+    if any(name in plan for name in _DEGREES):
+        case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
+        result = evaluate(case)
+        if points(case) == 1 and not result.feasible[0]:
+            raise explain(case, result)
+        return case, 0
+    if not _is_scalar(machine, network, scenario, plans):
+        raise SpecError(
+            "a plan is needed for arrays of points",
+            field="plan",
+            hint="give plan.tensor_parallel, or estimate the points one by one",
+        )
+    found = best_plan(machine, network, scenario, software, plans, plan)
+    return with_micro_batches(found.case), found.tried
+
+
+def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
+    """Refuses what only the other kind of phase knows: nothing is read and then not used."""
+    serving = {"plan": ("micro_batches", "kv_dtype"), "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit")}
+    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch",)}
+    other, hint = (serving, "training has plan.micro_batch and scenario.global_batch")
+    if phase != "train":
+        other, hint = (training, "it belongs to 'estimate train'")
+    for root, given in (("plan", plan), ("scenario", scenario)):
+        for name in other[root]:
+            if name in given:
+                raise SpecError(f"is not part of {phase}", field=f"{root}.{name}", hint=hint)
+
+
+def _formats(phase: Phase, plan: Overrides, machine: SystemArrays) -> dict[str, str]:
+    """Formats as given, or where left open: best native weights, and the cache format that goes with them.
+
+    Training takes 16 bits where nothing is said.
+    """
+    if phase == "train":
+        return {"dtype": str(plan.get("dtype") or training_dtype(machine.chip)), "kv_dtype": "bf16"}
     dtype = str(plan.get("dtype") or best_native(machine.chip))
     return {"dtype": dtype, "kv_dtype": str(plan.get("kv_dtype") or kv_dtype_for(dtype))}
 
@@ -118,12 +170,15 @@ def _formats(plan: Overrides, machine: SystemArrays) -> dict[str, str]:
 def _defaults(phase: Phase, plan: Overrides, scenario: Overrides, formats: Overrides) -> dict[str, object]:
     """What the user left open and what was taken, to be said in the output."""
     taken: dict[str, object] = {}
-    for name in ("batch", "context"):
+    trains = phase == "train"
+    for name in ("global_batch" if trains else "batch", "context"):
         if name not in scenario:
             taken[f"scenario.{name}"] = getattr(Scenario(), name)
-    for name in ("dtype", "kv_dtype"):
+    for name in ("dtype",) if trains else ("dtype", "kv_dtype"):
         if name not in plan:
             taken[f"plan.{name}"] = formats[name]
+    if trains and "software" not in plan:
+        taken["plan.software"] = Plan().software
     return taken | {"phase": phase}
 
 
@@ -149,7 +204,7 @@ def _best(
             "change scenario.batch or system.nodes",
         )
     everything = searched(phase, machine, network, scenario, plan.dtype, found)
-    chosen = replace(everything.plan, kv_dtype=plan.kv_dtype, all_reduce=plan.all_reduce)
+    chosen = replace(everything.plan, kv_dtype=plan.kv_dtype, all_reduce=plan.all_reduce, latent=plan.latent)
     everything = replace(everything, plan=chosen)
     result = evaluate(everything)
     if not result.feasible.any():

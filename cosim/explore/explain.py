@@ -48,12 +48,15 @@ def plan_text(case: Case, index: int) -> str:
     plan = at(case.plan, index)
     degrees = f"tensor {plan.tensor:g} x pipeline {plan.pipeline:g} x data {plan.data:g}"
     micro = f", {plan.micro_batches:g} micro-batches" if plan.micro_batches > 1 else ""
-    return f"{degrees}{micro}, {plan.dtype}"
+    trains = f", zero {plan.zero:g}, recompute {plan.recompute}" if case.phase == "train" else ""
+    return f"{degrees}{micro}{trains}, {plan.dtype}"
 
 
 def _what_fits(case: Case, index: int) -> str:
     """The smallest thing that fits: a plan on this system, on more nodes, or the largest batch."""
     point = at(case, index)
+    if case.phase == "train":
+        return "use more nodes, more tensor or pipeline parallelism, plan.zero=1 or 3, or plan.recompute=full"
     scalars = map_leaves(point, lambda leaf: leaf.reshape(()))
     batch = int(scalars.scenario.batch)
     # What fits is asked of memory alone: a limit on time is another question.

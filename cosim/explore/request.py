@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cosim.engines.case import Phase
 from cosim.errors import SpecError, nearest
 from cosim.explore.estimate import Estimate, estimate
 from cosim.explore.run import split_overrides
@@ -18,9 +19,10 @@ ROOTS = ("system", "workload", "plan", "scenario")
 
 def estimate_request(phase: str, system: str, workload: str, overrides: Mapping[str, Any]) -> Estimate:
     """Estimate of `phase` for named system and workload with overrides by path. Raises SpecError, InfeasibleError."""
-    if phase not in ("prefill", "decode"):
-        raise SpecError("unknown phase", value=phase, hint=nearest(phase, ("prefill", "decode")))
+    known: dict[str, Phase] = {"train": "train", "prefill": "prefill", "decode": "decode"}
+    if phase not in known:
+        raise SpecError("unknown phase", value=phase, hint=nearest(phase, known))
     parts = split_overrides(overrides, ROOTS)
     machine = vary_system(Varied(load_system(system)), parts["system"])
     model = vary(Varied(load_model(workload)), parts["workload"], root="workload.")
-    return estimate("prefill" if phase == "prefill" else "decode", machine, model, parts["plan"], parts["scenario"])
+    return estimate(known[phase], machine, model, parts["plan"], parts["scenario"])

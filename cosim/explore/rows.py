@@ -41,7 +41,8 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str) -> 
     def full(value: Array) -> Array:
         return np.broadcast_to(value, (total,))
 
-    per_user = result.tokens / full(case.scenario.batch) / result.time
+    trains = case.phase == "train"
+    per_user = _where(not trains, result.tokens / full(case.scenario.batch) / result.time)
     plan, scenario = case.plan, case.scenario
     table: Columns = {
         "system": [case.system.name] * total,
@@ -52,11 +53,20 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str) -> 
         "plan.pipeline_parallel": full(plan.pipeline),
         "plan.data_parallel": full(plan.data),
         "plan.micro_batches": full(plan.micro_batches),
+        "plan.expert_parallel": full(plan.expert),
         "plan.dtype": [plan.dtype] * total,
-        "plan.kv_dtype": [plan.kv_dtype] * total,
-        "scenario.batch": full(scenario.batch),
+        "plan.kv_dtype": ["" if trains else plan.kv_dtype] * total,
+        "plan.micro_batch": _where(trains, full(plan.micro_batch)),
+        "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
+        "plan.sequence_parallel": [plan.sequence_parallel] * total,
+        "plan.zero": _where(trains, full(plan.zero)),
+        "plan.recompute": [plan.recompute if trains else ""] * total,
+        "plan.software": ["" if case.software is None else case.software.name] * total,
+        "scenario.batch": _where(not trains, full(scenario.batch)),
+        "scenario.global_batch": _where(trains, full(scenario.global_batch)),
         "scenario.context": full(scenario.context),
-        "scenario.capacity": full(scenario.capacity),
+        "scenario.expert_imbalance": full(scenario.expert_imbalance),
+        "scenario.capacity": _where(not trains, full(scenario.capacity)),
         "feasible": result.feasible,
         "limit": [LIMITS[code].name for code in result.verdict.code],
         "limit_by": np.where(result.feasible, np.nan, result.verdict.shortfall),
@@ -77,6 +87,11 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str) -> 
     }
     table |= {f"breakdown_s.{name}": result.breakdown[name] for name in BREAKDOWN}
     return table | {"quality": [quality] * total, "confidence": [confidence] * total}
+
+
+def _where(applies: bool, values: Array) -> Array:  # reads as numpy's where
+    """The values, or unknown where the phase does not have them."""
+    return values if applies else np.full_like(values, np.nan)
 
 
 def bottlenecks(result: Estimates) -> list[str]:

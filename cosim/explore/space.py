@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cosim.dtypes import SERVING_PRECISIONS, kv_dtype_for
 from cosim.engines.case import Case, Phase
 from cosim.hardware.lower import ChipArrays, SystemArrays
-from cosim.mapping.legal import divisors, legal_plans
+from cosim.mapping.legal import divisors, expert_degrees, legal_plans
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
@@ -29,6 +29,7 @@ class Candidates:
     micro_batches: Array
     batch: Array
     plans: int
+    expert: Array
 
 
 def batch_grid(most: int) -> NDArray[np.int64]:
@@ -42,10 +43,11 @@ def batch_grid(most: int) -> NDArray[np.int64]:
 def candidates_at(model: ModelArrays, chips: int, batch: int, phase: Phase) -> Candidates:
     """Every legal plan on all `chips` for a batch that is given; micro-batches are divisors of it."""
     rows = [
-        (tensor, pipeline, data, micro, batch)
+        (tensor, pipeline, data, micro, batch, expert)
         for tensor, pipeline, data in legal_plans(model, chips)
         if batch % data == 0
         for micro in _micro_batches(batch // data, pipeline, phase)
+        for expert in expert_degrees(model, tensor, data)
     ]
     return _as_candidates(rows)
 
@@ -53,10 +55,11 @@ def candidates_at(model: ModelArrays, chips: int, batch: int, phase: Phase) -> C
 def candidates_over(model: ModelArrays, chips: int, batches: NDArray[np.int64], phase: Phase) -> Candidates:
     """Every legal plan on all `chips` with every batch per replica of the grid."""
     rows = [
-        (tensor, pipeline, data, micro, int(each) * data)
+        (tensor, pipeline, data, micro, int(each) * data, expert)
         for tensor, pipeline, data in legal_plans(model, chips)
         for each in batches
         for micro in _micro_batches(int(each), pipeline, phase)
+        for expert in expert_degrees(model, tensor, data)
     ]
     return _as_candidates(rows)
 
@@ -68,11 +71,11 @@ def _micro_batches(each: int, pipeline: int, phase: Phase) -> list[int]:
     return [m for m in divisors(each) if m <= most]
 
 
-def _as_candidates(rows: list[tuple[int, int, int, int, int]]) -> Candidates:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    plans = len({row[:4] for row in rows})
-    tensor, pipeline, data, micro, batch = (table[:, column].copy() for column in range(5))
-    return Candidates(tensor, pipeline, data, micro, batch, plans)
+def _as_candidates(rows: list[tuple[int, int, int, int, int, int]]) -> Candidates:
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    plans = len({(*row[:4], row[5]) for row in rows})
+    tensor, pipeline, data, micro, batch, expert = (table[:, column].copy() for column in range(6))
+    return Candidates(tensor, pipeline, data, micro, batch, plans, expert)
 
 
 def searched(
@@ -80,9 +83,16 @@ def searched(
 ) -> Case:
     """The case of all candidates in one precision; context and limits from `scenario`."""
     plan = PlanArrays(
-        found.tensor, found.pipeline, found.data, found.micro_batches, dtype, kv_dtype_for(dtype), "fastest"
+        found.tensor,
+        found.pipeline,
+        found.data,
+        found.micro_batches,
+        dtype,
+        kv_dtype_for(dtype),
+        "fastest",
+        expert=found.expert,
     )
-    filled = ScenarioArrays(found.batch, scenario.context, scenario.capacity, scenario.ttft_limit, scenario.tpot_limit)
+    filled = replace(scenario, batch=found.batch)
     return Case(phase, system, model, plan, filled)
 
 

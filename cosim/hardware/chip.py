@@ -103,6 +103,8 @@ class Chip(Frozen):
     die: Die
     price: Money | None = None
     """Of one package; None is unknown."""
+    collective_cores: Ratio | None = None
+    """Share of the cores that a collective takes while it runs behind other work; None: it has engines of its own."""
     launch: LaunchSpec
     quality: Quality
     calibration: KernelConstants | None = None

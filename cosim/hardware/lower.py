@@ -95,6 +95,8 @@ class ChipArrays:
     launch: LaunchArrays
     quality: QualityArrays
     kernel: Mapping[str, Array]
+    collective_cores: Array = field(default_factory=lambda: array(0.0))
+    """Share of the cores that a collective takes while it runs behind other work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,7 @@ def _chip(chip: Chip, values: _Values) -> ChipArrays:
             matmul_formats={d: values.si(f"quality.matmul_formats.{d}") for d in chip.quality.matmul_formats},
         ),
         kernel={name: values.si(f"calibration.constants.{name}") for name in constants},
+        collective_cores=_or_zero(values.maybe("collective_cores")),
     )
 
 

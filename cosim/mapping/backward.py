@@ -124,6 +124,10 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
     sizes = {op.name: op for op in device.collectives}
     found: list[DeviceCollective] = []
     for op in graph.collectives:
+        if op.routed is not None:
+            # Gradients travel the way back: out where tokens came in.
+            found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
+            continue
         if not op.into:
             continue
         name, behind = f"{op.name}.grad", f"{op.into}.wgrad"

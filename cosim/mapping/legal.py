@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.routing import expert_tensor
 from cosim.records import Array
 from cosim.workload.model import ModelArrays
 
@@ -39,6 +40,12 @@ LIMITS: tuple[Limit, ...] = (
         "heads",
         "leaves a remainder of {} key/value heads",
         "kv_heads must divide heads, and the tensor degree divide kv_heads or be a multiple of it",
+    ),
+    Limit(
+        "expert_parallel",
+        "remainder",
+        "leaves a remainder of {}",
+        "the expert degree must divide experts and tensor x data, and divide the tensor degree or be a multiple of it",
     ),
     Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
     Limit(
@@ -92,10 +99,13 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders."""
     verdict = merged(fine(), "chips", plan.chips - chips)
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
+    if model.is_moe:
+        remainder = np.maximum(remainder, np.mod(model.expert_ffn, expert_tensor(plan)))
     verdict = merged(verdict, "tensor_parallel", remainder)
     few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
     uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
     verdict = merged(verdict, "kv_heads", uneven)
+    verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
     verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
     if phase == "train":
         uneven = np.maximum(
@@ -108,6 +118,29 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
         verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
     longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
     return merged(verdict, "positions", longest - model.max_positions)
+
+
+def _expert_remainder(plan: PlanArrays, model: ModelArrays) -> Array:
+    """What the expert degree leaves over of experts, of ranks, of the tensor degree; a dense model has degree 1."""
+    if not model.is_moe:
+        return plan.expert - 1.0
+    ranks = plan.tensor * plan.data
+    few, many = np.minimum(plan.expert, plan.tensor), np.maximum(plan.expert, plan.tensor)
+    return np.maximum(np.maximum(np.mod(model.experts, plan.expert), np.mod(ranks, plan.expert)), np.mod(many, few))
+
+
+def expert_degrees(model: ModelArrays, tensor: int, data: int) -> list[int]:
+    """Every legal expert degree of a (tensor, data) plan, rising; 1 for a dense model. Scalars of one model."""
+    if not model.is_moe:
+        return [1]
+    experts, width = int(model.experts), int(model.expert_ffn)
+    return [
+        degree
+        for degree in divisors(tensor * data)
+        if experts % degree == 0
+        and max(degree, tensor) % min(degree, tensor) == 0
+        and width % max(tensor // degree, 1) == 0
+    ]
 
 
 def legal_plans(model: ModelArrays, chips: int) -> list[tuple[int, int, int]]:

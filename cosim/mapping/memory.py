@@ -67,13 +67,16 @@ def _weights(device: DeviceGraph, stage: Stages) -> Array:
 
 
 def _cache(stage: Stages, model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays) -> Array:
-    """2 x tokens x kv heads of the rank x head_dim x bytes, per layer; windowed layers keep a window."""
+    """Tokens x heads of the rank x elements of a token x bytes, per layer; windowed layers keep a window.
+
+    A latent is whole on every tensor rank.
+    """
     share = model.windowed_layers / model.layers
     tokens = scenario.capacity
     if model.has_window:
         tokens = (1.0 - share) * tokens + share * np.minimum(tokens, model.window)
-    heads = kv_heads_per_rank(model.kv_heads, plan.tensor)
-    per_layer = 2.0 * tokens * heads * model.head_dim * bytes_per_element(plan.kv_dtype)
+    heads = kv_heads_per_rank(model.cache_heads, plan.tensor)
+    per_layer = tokens * heads * model.kept_per_token * bytes_per_element(plan.kv_dtype)
     return stage.layers * per_layer * scenario.batch / plan.data
 
 

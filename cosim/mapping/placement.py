@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cosim.mapping.plan import PlanArrays
 from cosim.records import Array
 
 
@@ -31,6 +32,13 @@ def data_placement(tensor: Array, data: Array, node: Array) -> Placement:
     """Replicas in training: ranks of equal tensor index, next to the tensor ranks and inside stages."""
     outer = np.minimum(np.ceil(tensor * data / node), data)
     return Placement(data / outer, outer)
+
+
+def expert_data_placement(plan: PlanArrays, node: Array) -> Placement:
+    """Copies of an expert: ranks of the same place in their expert group, which lies next to each other."""
+    group = plan.expert * np.maximum(plan.tensor / plan.expert, 1.0)
+    copies = plan.tensor * plan.data / group
+    return data_placement(group, copies, node)
 
 
 def stage_hops(tensor: Array, pipeline: Array, node: Array) -> tuple[Array, Array]:

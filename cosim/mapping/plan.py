@@ -43,6 +43,11 @@ class Plan(Frozen):
     """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
     kv_dtype: Dtype = "bf16"
     algorithm: Algorithms = Algorithms()
+    expert_parallel: Degree = 1
+    """Ranks that share out the routed experts. More than the tensor ranks: replicas share them too, and tokens travel
+    (data-parallel attention where tensor_parallel is 1); fewer: each expert is split over what is left."""
+    latent: Literal["best", "absorbed", "expanded"] = "best"
+    """Form of latent attention; best is absorbed in decode, expanded otherwise."""
     micro_batch: Degree = 1
     """Sequences of one micro-batch of a replica."""
     virtual_pipeline: Degree = 1
@@ -72,6 +77,8 @@ class Scenario(Frozen):
     """Most time of a prefill step [s]."""
     tpot_limit: Seconds | None = None
     """Most time of a decode step [s]."""
+    expert_imbalance: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Load of the busiest expert rank beyond what chance gives, as a share; 0 is a uniform router."""
 
     @model_validator(mode="after")
     def _holds_what_it_reads(self) -> Scenario:
@@ -95,8 +102,10 @@ class PlanArrays:
     micro_batch: Array = field(default_factory=lambda: array(1.0))
     virtual: Array = field(default_factory=lambda: array(1.0))
     zero: Array = field(default_factory=lambda: array(0.0))
+    expert: Array = field(default_factory=lambda: array(1.0))
     sequence_parallel: bool = False
     recompute: str = "none"
+    latent: str = "best"
 
     @property
     def chips(self) -> Array:
@@ -114,6 +123,7 @@ class ScenarioArrays:
     ttft_limit: Array
     tpot_limit: Array
     global_batch: Array = field(default_factory=lambda: array(512.0))
+    expert_imbalance: Array = field(default_factory=lambda: array(0.0))
 
 
 def lower_plan(varied: Varied[Plan]) -> PlanArrays:
@@ -130,6 +140,8 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         micro_batch=arrays.get("micro_batch", array(plan.micro_batch)),
         virtual=arrays.get("virtual_pipeline", array(plan.virtual_pipeline)),
         zero=arrays.get("zero", array(plan.zero)),
+        expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
+        latent=plan.latent,
         sequence_parallel=plan.sequence_parallel,
         recompute=plan.recompute,
     )
@@ -152,4 +164,5 @@ def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
         ttft_limit=number("ttft_limit", inf),
         tpot_limit=number("tpot_limit", inf),
         global_batch=number("global_batch", 0.0),
+        expert_imbalance=number("expert_imbalance", 0.0),
     )

@@ -15,11 +15,14 @@ import numpy as np
 
 from cosim.dtypes import bytes_per_element
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.routing import expert_tensor, load, sent
 from cosim.records import Array, array
-from cosim.workload.ops import Attention, Collective, Graph, Matmul, Saved, Vector
+from cosim.workload.ops import Attention, Collective, Graph, Matmul, Routing, Saved, Vector
 
 ACTIVATION_DTYPE = "bf16"
 ACTIVATION_BYTES = 2.0
+ONE_NODE = array(np.inf)
+"""A node that holds all chips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class DeviceMatmul:
     activations: bool = False
     core: bool = False
     bias: bool = False
+    routed: bool = False
+    """Whether its weights are experts: replicated over other ranks than those of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,8 @@ class DeviceVector:
 class DeviceCollective:
     """Communication over the tensor ranks: bytes as in nccl-tests (`size`).
 
-    `behind` names a kernel that runs meanwhile where the software overlaps the two.
+    `behind` names a kernel that runs meanwhile where the software overlaps the two. Kind `all_to_all` carries
+    tokens between expert ranks: `size_bytes` leave the rank inside its node, `far_bytes` beyond it.
     """
 
     name: str
@@ -88,6 +94,7 @@ class DeviceCollective:
     count: Array
     size_bytes: Array
     behind: str = ""
+    far_bytes: Array = field(default_factory=lambda: array(0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +121,14 @@ class DeviceGraph:
     saved: tuple[DeviceSaved, ...] = ()
 
 
-def shard(graph: Graph, plan: PlanArrays) -> DeviceGraph:
-    """The graph as one tensor rank of `plan` sees it."""
+def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE) -> DeviceGraph:
+    """The graph as one tensor rank of `plan` sees it; `node` chips are near each other."""
     return DeviceGraph(
         graph.phase,
         tuple(_matmul(op, plan) for op in graph.matmuls),
         tuple(_attention(op, plan) for op in graph.attentions),
         (*(_vector(op, plan) for op in graph.vectors), *_quantised(graph, plan)),
-        tuple(each for op in graph.collectives for each in _collectives(op, plan)),
+        tuple(each for op in graph.collectives for each in _collectives(op, plan, node)),
         tuple(_saved(op, plan) for op in graph.saved),
     )
 
@@ -149,6 +156,8 @@ def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:
 
 
 def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
+    if op.routed is not None:
+        return _grouped(op, op.routed, plan)
     dtype = plan.dtype if op.precision == "linear" else ACTIVATION_DTYPE
     degree_n = plan.tensor if op.split == "n" else array(1.0)
     width: Array = sum((axis.shard(degree_n) for axis in op.n), array(0.0))
@@ -158,7 +167,7 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
     if op.activations:
         copies = array(0.0)
     products = array(1.0) if op.batch is None else op.batch.shard(plan.tensor if op.split == "batch" else array(1.0))
-    kept = width * depth * copies
+    kept = width * depth * copies * products
     return DeviceMatmul(
         name=op.name,
         group=op.group,
@@ -173,6 +182,30 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         activations=op.activations,
         core=op.core,
         bias=op.bias,
+    )
+
+
+def _grouped(op: Matmul, routing: Routing, plan: PlanArrays) -> DeviceMatmul:
+    """A grouped product on the busiest expert rank: one weight for each expert with work, all of them kept."""
+    busy = load(routing, op.m, plan)
+    share = expert_tensor(plan)
+    width: Array = sum((axis.shard(share if op.split == "n" else array(1.0)) for axis in op.n), array(0.0))
+    depth = op.k.shard(share) if op.split == "k" else op.k.size
+    kept = busy.kept * width * depth
+    biases = busy.kept * width * op.bias
+    return DeviceMatmul(
+        name=op.name,
+        group=op.group,
+        count=op.count,
+        m=busy.rows_each,
+        n=width,
+        k=depth,
+        dtype=plan.dtype,
+        weight_bytes=kept * bytes_per_element(plan.dtype) + biases * ACTIVATION_BYTES,
+        parameters=kept + biases,
+        batch=busy.active,
+        bias=op.bias,
+        routed=True,
     )
 
 
@@ -191,14 +224,14 @@ def _attention(op: Attention, plan: PlanArrays) -> DeviceAttention:
         op.windowed,
         op.causal,
         op.count,
+        op.value_dim,
+        op.cached,
     )
     return DeviceAttention(op.name, op.group, op.count, local, plan.kv_dtype)
 
 
 def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
-    degree = plan.tensor if op.splits else array(1.0)
-    width: Array = sum((axis.shard(degree) for axis in op.width), array(0.0))
-    elements = _rows(op.m, plan, sequence=op.sequence) * width
+    elements = _rows(op, plan) * _width(op, plan)
     parameters = op.parameters + (op.table.shard(plan.tensor) if op.table is not None else 0.0)
     return DeviceVector(
         op.name,
@@ -215,20 +248,34 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
     )
 
 
-def _rows(rows: Array, plan: PlanArrays, *, sequence: bool) -> Array:
-    return rows / plan.tensor if sequence and plan.sequence_parallel else rows
+def _rows(op: Vector | Saved, plan: PlanArrays) -> Array:
+    """Rows on a rank: a slice under sequence parallelism, those of the busiest rank where they are routed."""
+    if op.routed is not None:
+        return load(op.routed, op.m, plan).rows
+    return op.m / plan.tensor if op.sequence and plan.sequence_parallel else op.m
+
+
+def _width(op: Vector | Saved, plan: PlanArrays) -> Array:
+    whole = array(1.0)
+    degree = whole if not op.splits else plan.tensor if op.routed is None else expert_tensor(plan)
+    width: Array = sum((axis.shard(degree) for axis in op.width), array(0.0))
+    return width
 
 
 def _saved(op: Saved, plan: PlanArrays) -> DeviceSaved:
-    degree = plan.tensor if op.splits else array(1.0)
-    width: Array = sum((axis.shard(degree) for axis in op.width), array(0.0))
-    size = _rows(op.m, plan, sequence=op.sequence) * width * op.element_bytes
+    size = _rows(op, plan) * _width(op, plan) * op.element_bytes
     return DeviceSaved(op.name, op.group, op.count, size, op.core, op.boundary)
 
 
-def _collectives(op: Collective, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
+def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceCollective, ...]:
     """What an op sends: itself; under sequence parallelism a sum is scattered, and gathered for the next product."""
     size = op.m * op.width * ACTIVATION_BYTES
+    if op.routed is not None:
+        # Tokens go out in the format of the products and come back at 16 bits.
+        narrow = min(bytes_per_element(plan.dtype), ACTIVATION_BYTES)
+        each = op.width * (narrow if op.kind == "dispatch" else ACTIVATION_BYTES)
+        near, far = sent(op.routed, op.m, plan, node)
+        return (DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each),)
     if op.kind == "sequence_gather":
         gathered = DeviceCollective(op.name, op.group, "all_gather", op.count, size)
         return (gathered,) if plan.sequence_parallel else ()

@@ -10,24 +10,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cosim.records import Array
+from cosim.records import Array, array
 
 CLASSES = ("first", "middle_full", "middle_lean", "last")
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Arrays of shape (4, P) in the order of CLASSES: stages of the class, layers, embeddings, heads of each."""
+    """Arrays of shape (4, P) in the order of CLASSES: stages of the class, layers, embeddings, heads of each.
+
+    `dense` of the layers have a dense feed-forward in a mixture of experts: the model's first ones.
+    """
 
     count: Array
     layers: Array
     embeds: Array
     heads: Array
+    dense: Array
 
 
-def stages(layers: Array, pipeline: Array) -> Stages:
-    """Classes of `pipeline` stages that share `layers`; shape (4, P) also where both are scalars (P = 1)."""
-    layers, pipeline = np.broadcast_arrays(np.atleast_1d(layers), np.atleast_1d(pipeline))
+def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0) -> Stages:
+    """Classes of `pipeline` stages that share `layers`; shape (4, P) also where both are scalars (P = 1).
+
+    `dense` layers fill the first stage and then the following classes in turn, evenly inside a class.
+    """
+    layers, pipeline, dense = np.broadcast_arrays(*(np.atleast_1d(array(each)) for each in (layers, pipeline, dense)))
     base = np.floor(layers / pipeline)
     extra = layers - base * pipeline
     middle = np.maximum(pipeline - 2.0, 0.0)
@@ -35,14 +42,20 @@ def stages(layers: Array, pipeline: Array) -> Stages:
     first_extra = np.minimum(extra - full, 1.0)
     single = np.where(pipeline == 1.0, 1.0, 0.0)
     zero, one = np.zeros_like(base), np.ones_like(base)
+    count = np.stack([one, full, middle - full, 1.0 - single])
+    held = np.stack([base + first_extra, base + 1.0, base, base])
+    filled = np.clip(dense - (np.cumsum(count * held, axis=0) - count * held), 0.0, count * held)
     return Stages(
-        count=np.stack([one, full, middle - full, 1.0 - single]),
-        layers=np.stack([base + first_extra, base + 1.0, base, base]),
+        count=count,
+        layers=held,
         embeds=np.stack([one, zero, zero, zero]),
         heads=np.stack([single, zero, zero, one]),
+        dense=filled / np.maximum(count, 1.0),
     )
 
 
 def by_group(stage: Stages, group: str) -> Array:
     """How often ops of `group` run on a stage of each class (4, P)."""
-    return {"layer": stage.layers, "embed": stage.embeds, "head": stage.heads}[group]
+    if group == "moe":
+        return stage.layers - stage.dense
+    return {"layer": stage.layers, "dense": stage.dense, "embed": stage.embeds, "head": stage.heads}[group]

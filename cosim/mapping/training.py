@@ -9,14 +9,26 @@ ZeRO stage 1, 2, 3 divides the optimizer's state, gradients, weights by the data
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.routing import expert_tensor
 from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, by_group
-from cosim.records import Array
+from cosim.records import Array, array
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Parameters of one rank: those that every replica holds, and those of routed experts; `layers` they make up."""
+
+    shared: Array = field(default_factory=lambda: array(0.0))
+    routed: Array = field(default_factory=lambda: array(0.0))
+    layers: Array = field(default_factory=lambda: array(0.0))
 
 
 def training_memory(
@@ -24,10 +36,16 @@ def training_memory(
 ) -> Memory:
     """Memory of a chip of the fullest stage class; `reserved` is what the runtime keeps [B]."""
     held = stage_parameters(device, stage)
-    share = [np.where(plan.zero >= level, 1.0 / plan.data, 1.0) for level in (1.0, 2.0, 3.0)]
-    weights = held * ACTIVATION_BYTES * share[2] + _gathered(device, plan)
-    gradients = held * software.gradient_bytes * share[1]
-    optimizer = held * software.optimizer_bytes * share[0]
+    own = ((held.shared, plan.data), (held.routed, expert_replicas(plan)))
+
+    def kept(level: float, each: Array | float) -> Array:
+        """Bytes of what ZeRO shares out from `level` on."""
+        parts = [numbers * np.where(plan.zero >= level, 1.0 / ranks, 1.0) for numbers, ranks in own]
+        return (parts[0] + parts[1]) * each
+
+    weights = kept(3.0, ACTIVATION_BYTES) + _gathered(device, plan)
+    gradients = kept(2.0, software.gradient_bytes)
+    optimizer = kept(1.0, software.optimizer_bytes)
     live = saved_bytes(device, stage, plan)
     total = np.where(stage.count > 0.0, weights + gradients + optimizer + live, -np.inf)
     fullest = np.expand_dims(np.argmax(total, axis=0), 0)
@@ -40,12 +58,13 @@ def training_memory(
     return Memory(of(weights), zero, of(live), of(gradients), of(optimizer), zero + reserved)
 
 
-def stage_parameters(device: DeviceGraph, stage: Stages) -> Array:
+def stage_parameters(device: DeviceGraph, stage: Stages) -> Weights:
     """Parameters of one rank on a stage of each class (4, P)."""
-    total = np.zeros_like(stage.layers)
+    shared = routed = np.zeros_like(stage.layers)
     for group, held in group_parameters(device).items():
-        total = total + by_group(stage, group) * held
-    return total
+        runs = by_group(stage, group)
+        shared, routed = shared + runs * held.shared, routed + runs * held.routed
+    return Weights(shared, routed, stage.layers)
 
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
@@ -77,17 +96,28 @@ def stages_before(stage: Stages) -> Array:
     return np.cumsum(stage.count, axis=0) - stage.count
 
 
-def group_parameters(device: DeviceGraph) -> dict[str, Array]:
+def expert_replicas(plan: PlanArrays) -> Array:
+    """Copies of an expert among the ranks of a stage."""
+    return plan.tensor * plan.data / (plan.expert * expert_tensor(plan))
+
+
+def group_parameters(device: DeviceGraph) -> dict[str, Weights]:
     """Parameters of one rank per run of each group."""
-    held: dict[str, Array] = {}
+    held: dict[str, Weights] = {}
     owners: tuple[DeviceMatmul | DeviceVector, ...] = (*device.matmuls, *device.vectors)
     for op in owners:
-        held[op.group] = held.get(op.group, 0.0) + op.count * op.parameters
+        own, numbers = held.get(op.group, Weights()), op.count * op.parameters
+        routed = isinstance(op, DeviceMatmul) and op.routed
+        shared = own.shared if routed else own.shared + numbers
+        held[op.group] = Weights(shared, own.routed + numbers if routed else own.routed)
     return held
 
 
 def _gathered(device: DeviceGraph, plan: PlanArrays) -> Array:
     """Under ZeRO 3 the weights of the layer in hand and of the next are whole on every rank [B]."""
-    layer = sum((held for group, held in group_parameters(device).items() if group not in {"embed", "head"}), 0.0)
+    groups = group_parameters(device)
+    common = groups.pop("layer", Weights())
+    others = [held.shared + held.routed for name, held in groups.items() if name not in {"embed", "head"}]
+    layer = common.shared + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
     whole: Array = np.where(plan.zero >= 3.0, 2.0 * layer * ACTIVATION_BYTES, 0.0)
     return whole

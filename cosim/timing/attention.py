@@ -1,6 +1,6 @@
 """Fused attention: the slowest of matrix work, exponentials, vector work and bytes bounds it.
 
-    matrix   4 batch heads head_dim pairs / (peak quality use)     pairs as the mask lets through
+    matrix   2 batch heads (key + value width) pairs / (peak quality use)     pairs as the mask lets through
     special  batch heads pairs / exponentials per second
     vector   6 FLOP per score (scale, maximum, subtract, sum, rescale) / vector peak
     bytes    queries and outputs once; keys and values of every cached token the mask reaches, once per group
@@ -48,7 +48,7 @@ def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str, *, backward: 
     compute = np.maximum(np.maximum(matrix, special), vector)
     # Backward reads queries, outputs and their gradients, keys and values; it writes the gradients of the three.
     passes = 2.0 if backward else 1.0
-    queries = passes * 2.0 * op.batch * op.query * op.heads * op.head_dim * IO_BYTES
+    queries = passes * op.batch * op.query * op.heads * (op.head_dim + op.values) * IO_BYTES
     cached = passes * cache_bytes(op, kv_dtype)
     moved = queries + cached
     memory = queries / dram_rate(chip) + cached / _bandwidth(op, chip)
@@ -60,7 +60,7 @@ def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str, *, backward: 
 def cache_bytes(op: Attention, kv_dtype: str) -> Array:
     """Bytes of keys and values read by one kernel: those some query can see, once per key/value head."""
     reach = np.minimum(op.context, op.window + op.query - 1.0) if op.windowed else op.context
-    return 2.0 * op.batch * reach * op.kv_heads * op.head_dim * bytes_per_element(kv_dtype)
+    return op.batch * reach * op.kv_heads * op.kept * bytes_per_element(kv_dtype)
 
 
 def _rows_in_use(op: Attention, chip: ChipArrays) -> Array:

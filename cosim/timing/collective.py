@@ -5,6 +5,7 @@
     direct      2 hop + 2 (k-1)/k B / bw              every pair connected
     in_network  in-switch latency + (1 + 1/k) B / (link share)
     all_gather  (k-1) hop + (k-1)/k B / bw            B is the whole result
+    all_to_all  hop + the longer of bytes / bw inside and across
 
 B is nccl-tests' `size`, k the ranks; every collective also pays the tier's base latency once. A tier with several
 protocols (short start at part of the bandwidth, or later at all of it) takes the fastest for the size. A group that
@@ -61,6 +62,18 @@ def all_gather(size: Array, group: Placement, system: SystemArrays) -> Collectiv
 def reduce_scatter(size: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
     """Reduce-scatter of `size` bytes on each rank: inside first, then across; the all-gather run backwards."""
     return all_gather(size, group, system)
+
+
+def all_to_all(near: Array, far: Array, system: SystemArrays) -> CollectiveCost:
+    """Every rank sends `near` bytes to ranks of its node and `far` bytes beyond it, both at once."""
+    inner, outer = system.tiers[0], system.tiers[-1]
+    inside = near / (inner.bandwidth * reached(system, inner))
+    beyond = far / (outer.bandwidth * reached(system, outer))
+    one = array(1.0)
+    time = np.maximum(
+        np.where(near > 0.0, _sent(one, inside, inner), 0.0), np.where(far > 0.0, _sent(one, beyond, outer), 0.0)
+    )
+    return CollectiveCost(time, near + far, np.zeros_like(time))
 
 
 def send(size: Array, tier: TierArrays, system: SystemArrays) -> Array:

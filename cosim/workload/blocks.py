@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from cosim.records import Array, array
+from cosim.workload.latent import latent_block
 from cosim.workload.model import ModelArrays
-from cosim.workload.ops import Attention, Axis, Collective, Graph, Matmul, Vector, whole
+from cosim.workload.moe import routed_block
+from cosim.workload.ops import Attention, Axis, Collective, Graph, Group, Matmul, Vector, whole
+from cosim.workload.tokens import Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What one step works on, per micro-batch of one replica.
+def attention_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool = False) -> Graph:
+    """Projections, rotary and cache write, fused attention, output projection, sum over tensor ranks.
 
-    `sequences`; `query` new tokens of each; `context` keys that the last query sees.
+    `absorbed` names the form of latent attention; other models have one.
     """
-
-    phase: Literal["prefill", "decode", "train"]
-    sequences: Array
-    query: Array
-    context: Array
-
-    @property
-    def rows(self) -> Array:
-        """Rows of the activations."""
-        return self.sequences * self.query
-
-
-def attention_block(model: ModelArrays, tokens: Tokens) -> Graph:
-    """Projections, rotary and cache write, fused attention, output projection, sum over tensor ranks."""
+    if model.is_latent:
+        return latent_block(model, tokens, absorbed=absorbed)
     rows, query = tokens.rows, Axis(model.heads, model.head_dim)
     keys = Axis(model.kv_heads, model.head_dim)
     qkv = Matmul("qkv", "layer", rows, (query, keys, keys), whole(model.hidden), "n", bias=model.qkv_bias)
     out = Matmul("attention_out", "layer", rows, (whole(model.hidden),), query, "k", bias=model.output_bias)
     # Rotary and the cache write touch query and keys once; the kernel reads and writes them in place.
     rope_flop = 6.0 if model.position == "rotary" else 0.0
-    scales = 2.0 * model.head_dim if model.qk_norm else array(0.0)
+    scales = (2.0 * model.head_dim if model.qk_norm else array(0.0)) + (model.heads if model.sinks else 0.0)
     rope = Vector(
         "rotary_and_cache", "layer", rows, (query, keys, keys), 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales
     )
@@ -44,15 +31,25 @@ def attention_block(model: ModelArrays, tokens: Tokens) -> Graph:
     return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), (summed,))
 
 
-def feed_forward_block(model: ModelArrays, tokens: Tokens) -> Graph:
+def feed_forward(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
+    """The feed-forward of every layer: dense, or routed with dense ones first."""
+    if not model.is_moe:
+        return feed_forward_block(model, tokens)
+    routed = routed_block(model, tokens, imbalance)
+    if not model.has_dense_layers:
+        return routed
+    return joined(tokens.phase, (feed_forward_block(model, tokens, "dense"), routed))
+
+
+def feed_forward_block(model: ModelArrays, tokens: Tokens, group: Group = "layer") -> Graph:
     """Gated (two projections in, product, one out) or plain feed-forward, and the sum over tensor ranks."""
     wide, hidden = whole(model.ffn), whole(model.hidden)
     parts = (wide, wide) if model.gated else (wide,)
-    into = Matmul("ffn_in", "layer", tokens.rows, parts, hidden, "n", bias=model.ffn_bias)
-    out = Matmul("ffn_out", "layer", tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
+    into = Matmul("ffn_in", group, tokens.rows, parts, hidden, "n", bias=model.ffn_bias)
+    out = Matmul("ffn_out", group, tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
     reads = 2.0 if model.gated else 1.0
-    act = Vector("activation", "layer", tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
-    summed = Collective("ffn_sum", "layer", "all_reduce", tokens.rows, model.hidden, into="ffn_in")
+    act = Vector("activation", group, tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
+    summed = Collective("ffn_sum", group, "all_reduce", tokens.rows, model.hidden, into="ffn_in")
     return Graph(tokens.phase, (into, out), (), (act,), (summed,))
 
 

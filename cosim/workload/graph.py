@@ -5,55 +5,89 @@ from __future__ import annotations
 import numpy as np
 
 from cosim.records import Array, array
-from cosim.workload.blocks import Tokens, attention_block, embedding, feed_forward_block, head, joined, norms
+from cosim.workload.blocks import attention_block, embedding, feed_forward, head, joined, norms
 from cosim.workload.model import ModelArrays
+from cosim.workload.moe import repeats
 from cosim.workload.ops import Attention, Graph, Matmul
+from cosim.workload.tokens import Tokens
+
+UNIFORM = array(0.0)
+"""A router without imbalance."""
 
 
-def prefill_graph(model: ModelArrays, sequences: Array, prompt: Array) -> Graph:
-    """One pass over `sequences` prompts of `prompt` tokens each; logits of the last token only."""
-    return _graph(model, Tokens("prefill", sequences, prompt, prompt))
+def prefill_graph(
+    model: ModelArrays, sequences: Array, prompt: Array, *, imbalance: Array = UNIFORM, absorbed: bool = False
+) -> Graph:
+    """One pass over `sequences` prompts of `prompt` tokens each; logits of the last token only.
+
+    `imbalance` of a router and the form of latent attention: see `ops.Routing`, `latent`.
+    """
+    return _graph(model, Tokens("prefill", sequences, prompt, prompt), imbalance, absorbed=absorbed)
 
 
-def decode_graph(model: ModelArrays, sequences: Array, context: Array) -> Graph:
+def decode_graph(
+    model: ModelArrays, sequences: Array, context: Array, *, imbalance: Array = UNIFORM, absorbed: bool = True
+) -> Graph:
     """One new token for each of `sequences`, against `context` cached tokens."""
-    return _graph(model, Tokens("decode", sequences, array(1.0), context))
+    return _graph(model, Tokens("decode", sequences, array(1.0), context), imbalance, absorbed=absorbed)
 
 
 def parameters(model: ModelArrays) -> Array:
     """Number of weights, counted from the graph's own ops."""
+    return _weights(model, active=False)
+
+
+def active_parameters(model: ModelArrays) -> Array:
+    """Weights that one token uses: of routed experts the chosen ones, of an embedding table of its own none.
+
+    One row of the table is read, so a table that is not also the head multiplies nothing.
+    """
+    return _weights(model, active=True)
+
+
+def _weights(model: ModelArrays, *, active: bool) -> Array:
     graph = decode_graph(model, array(1.0), array(1.0))
     total = array(0.0)
     for op in graph.matmuls:
-        times = model.layers if op.group == "layer" else array(1.0)
-        width = _width(op)
-        total = total + times * op.count * ((width * op.k.size if op.owns_weights else 0.0) + width * op.bias)
+        if op.activations:
+            continue
+        width, products = _width(op), array(1.0) if op.batch is None else op.batch.size
+        if op.routed is not None:
+            products = op.routed.chosen if active else op.routed.experts
+        owned = (width * op.k.size if op.owns_weights else 0.0) + width * op.bias
+        total = total + repeats(model, op.group) * op.count * products * owned
     for vector in graph.vectors:
-        times = model.layers if vector.group == "layer" else array(1.0)
-        total = total + times * vector.count * vector.parameters
-        total = total + (vector.table.size if vector.table is not None else 0.0)
+        total = total + repeats(model, vector.group) * vector.count * vector.parameters
+        if vector.table is not None and not (active and not model.tied_embeddings):
+            total = total + vector.table.size
     return total
 
 
 def kv_bytes_per_token(model: ModelArrays, element_bytes: float) -> Array:
-    """Key/value cache of one token over all layers, unsharded [B]: 2 x layers x kv_heads x head_dim x bytes."""
-    return 2.0 * model.layers * model.kv_heads * model.head_dim * element_bytes
+    """Cache of one token over all layers, unsharded [B]: layers x heads x elements x bytes.
+
+    Ordinary attention keeps 2 x head_dim elements for each key/value head, latent attention one latent.
+    """
+    return model.layers * model.cache_heads * model.kept_per_token * element_bytes
 
 
 def model_flop(model: ModelArrays, graph: Graph) -> Array:
     """FLOP that the mathematics asks for in one step: matmuls, and attention under its mask."""
     total = array(0.0)
     for op in graph.matmuls:
-        times = model.layers if op.group == "layer" else array(1.0)
-        total = total + times * op.count * 2.0 * op.m * _width(op) * op.k.size
+        products = array(1.0) if op.batch is None else op.batch.size
+        if op.routed is not None:
+            products = op.routed.chosen
+        flop = 2.0 * op.m * _width(op) * op.k.size * products
+        total = total + repeats(model, op.group) * op.count * flop
     for attention in graph.attentions:
         total = total + model.layers * attention.count * attention_flop(attention)
     return total
 
 
 def attention_flop(op: Attention) -> Array:
-    """4 x batch x heads x head_dim x (query, key) pairs that the mask lets through."""
-    return 4.0 * op.batch * op.heads * op.head_dim * visible_pairs(op)
+    """2 x batch x heads x (key + value width) x (query, key) pairs that the mask lets through."""
+    return 2.0 * op.batch * op.heads * (op.head_dim + op.values) * visible_pairs(op)
 
 
 def visible_pairs(op: Attention) -> Array:
@@ -76,6 +110,14 @@ def _width(op: Matmul) -> Array:
     return sum((axis.size for axis in op.n), array(0.0))
 
 
-def _graph(model: ModelArrays, tokens: Tokens) -> Graph:
-    builders = (embedding, norms, attention_block, feed_forward_block, head)
-    return joined(tokens.phase, tuple(build(model, tokens) for build in builders))
+def _graph(model: ModelArrays, tokens: Tokens, imbalance: Array, *, absorbed: bool) -> Graph:
+    return joined(
+        tokens.phase,
+        (
+            embedding(model, tokens),
+            norms(model, tokens),
+            attention_block(model, tokens, absorbed=absorbed),
+            feed_forward(model, tokens, imbalance),
+            head(model, tokens),
+        ),
+    )

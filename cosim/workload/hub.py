@@ -1,4 +1,4 @@
-"""Reads a hub `config.json` of the Llama, Qwen2/3 dense and GPT-2/3 families, as plain JSON.
+"""Reads a hub `config.json` of the Llama, Mixtral, Qwen2/3, gpt-oss, DeepSeek-V3 and GPT-2/3 families, as plain JSON.
 
 The file's own field names are kept apart per family; what a family fixes in code (bias, norm, gate) is
 stated here with the architecture it belongs to.
@@ -14,7 +14,7 @@ from cosim.errors import SpecError, nearest
 from cosim.schema import validated
 from cosim.workload.model import Model
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3")
 
 
 def is_hub_config(data: Mapping[str, Any]) -> bool:
@@ -36,6 +36,7 @@ def from_hub(document: Document, name: str) -> Model:
             hint=f"{nearest(family, FAMILIES)}; or describe the model: cosim schema workload",
         )
     fields = _gpt2(config, document) if family == "gpt2" else _llama_like(config, family, document)
+    fields |= routed_fields(config, family, document)
     described = {"name": name, "title": str(config.get("_name_or_path") or name), **fields}
     return validated(Model, {**described, "source": f"hub configuration {document.path.name}"}, document)
 
@@ -73,12 +74,55 @@ def _windowed_layers(config: Mapping[str, Any], family: str, layers: int, docume
     """Layers with a sliding window: all of Mistral's; Qwen2's from max_window_layers on, where it is in use."""
     if config.get("sliding_window") is None:
         return 0
-    if family == "mistral":
+    if family in ("mistral", "mixtral"):
         return layers
+    if family == "gpt_oss":
+        return sum(kind == "sliding_attention" for kind in config.get("layer_types", ()))
     if not _flag(config, "use_sliding_window", document, default=False):
         return 0
     # 28 is the default of the Qwen2 configuration class in transformers [unverified recollection].
     return max(layers - _whole(config, "max_window_layers", document, 28), 0)
+
+
+def routed_fields(config: Mapping[str, Any], family: str, document: Document) -> dict[str, Any]:
+    """Experts, and latent attention, of the families that have them; nothing for others."""
+
+    def whole(key: str, default: int | None = None) -> int:
+        return _whole(config, key, document, default)
+
+    if family in ("mixtral", "gpt_oss"):
+        given = family == "gpt_oss"
+        routed = {"experts": whole("num_local_experts"), "expert_ffn": whole("intermediate_size")}
+        biases = {"ffn_bias": given, "router_bias": given, "sinks": given}
+        return {**routed, **biases, "experts_per_token": whole("num_experts_per_tok")}
+    if family == "qwen3_moe":
+        _only(config, "decoder_sparse_step", (None, 1), document)
+        _only(config, "mlp_only_layers", (None, []), document)
+        routed = {"experts": whole("num_experts"), "expert_ffn": whole("moe_intermediate_size")}
+        return {**routed, "experts_per_token": whole("num_experts_per_tok")}
+    if family != "deepseek_v3":
+        return {}
+    _only(config, "moe_layer_freq", (None, 1), document)
+    return {
+        "experts": whole("n_routed_experts"),
+        "experts_per_token": whole("num_experts_per_tok"),
+        "expert_ffn": whole("moe_intermediate_size"),
+        "shared_experts": whole("n_shared_experts"),
+        "dense_layers": whole("first_k_dense_replace"),
+        "expert_groups": whole("n_group"),
+        "groups_per_token": whole("topk_group"),
+        "query_latent": None if config.get("q_lora_rank") is None else whole("q_lora_rank"),
+        "kv_latent": whole("kv_lora_rank"),
+        "rope_dim": whole("qk_rope_head_dim"),
+        "value_dim": whole("v_head_dim"),
+        "head_dim": whole("qk_nope_head_dim"),
+    }
+
+
+def _only(config: Mapping[str, Any], key: str, known: tuple[object, ...], document: Document) -> None:
+    """Refuses a value of `key` that is not modelled. Raises SpecError."""
+    if config.get(key) not in known:
+        raise SpecError("is not modelled yet", file=document.path, field=key, value=config.get(key))
 
 
 def _llama_like(config: Mapping[str, Any], family: str, document: Document) -> dict[str, Any]:
@@ -103,7 +147,7 @@ def _llama_like(config: Mapping[str, Any], family: str, document: Document) -> d
         "qkv_bias": family == "qwen2" or biased,
         "output_bias": biased,
         "ffn_bias": _flag(config, "mlp_bias", document, default=False),
-        "qk_norm": family == "qwen3",
+        "qk_norm": family in ("qwen3", "qwen3_moe"),
         "window": _whole(config, "sliding_window", document) if windowed else None,
         "windowed_layers": windowed,
     }

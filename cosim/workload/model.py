@@ -1,14 +1,16 @@
 """The description of a transformer, and its lowering to arrays.
 
 Dimensions are plain numbers here because a model has one origin for all of them, named in `source`.
-Covers the Llama, Qwen2/3 dense and GPT-2/3 families.
+Covers the Llama, Qwen2/3, GPT-2/3, Mixtral, gpt-oss and DeepSeek families: dense or a mixture of experts, ordinary
+or latent attention (MLA).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from cosim.datum import Count
@@ -52,8 +54,34 @@ class Model(Frozen):
     window: Dim | None = None
     """Sliding window in tokens, for `windowed_layers` of the layers."""
     windowed_layers: Annotated[int, Field(ge=0)] = 0
+    sinks: bool = False
+    """One learned logit per head beside the scores (gpt-oss)."""
+    experts: Dim | None = None
+    """Routed experts of a feed-forward layer; None is a dense model."""
+    experts_per_token: Dim = 1
+    expert_ffn: Dim | None = None
+    """Width of one expert."""
+    shared_experts: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Experts, of the same width, that every token passes."""
+    dense_layers: Annotated[int, Field(ge=0)] = 0
+    """First layers with a dense feed-forward of width `ffn`."""
+    router_bias: bool = False
+    expert_groups: Dim | None = None
+    """Groups of experts that routing chooses among first (DeepSeek: one a node)."""
+    groups_per_token: Dim | None = None
+    """Most groups whose experts one token may use."""
+    query_latent: Dim | None = None
+    """MLA: width of the compressed query; None projects it at once."""
+    kv_latent: Dim | None = None
+    """MLA: width of the compressed key and value, cached in place of both; None is ordinary attention."""
+    rope_dim: Dim | None = None
+    """MLA: rotary part of a key, shared by all heads; head_dim is the part without position."""
+    value_dim: Dim | None = None
+    """MLA: width of a head's value."""
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
+    published_active_parameters: Count | None = None
+    """The same of the weights that one token uses."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
@@ -63,7 +91,26 @@ class Model(Frozen):
             raise SpecError("is more than layers", field="windowed_layers", value=self.windowed_layers)
         if self.windowed_layers and self.window is None:
             raise SpecError("is missing although windowed_layers is set", field="window")
+        self._routes()
+        latent = (self.kv_latent, self.rope_dim, self.value_dim)
+        if any(latent) and not all(latent):
+            hint = "latent attention needs kv_latent, rope_dim and value_dim"
+            raise SpecError("is incomplete", field="kv_latent", value=self.kv_latent, hint=hint)
         return self
+
+    def _routes(self) -> None:
+        """Refuses routing that cannot be. Raises SpecError."""
+        if self.experts is None:
+            return
+        if self.expert_ffn is None:
+            raise SpecError("is missing although experts is set", field="expert_ffn")
+        if self.experts_per_token > self.experts:
+            raise SpecError("is more than experts", field="experts_per_token", value=self.experts_per_token)
+        if self.dense_layers >= self.layers:
+            hint = "a model without routed layers has no experts"
+            raise SpecError("leaves no routed layer", field="dense_layers", value=self.dense_layers, hint=hint)
+        if (self.expert_groups or 1) < (self.groups_per_token or 1):
+            raise SpecError("is more than expert_groups", field="groups_per_token", value=self.groups_per_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +138,34 @@ class ModelArrays:
     qk_norm: bool
     has_window: bool
     dropout: bool = False
+    sinks: bool = False
+    experts: Array = field(default_factory=lambda: array(0.0))
+    experts_per_token: Array = field(default_factory=lambda: array(1.0))
+    expert_ffn: Array = field(default_factory=lambda: array(0.0))
+    shared_experts: Array = field(default_factory=lambda: array(0.0))
+    dense_layers: Array = field(default_factory=lambda: array(0.0))
+    node_limit: Array = field(default_factory=lambda: array(np.inf))
+    """Most groups of ranks, one a node, that a token's experts lie on."""
+    query_latent: Array = field(default_factory=lambda: array(0.0))
+    kv_latent: Array = field(default_factory=lambda: array(0.0))
+    rope_dim: Array = field(default_factory=lambda: array(0.0))
+    value_dim: Array = field(default_factory=lambda: array(0.0))
+    is_moe: bool = False
+    has_dense_layers: bool = False
+    has_shared_experts: bool = False
+    router_bias: bool = False
+    is_latent: bool = False
+    compresses_query: bool = False
+
+    @property
+    def kept_per_token(self) -> Array:
+        """Elements that one token leaves in the cache of one layer and key/value head."""
+        return self.kv_latent + self.rope_dim if self.is_latent else 2.0 * self.head_dim
+
+    @property
+    def cache_heads(self) -> Array:
+        """Key/value heads that the cache holds: one latent, or kv_heads."""
+        return array(1.0) if self.is_latent else self.kv_heads
 
 
 def lower_model(varied: Varied[Model]) -> ModelArrays:
@@ -122,5 +197,22 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         ffn_bias=model.ffn_bias,
         qk_norm=model.qk_norm,
         dropout=model.dropout,
+        sinks=model.sinks,
+        experts=number("experts"),
+        experts_per_token=number("experts_per_token"),
+        expert_ffn=number("expert_ffn"),
+        shared_experts=number("shared_experts"),
+        dense_layers=number("dense_layers"),
+        node_limit=arrays.get("groups_per_token", array(model.groups_per_token or np.inf)),
+        query_latent=number("query_latent"),
+        kv_latent=number("kv_latent"),
+        rope_dim=number("rope_dim"),
+        value_dim=number("value_dim"),
+        is_moe=model.experts is not None,
+        has_dense_layers=model.dense_layers > 0 or "dense_layers" in arrays,
+        has_shared_experts=model.shared_experts > 0 or "shared_experts" in arrays,
+        router_bias=model.router_bias,
+        is_latent=model.kv_latent is not None,
+        compresses_query=model.query_latent is not None,
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

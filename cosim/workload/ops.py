@@ -13,7 +13,8 @@ import numpy as np
 
 from cosim.records import Array, array
 
-Group = Literal["embed", "layer", "head"]
+Group = Literal["embed", "layer", "dense", "moe", "head"]
+"""What repeats together: every layer; of a mixture of experts also its dense and its routed feed-forward layers."""
 Split = Literal["n", "k", "batch", "none"]
 
 
@@ -40,13 +41,27 @@ def whole(size: Array) -> Axis:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """How a router spreads tokens: `chosen` of `experts` for each, over at most `nodes` of them (inf: no limit).
+
+    `imbalance` is what the busiest rank gets beyond chance, as a share: 0 for a router that is uniform.
+    """
+
+    experts: Array
+    chosen: Array
+    nodes: Array
+    imbalance: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Matmul:
     """C[m, n] = A[m, k] x W[k, n]. `n` may be several parts side by side (query, key, value).
 
     `split` names the axis that tensor parallelism cuts. `precision` is "linear" (the plan's format) or
     "head" (kept at 16 bits). `owns_weights` is false where the weights are another op's (tied head).
     `batch` products run in one kernel; with `activations` W is no parameter but another op's output (the
-    scores of attention), and `core` says that selective recompute runs it again.
+    scores of attention), and `core` says that selective recompute runs it again. With `routed` it is a grouped
+    product over the experts that tokens chose: m rows before routing, one weight for each expert.
     """
 
     name: str
@@ -62,6 +77,7 @@ class Matmul:
     batch: Axis | None = None
     activations: bool = False
     core: bool = False
+    routed: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,8 @@ class Attention:
     """Fused attention of `batch` sequences: `query` new tokens each against `context` keys.
 
     `window` limits the keys of one query when `windowed`. In prefill the queries are the context's own
-    tokens and the mask is causal; in decode there is one query per sequence.
+    tokens and the mask is causal; in decode there is one query per sequence. `value_dim` is the width of values
+    where it is not head_dim, `cached` the elements kept per token and key/value head where they are not both.
     """
 
     name: str
@@ -85,6 +102,18 @@ class Attention:
     windowed: bool = False
     causal: bool = True
     count: Array = field(default_factory=lambda: array(1.0))
+    value_dim: Array | None = None
+    cached: Array | None = None
+
+    @property
+    def values(self) -> Array:
+        """Elements of one value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def kept(self) -> Array:
+        """Elements kept per token and key/value head."""
+        return self.head_dim + self.values if self.cached is None else self.cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +140,7 @@ class Vector:
     count: Array = field(default_factory=lambda: array(1.0))
     sequence: bool = False
     core: bool = False
+    routed: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +149,18 @@ class Collective:
 
     `all_reduce` sums partial results; `all_gather` joins slices, its bytes those of the whole result.
     `sequence_gather` is one only where sequence parallelism left slices. `into` names the product whose input
-    gradient is summed in return when the model is trained.
+    gradient is summed in return when the model is trained. `dispatch` and `combine` carry tokens to the ranks of
+    their experts and back: m tokens of `width`, to as many ranks as `routed` says.
     """
 
     name: str
     group: Group
-    kind: Literal["all_reduce", "all_gather", "sequence_gather"]
+    kind: Literal["all_reduce", "all_gather", "sequence_gather", "dispatch", "combine"]
     m: Array
     width: Array
     count: Array = field(default_factory=lambda: array(1.0))
     into: str = ""
+    routed: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +181,7 @@ class Saved:
     core: bool = False
     boundary: bool = False
     count: Array = field(default_factory=lambda: array(1.0))
+    routed: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,25 @@ is that formula, which is a test. Attention is one fused kernel, or the five of 
 from __future__ import annotations
 
 from cosim.records import Array, array
-from cosim.workload.blocks import Tokens, attention_block, feed_forward_block, joined
+from cosim.workload.blocks import attention_block, feed_forward_block, joined
+from cosim.workload.graph import UNIFORM
 from cosim.workload.model import ModelArrays
-from cosim.workload.ops import Axis, Collective, Graph, Matmul, Saved, Vector, whole
+from cosim.workload.moe import routed_block, routing_of
+from cosim.workload.ops import Axis, Collective, Graph, Group, Matmul, Saved, Vector, whole
+from cosim.workload.tokens import Tokens
 
 HALF, MASK, FULL = 2.0, 1.0, 4.0
 """Bytes of an activation, of a dropout flag, of an fp32 number."""
 
 
-def training_graph(model: ModelArrays, sequences: Array, length: Array, *, fused: bool) -> Graph:
+def training_graph(
+    model: ModelArrays, sequences: Array, length: Array, *, fused: bool, imbalance: Array = UNIFORM
+) -> Graph:
     """Forward pass over `sequences` of `length` tokens with the loss of every token, and its saved tensors."""
     tokens = Tokens("train", sequences, length, length)
     attention = _attention(model, tokens) if fused else _unfused_attention(model, tokens)
-    parts = (_embedding(model, tokens), attention, _feed_forward(model, tokens), _residuals(model, tokens))
+    forward = _feed_forward(model, tokens) if not model.is_moe else _routed(model, tokens, imbalance)
+    parts = (_embedding(model, tokens), attention, forward, _residuals(model, tokens))
     return joined("train", (*parts, _loss(model, tokens)))
 
 
@@ -32,7 +38,7 @@ def _attention(model: ModelArrays, tokens: Tokens) -> Graph:
         *_projected(model, tokens),
         Saved("attention_sums", "layer", tokens.rows, (heads,), FULL, splits=True, core=True),
     )
-    vectors = block.vectors if model.position == "rotary" or model.qk_norm else ()
+    vectors = block.vectors if model.is_latent or model.position == "rotary" or model.qk_norm else ()
     return Graph("train", block.matmuls, block.attentions, vectors, block.collectives, saved)
 
 
@@ -44,18 +50,19 @@ def _unfused_attention(model: ModelArrays, tokens: Tokens) -> Graph:
     block = attention_block(model, tokens)
     rows, length = tokens.rows, tokens.query
     batch = Axis(model.heads, tokens.sequences)
-    depth, keys = whole(model.head_dim), whole(tokens.context)
+    keys = whole(tokens.context)
+    depth, value = _head_widths(model)
     scores = Matmul(
         "scores", "layer", length, (keys,), depth, "batch", "head", batch=batch, activations=True, core=True
     )
     context = Matmul(
-        "context", "layer", length, (depth,), keys, "batch", "head", batch=batch, activations=True, core=True
+        "context", "layer", length, (value,), keys, "batch", "head", batch=batch, activations=True, core=True
     )
     wide = (Axis(model.heads, tokens.context),)
     softmax = Vector("softmax", "layer", rows, wide, 1.0, 1.0, flop=6.0, special=1.0, splits=True, core=True)
-    layout = Vector("context_layout", "layer", rows, (Axis(model.heads, model.head_dim),), 1.0, 1.0, splits=True)
+    layout = Vector("context_layout", "layer", rows, (Axis(model.heads, value.size),), 1.0, 1.0, splits=True)
     dropped = Vector("score_dropout", "layer", rows, wide, 1.0, 1.0 + MASK / HALF, flop=3.0, splits=True, core=True)
-    rotary = block.vectors if model.position == "rotary" or model.qk_norm else ()
+    rotary = block.vectors if model.is_latent or model.position == "rotary" or model.qk_norm else ()
     vectors = (*rotary, softmax, *((dropped,) if model.dropout else ()), layout)
     saved = [*_projected(model, tokens), Saved("softmax", "layer", rows, wide, HALF, splits=True, core=True)]
     if model.dropout:
@@ -64,26 +71,59 @@ def _unfused_attention(model: ModelArrays, tokens: Tokens) -> Graph:
     return Graph("train", (*block.matmuls, scores, context), (), vectors, block.collectives, tuple(saved))
 
 
+def _head_widths(model: ModelArrays) -> tuple[Axis, Axis]:
+    """Width of a head's key and of its value."""
+    if model.is_latent:
+        return whole(model.head_dim + model.rope_dim), whole(model.value_dim)
+    return whole(model.head_dim), whole(model.head_dim)
+
+
 def _projected(model: ModelArrays, tokens: Tokens) -> tuple[Saved, ...]:
-    """Input of the projections; query, keys and values; input of the output projection."""
-    query, keys = Axis(model.heads, model.head_dim), Axis(model.kv_heads, model.head_dim)
-    rows = tokens.rows
+    """Input of the projections, latents; query, keys and values; input of the output projection."""
+    rows, hidden = tokens.rows, (whole(model.hidden),)
+    depth, value = _head_widths(model)
+    query, out = Axis(model.heads, depth.size), Axis(model.heads, value.size)
+    keys = (Axis(model.kv_heads, depth.size), Axis(model.kv_heads, value.size))
+    latents = (whole(model.kv_latent + model.rope_dim), whole(model.query_latent))
+    # The norm and the up-projection of a latent each keep their input.
+    compressed = (Saved("latents", "layer", rows, latents, HALF, count=array(2.0)),) if model.is_latent else ()
     return (
-        Saved("qkv_input", "layer", rows, (whole(model.hidden),), HALF, sequence=True),
-        Saved("qkv", "layer", rows, (query, keys, keys), HALF, splits=True),
-        Saved("attention_output", "layer", rows, (query,), HALF, splits=True),
+        Saved("qkv_input", "layer", rows, hidden, HALF, sequence=True),
+        *compressed,
+        Saved("qkv", "layer", rows, (query, *keys), HALF, splits=True),
+        Saved("attention_output", "layer", rows, (out,), HALF, splits=True),
     )
 
 
-def _feed_forward(model: ModelArrays, tokens: Tokens) -> Graph:
+def _routed(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
+    """The serving block and the dense layers before it; keeps what each token's experts read and made."""
+    block, rows = routed_block(model, tokens, imbalance), tokens.rows
+    hidden, wide, two = whole(model.hidden), whole(model.expert_ffn), 2 if model.gated else 1
+    routing = routing_of(model, imbalance)
+    saved = [
+        Saved("router_input", "moe", rows, (hidden,), HALF, sequence=True),
+        Saved("routed_input", "moe", rows, (hidden,), HALF, routed=routing),
+        Saved("expert_activation_input", "moe", rows, (wide,) * two, HALF, splits=True, routed=routing),
+        Saved("expert_activation_output", "moe", rows, (wide,), HALF, splits=True, routed=routing),
+        Saved("routed_output", "moe", rows, (hidden,), HALF, routed=routing),
+    ]
+    if model.has_shared_experts:
+        joint = whole(model.shared_experts * model.expert_ffn)
+        saved.append(Saved("shared_activation_input", "moe", rows, (joint,) * two, HALF, splits=True))
+        saved.append(Saved("shared_activation_output", "moe", rows, (joint,), HALF, splits=True))
+    routed = Graph("train", block.matmuls, (), block.vectors, block.collectives, tuple(saved))
+    return joined("train", (_feed_forward(model, tokens, "dense"), routed)) if model.has_dense_layers else routed
+
+
+def _feed_forward(model: ModelArrays, tokens: Tokens, group: Group = "layer") -> Graph:
     """The serving block; keeps its input, the activation's inputs and its output."""
-    block = feed_forward_block(model, tokens)
+    block = feed_forward_block(model, tokens, group)
     wide, rows = whole(model.ffn), tokens.rows
     into = (wide, wide) if model.gated else (wide,)
     saved = (
-        Saved("ffn_input", "layer", rows, (whole(model.hidden),), HALF, sequence=True),
-        Saved("activation_input", "layer", rows, into, HALF, splits=True),
-        Saved("activation_output", "layer", rows, (wide,), HALF, splits=True),
+        Saved("ffn_input", group, rows, (whole(model.hidden),), HALF, sequence=True),
+        Saved("activation_input", group, rows, into, HALF, splits=True),
+        Saved("activation_output", group, rows, (wide,), HALF, splits=True),
     )
     return Graph("train", block.matmuls, (), block.vectors, block.collectives, saved)
 

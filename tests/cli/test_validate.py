@@ -92,3 +92,57 @@ def test_bad_input_is_one_message_and_code_2(
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
     assert said in err
+
+
+TRAINING = """\
+id,source,accelerator,system,software_stack,workload,num_accelerators,tp,pp,virtual_pp,sp,micro_batch,global_batch,\
+seq_len,vocab,recompute,precision,measured_quantity,measured_value
+step,paper,a100-80gb-sxm,dgx-a100,megatron-2022,megatron-22b,8,8,1,1,1,4,4,2048,51200,selective,fp16,seconds_per_step,1.10
+rate,paper,a100-80gb-sxm,dgx-a100,megatron-2022,megatron-22b,8,8,1,1,1,4,4,2048,51200,selective,fp16,samples_per_s,3.636
+tokens,lab,a100-80gb-sxm,dgx-a100,megatron-2022,gpt3-175b,64,8,8,3,0,1,64,2048,,full,fp16,tokens_per_s_per_chip,113.0
+uneven,lab,a100-80gb-sxm,dgx-a100,megatron-2022,gpt3-175b,64,8,8,5,0,1,64,2048,,full,fp16,seconds_per_step,18.1
+elsewhere,lab,abacus,abacus,megatron-2022,gpt3-175b,64,8,8,3,0,1,64,2048,,full,fp16,seconds_per_step,18.1
+"""
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """Three steps that are answered, one whose pieces leave layers over, one on an unknown system."""
+    path = tmp_path / "training.csv"
+    path.write_text(TRAINING, encoding="utf-8")
+    return path
+
+
+def test_measured_training_steps_are_answered_in_their_quantities(call: Call, training: Path) -> None:
+    code, out, err = call("validate", "--kind", "training", "--cases", training, "--group", "source", "--json", "-")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found["kind"], found["cases"], found["evaluated"]) == ("training", 5, 3)
+    rows = {row["id"]: row for row in found["rows"]}
+    assert rows["step"]["predicted"] == pytest.approx(1.10, rel=0.08)
+    # 4 sequences a step; 64 sequences of 2048 tokens on 64 chips
+    assert rows["rate"]["predicted"] == pytest.approx(4 / rows["step"]["predicted"], rel=1e-12)
+    assert rows["tokens"]["predicted"] == pytest.approx(2048 / 18.13, rel=0.08)
+    assert found["median_abs_error"] <= 0.08
+    assert {name: group["evaluated"] for name, group in found["groups"].items()} == {"paper": 2, "lab": 1}
+    assert found["skipped"] == [
+        {"id": "uneven", "reason": "the plan is not legal here: virtual_pipeline"},
+        {"id": "elsewhere", "reason": "system abacus is not in the library"},
+    ]
+
+
+def test_the_table_of_training_steps_says_why_rows_were_skipped(call: Call, training: Path) -> None:
+    code, out, _ = call("validate", "--kind", "training", "--cases", training)
+    assert code == 0
+    assert out.splitlines()[0] == "training: 3 of 5 cases answered"
+    assert "macro median" in out
+    assert "skipped 1: the plan is not legal here: virtual_pipeline" in out
+    assert "skipped 1: system abacus is not in the library" in out
+
+
+def test_a_table_of_steps_without_its_system_is_one_message(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text("accelerator,num_accelerators,global_batch,seq_len,measured_value\nx,1,1,1,1\n", encoding="utf-8")
+    code, out, err = call("validate", "--kind", "training", "--cases", path)
+    assert (code, out) == (2, "")
+    assert "steps.csv:1: system: lacks a column that kind training needs" in err

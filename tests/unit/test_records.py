@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cosim.records import Array, array, at, joined, leaves, map_leaves, points, take
+from cosim.records import Array, array, at, joined, leaves, map_leaves, points, stacked, structure, take
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,3 +157,79 @@ def test_batches_join_along_points_and_whole_numbers_stay_whole() -> None:
     assert (together.name, together.codes.tolist(), together.parts["a"].tolist()) == ("x", [1, 2, 3], [0.5, 1.5, 2.5])
     assert together.codes.dtype == first.codes.dtype
     assert joined([first]) is first
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machine:
+    clock: Array
+    peak: Mapping[str, Array]
+    levels: tuple[Level, ...]
+    cores: Array | None = None
+    kind: str = "tile"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Other:
+    clock: Array
+    peak: Mapping[str, Array]
+    levels: tuple[Level, ...]
+    cores: Array | None = None
+    kind: str = "tile"
+
+
+def machine(clock: float, **changes: object) -> Machine:
+    """A single point with numbers at every depth."""
+    one = Machine(array(clock), {"bf16": array(clock * 2.0), "fp8": array(8.0)}, (Level(array(clock + 1.0), "dram"),))
+    return dataclasses.replace(one, **changes)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES)
+def test_numbers_are_no_part_of_the_structure(values: list[float]) -> None:
+    first = structure(machine(values[0]))
+    assert len({structure(machine(value)) for value in values}) == 1
+    assert structure(batch(values)) == structure(batch(values[::-1])) != first
+    assert structure(batch(values)) == structure(batch([*values, 0.0]))  # nor is how many points there are
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        machine(1.0, kind="systolic"),
+        machine(1.0, cores=array(108.0)),
+        machine(1.0, levels=()),
+        machine(1.0, levels=(Level(array(2.0), "cache"),)),
+        machine(1.0, peak={"bf16": array(2.0)}),
+        machine(1.0, peak={"bf16": array(2.0), "fp4": array(8.0)}),
+        machine(1.0, peak={"fp8": array(8.0), "bf16": array(2.0)}),  # leaves come in another order
+        Other(array(1.0), {"bf16": array(2.0), "fp8": array(8.0)}, (Level(array(2.0), "dram"),)),
+    ],
+)
+def test_names_keys_missing_values_and_the_class_are_structure(other: object) -> None:
+    assert structure(other) != structure(machine(1.0))
+    with pytest.raises(ValueError, match="points of different structure cannot be one batch"):
+        stacked([machine(1.0), other])
+
+
+def test_python_numbers_are_structure_and_numpy_ones_are_not() -> None:
+    assert structure((1.0, True, None, "x")) == ((1.0,), (True,), (None,), ("x",))
+    assert structure(np.float64(1.0)) == structure(array([1.0, 2.0])) == ("array",)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES)
+def test_points_that_are_stacked_are_found_again_in_their_order(values: list[float]) -> None:
+    together = stacked([machine(value) for value in values])
+    assert together.clock.tolist() == values
+    assert together.peak["fp8"].tolist() == [8.0] * len(values)
+    assert (type(together), together.kind, together.cores) == (Machine, "tile", None)
+    for index, value in enumerate(values):
+        again, before = at(together, index), machine(value)
+        assert [float(leaf) for leaf in leaves(again)] == [float(leaf) for leaf in leaves(before)]
+
+
+def test_one_point_stacked_is_a_batch_of_one_and_none_is_no_batch() -> None:
+    assert [leaf.tolist() for leaf in leaves(stacked([machine(3.0)]))] == [[3.0], [6.0], [8.0], [4.0]]
+    assert stacked([(array([7.0]), np.float64(2.0))])[0].tolist() == [7.0]
+    with pytest.raises(ValueError, match="cannot be one batch"):
+        stacked([])

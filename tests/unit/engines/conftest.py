@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,22 +14,33 @@ from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
+from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Varied, vary
 from cosim.workload.load import load_model
 from cosim.workload.model import lower_model
 
 _system = functools.cache(lambda name: Varied(load_system(name)))
 _model = functools.cache(lambda name: Varied(load_model(name)))
+_software = functools.cache(lambda name: lower_software(load_software(name)))
 
 
 @pytest.fixture(scope="session")
 def case_of() -> Callable[..., Case]:
-    """A case of Llama-3.1-8B in bf16, with changes by path: "system.nodes", "plan.dtype", "scenario.batch"."""
+    """A case of Llama-3.1-8B in bf16, with changes by path: "system.nodes", "plan.dtype", "scenario.batch".
 
-    def build(phase: Phase, system: str = "dgx-h100", model: str = "llama-3.1-8b", **changes: Any) -> Case:
+    Training has a `software`, whose arrays and choices change by "software.host_step".
+    """
+
+    def build(
+        phase: Phase,
+        system: str = "dgx-h100",
+        model: str = "llama-3.1-8b",
+        software: str = "megatron",
+        **changes: Any,
+    ) -> Case:
         below = {
             root: {path.removeprefix(root): value for path, value in changes.items() if path.startswith(root)}
-            for root in ("system.", "workload.", "plan.", "scenario.")
+            for root in ("system.", "workload.", "plan.", "scenario.", "software.")
         }
         return Case(
             phase,
@@ -36,6 +48,7 @@ def case_of() -> Callable[..., Case]:
             lower_model(vary(_model(model), below["workload."])),
             lower_plan(vary(Varied(Plan()), below["plan."])),
             lower_scenario(vary(Varied(Scenario()), below["scenario."])),
+            replace(_software(software), **below["software."]) if phase == "train" else None,
         )
 
     return build

@@ -86,7 +86,7 @@ def test_arrays_are_points() -> None:
 
 @pytest.mark.parametrize(
     ("phase", "hint"),
-    [("prefil", "nearest: prefill"), ("decoding", "nearest: decode"), ("train", "known: decode, prefill")],
+    [("prefil", "nearest: prefill"), ("decoding", "nearest: decode"), ("serve", "known: decode, prefill, train")],
 )
 def test_an_unknown_phase_is_refused(phase: str, hint: str) -> None:
     with pytest.raises(SpecError, match=f"^unknown phase \\(got '{phase}'\\); {hint}"):

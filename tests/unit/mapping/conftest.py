@@ -1,7 +1,8 @@
-"""Models, plans and scenarios that the mapping tests share."""
+"""Models, plans, scenarios and training software that the mapping tests share."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
+from cosim.mapping.software import SoftwareArrays, load_software, lower_software
 from cosim.overrides import Varied, vary
+from cosim.records import array
 from cosim.schema import validated
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, ModelArrays, lower_model
@@ -42,5 +45,17 @@ def scenario_of() -> Callable[..., ScenarioArrays]:
 
     def build(**changes: Any) -> ScenarioArrays:
         return lower_scenario(vary(Varied(Scenario()), changes))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def software_of() -> Callable[..., SoftwareArrays]:
+    """A shipped training software with some arrays or choices changed."""
+    lowered = functools.cache(lambda name: lower_software(load_software(name)))
+
+    def build(name: str = "megatron", **changes: Any) -> SoftwareArrays:
+        numbers = {key: value if isinstance(value, bool) else array(value) for key, value in changes.items()}
+        return dataclasses.replace(lowered(name), **numbers)
 
     return build

@@ -32,7 +32,15 @@ def judge(
 
 
 def test_limits_are_in_the_documented_order() -> None:
-    assert tuple(limit.name for limit in LIMITS) == ("", *ORDER[:4], "virtual_pipeline", *ORDER[4:], *LATE)
+    assert tuple(limit.name for limit in LIMITS) == (
+        "",
+        *ORDER[:3],
+        "expert_parallel",
+        ORDER[3],
+        "virtual_pipeline",
+        *ORDER[4:],
+        *LATE,
+    )
     assert [CODES[limit.name] for limit in LIMITS] == list(range(len(LIMITS)))
 
 
@@ -196,3 +204,81 @@ def test_divisors_come_in_pairs_and_rise(number: int) -> None:
 
 def test_360_has_24_divisors() -> None:
     assert len(divisors(360)) == 24  # 2^3 x 3^2 x 5: 4 x 3 x 2
+
+
+@pytest.mark.parametrize(
+    ("plan_fields", "global_batch", "limit", "shortfall"),
+    [
+        ({"pipeline_parallel": 8, "virtual_pipeline": 3, "micro_batches": 16}, 16, "", 0.0),
+        ({"pipeline_parallel": 8, "virtual_pipeline": 5, "micro_batches": 16}, 16, "virtual_pipeline", 16.0),  # 96 % 40
+        ({"pipeline_parallel": 8, "virtual_pipeline": 3, "micro_batches": 20}, 20, "virtual_pipeline", 4.0),  # 20 % 8
+        ({"pipeline_parallel": 7, "micro_batches": 20}, 20, "", 0.0),  # one piece a stage: neither must divide
+        (
+            {"virtual_pipeline": 2, "micro_batches": 4},
+            4,
+            "virtual_pipeline",
+            1.0,
+        ),  # one stage has nothing to interleave
+        ({"data_parallel": 8, "micro_batch": 3}, 100, "batch", 4.0),  # 100 % 24
+        ({"data_parallel": 8, "micro_batch": 3}, 96, "", 0.0),
+        ({"micro_batches": 7}, 4, "", 0.0),  # derived, not asked
+    ],
+)
+def test_limits_of_training_by_hand(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    plan_fields: dict[str, int],
+    global_batch: int,
+    limit: str,
+    shortfall: float,
+) -> None:
+    plan, scenario = plan_of(**plan_fields), scenario_of(global_batch=global_batch, batch=1)
+    verdict = judge(model_of("gpt3-175b"), plan, scenario, 512, "train")
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == (limit, shortfall)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    layers=st.integers(1, 48),
+    pipeline=st.integers(1, 8),
+    virtual=st.integers(1, 4),
+    data=st.integers(1, 6),
+    micro_batch=st.integers(1, 6),
+    micro_batches=st.integers(1, 24),
+    left=st.integers(0, 3),
+)
+def test_training_plans_that_divide_are_legal_and_no_others(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    layers: int,
+    pipeline: int,
+    virtual: int,
+    data: int,
+    micro_batch: int,
+    micro_batches: int,
+    left: int,
+) -> None:
+    fields = {"pipeline_parallel": pipeline, "virtual_pipeline": virtual, "data_parallel": data}
+    plan = plan_of(**fields, micro_batch=micro_batch, micro_batches=micro_batches)
+    scenario = scenario_of(global_batch=data * micro_batch * micro_batches + left)
+    verdict = judge(model_of("gpt3-175b", layers=layers), plan, scenario, 512, "train")
+    broken = [
+        ("pipeline_parallel", pipeline > layers),
+        (
+            "virtual_pipeline",
+            virtual > 1 and (pipeline == 1 or bool(layers % (pipeline * virtual)) or bool(micro_batches % pipeline)),
+        ),
+        ("batch", bool((data * micro_batch * micro_batches + left) % (data * micro_batch))),
+    ]
+    assert LIMITS[int(verdict.code)].name == next((name for name, breaks in broken if breaks), "")
+    assert (float(verdict.shortfall) > 0.0) == (int(verdict.code) > 0)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_what_only_training_asks_is_not_asked_of_serving(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, phase: str
+) -> None:
+    plan = plan_of(virtual_pipeline=5, micro_batch=7, micro_batches=2)
+    assert int(judge(model_of(), plan, scenario_of(batch=4, global_batch=3), 8, phase).code) == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.mapping.placement import stage_hops, tensor_placement
+from cosim.mapping.placement import data_placement, stage_hops, tensor_placement
 from cosim.records import array
 
 powers = st.sampled_from([1, 2, 4, 8, 16, 32, 64])
@@ -65,3 +65,35 @@ def test_a_pipeline_has_one_hop_less_than_stages(tensor: int, pipeline: int, nod
 def test_hops_between_nodes_of_eight_by_hand(tensor: int, pipeline: int, inside: int, across: int) -> None:
     hops = stage_hops(array(tensor), array(pipeline), array(8))
     assert tuple(float(hop) for hop in hops) == (inside, across)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=powers, data=powers, node=powers)
+def test_replicas_lie_where_their_chips_do_one_by_one(tensor: int, data: int, node: int) -> None:
+    nodes = {replica * tensor // node for replica in range(data)}
+    group = data_placement(array(tensor), array(data), array(node))
+    assert (float(group.inner), float(group.outer)) == (data / len(nodes), len(nodes))
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=st.integers(1, 40), data=st.integers(1, 200), node=st.integers(1, 40))
+def test_replicas_are_all_placed_and_span_no_more_nodes_than_there_are(tensor: int, data: int, node: int) -> None:
+    group = data_placement(array(tensor), array(data), array(node))
+    assert float(group.inner * group.outer) == pytest.approx(data, rel=1e-12)
+    assert float(group.inner) >= 1.0
+    assert float(group.outer) <= -(-tensor * data // node)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "inner", "outer"),
+    [
+        (1, 8, 8, 1),  # all in one node
+        (8, 4, 1, 4),  # each replica fills a node: its peers are elsewhere
+        (2, 8, 4, 2),  # four replicas a node
+        (16, 2, 1, 2),  # a replica is two nodes
+        (8, 1, 1, 1),
+    ],
+)
+def test_replicas_next_to_their_tensor_ranks_by_hand(tensor: int, data: int, inner: int, outer: int) -> None:
+    group = data_placement(array(tensor), array(data), array(8))
+    assert (float(group.inner), float(group.outer)) == (inner, outer)

@@ -212,3 +212,41 @@ def test_four_queries_fill_a_quarter_of_the_smallest_instruction(h100: ChipArray
     # 4 x 64 x 32 x 128 x 4,096 = 4.295 GFLOP over 989.4e12 x 0.5 x 4/16, more pieces than cores: 34.73 us
     cost = attention_cost(attention("decode", 64, 1, 4096, heads=32, kv_heads=8), h100, "bf16")
     assert float(cost.compute) == pytest.approx(34.73e-6, rel=1e-3)
+
+
+def training(batch: object, length: object, **changes: object) -> Attention:
+    return dataclasses.replace(attention("prefill", batch, length, length, **changes), phase="train")  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(HEADS, st.integers(1, 32), st.integers(1, 16_384), st.sampled_from([64, 96, 128, 256]))
+def test_the_gradient_of_attention_takes_five_products_for_two(
+    h100: ChipArrays, tpu: ChipArrays, heads: tuple[int, int], batch: int, length: int, head_dim: int
+) -> None:
+    kv_heads, share = heads
+    op = training(batch, length, heads=kv_heads * share, kv_heads=kv_heads, head_dim=head_dim)
+    for chip in (h100, tpu):
+        forward, back = (attention_cost(op, chip, "bf16", backward=way) for way in (False, True))
+        assert float(back.flop) == 2.5 * float(forward.flop)
+        assert float(back.dram_bytes) == 2.0 * float(forward.dram_bytes)
+        assert float(back.memory) == pytest.approx(2.0 * float(forward.memory), rel=1e-12)
+        assert float(forward.time) <= float(back.time) <= 2.5 * float(forward.time) * (1.0 + 1e-12)
+
+
+def test_the_gradient_of_a_long_sequence_by_hand(h100: ChipArrays) -> None:
+    # 10 x 32 x 128 x 4,096 x 4,097 / 2 = 343.7 GFLOP over 989.4e12 x 0.5 = 694.7 us
+    cost = attention_cost(training(1, 4096), h100, "bf16", backward=True)
+    assert float(cost.flop) == 10 * 32 * 128 * 4096 * 4097 / 2
+    assert float(cost.time) == pytest.approx(694.7e-6, rel=1e-3)
+    # Queries, outputs and their gradients 4 x 33.6 MB, keys, values and theirs 4 x 8.4 MB
+    assert float(cost.dram_bytes) == 4 * 4096 * 128 * 2 * (32 + 8)
+
+
+def test_the_gradient_exponentiates_once_and_works_half_more_on_every_score(h100: ChipArrays) -> None:
+    peaks = dataclasses.replace(h100.matrix, peak={"bf16": array(1e18)})
+    slow = {"special": {"special_peak": array(1e12)}, "vector": {"vector_peak": array(1e12)}}
+    scores = 32 * 4096 * 4097 / 2
+    for name, once, back in (("special", 1.0, 1.0), ("vector", 6.0, 9.0)):
+        chip = dataclasses.replace(h100, matrix=peaks, **slow[name])
+        times = [float(attention_cost(training(1, 4096), chip, "bf16", backward=way).time) for way in (False, True)]
+        assert times == pytest.approx([once * scores / 1e12, back * scores / 1e12], rel=1e-12)

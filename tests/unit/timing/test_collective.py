@@ -11,10 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.errors import SpecError
-from cosim.hardware.lower import SystemArrays, TierArrays
+from cosim.hardware.lower import ProtocolArrays, SystemArrays, TierArrays
 from cosim.mapping.placement import Placement
 from cosim.records import array
-from cosim.timing.collective import ALGORITHMS, CollectiveCost, all_gather, all_reduce, reach, send
+from cosim.timing.collective import (
+    ALGORITHMS,
+    CollectiveCost,
+    all_gather,
+    all_reduce,
+    reach,
+    reached,
+    reduce_scatter,
+    send,
+)
 
 SIZE = st.floats(1.0, 1e11)
 INNER = st.sampled_from([1.0, 2.0, 3.0, 4.0, 8.0])
@@ -81,7 +90,7 @@ def test_a_batch_of_groups_equals_each_alone(
     assert together.algorithm.tolist() == [float(cost.algorithm) for cost in alone]
 
 
-@pytest.mark.parametrize("collective", [all_reduce, all_gather])
+@pytest.mark.parametrize("collective", [all_reduce, all_gather, reduce_scatter])
 def test_a_group_of_one_costs_nothing(two_h100_nodes: SystemArrays, collective: Callable[..., CollectiveCost]) -> None:
     cost = collective(np.array([1.0, 1e12]), group(1.0), two_h100_nodes)
     assert cost.time.tolist() == [0.0, 0.0]
@@ -193,3 +202,102 @@ def test_an_algorithm_that_the_library_has_not_is_refused(two_h100_nodes: System
     message = r"plan\.algorithm\.all_reduce: tier 'node' has no such all-reduce \(got 'tree'\); it has ring, in_network"
     with pytest.raises(SpecError, match=message):
         all_reduce(array(1e6), group(8.0), two_h100_nodes, "tree")
+
+
+def with_tier(system: SystemArrays, **changes: object) -> SystemArrays:
+    """The system with its first tier changed."""
+    return dataclasses.replace(system, tiers=(dataclasses.replace(system.tiers[0], **changes), *system.tiers[1:]))
+
+
+def protocol(latency: float, base: float, share: float) -> ProtocolArrays:
+    return ProtocolArrays(array(latency), array(base), array(share))
+
+
+@pytest.fixture
+def two_protocols(two_h100_nodes: SystemArrays) -> SystemArrays:
+    """Ring alone; a hop of 0.6 us after 6.6 us at half of 360 GB/s, or of 3 us after 10 us at all of it."""
+    return with_tier(two_h100_nodes, algorithms=("ring",), share=array(0.5), protocols=(protocol(3e-6, 10e-6, 1.0),))
+
+
+def test_a_small_message_takes_the_short_start_and_a_large_one_the_whole_wire(two_protocols: SystemArrays) -> None:
+    small, large = (all_reduce(array(size), group(8.0), two_protocols) for size in (8.0, 1e9))
+    assert float(small.time) == pytest.approx(6.6e-6 + 14 * 0.6e-6, rel=1e-4)
+    assert float(large.time) == pytest.approx(10e-6 + 14 * 3e-6 + 1.75e9 / 360e9)
+    # They meet where 15 us + 2 w = 52 us + w: w = 37 us, 7.61 MB
+    meeting = 37e-6 * 360e9 / 1.75
+    for size, hop, base, share in ((0.99 * meeting, 0.6e-6, 6.6e-6, 0.5), (1.01 * meeting, 3e-6, 10e-6, 1.0)):
+        time = float(all_reduce(array(size), group(8.0), two_protocols).time)
+        assert time == pytest.approx(base + 14 * hop + 1.75 * size / (share * 360e9))
+
+
+def test_gathers_and_transfers_choose_a_protocol_too(two_protocols: SystemArrays) -> None:
+    gathered = [float(all_gather(array(size), group(8.0), two_protocols).time) for size in (8.0, 1e9)]
+    assert gathered == pytest.approx([6.6e-6 + 7 * 0.6e-6, 10e-6 + 7 * 3e-6 + 0.875e9 / 360e9], rel=1e-4)
+    sent = [float(send(array(size), two_protocols.tiers[0], two_protocols)) for size in (8.0, 1e9)]
+    assert sent == pytest.approx([6.6e-6 + 0.6e-6, 10e-6 + 3e-6 + 1e9 / 360e9], rel=1e-4)
+
+
+PROTOCOL = st.tuples(st.floats(0.0, 2e-5), st.floats(0.0, 5e-5), st.floats(0.05, 1.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=SIZE, inner=INNER, outer=OUTER, first=PROTOCOL, others=st.lists(PROTOCOL, max_size=3))
+def test_another_protocol_never_slows_and_the_fastest_is_taken(
+    two_h100_nodes: SystemArrays,
+    size: float,
+    inner: float,
+    outer: float,
+    first: tuple[float, float, float],
+    others: list[tuple[float, float, float]],
+) -> None:
+    def time(own: tuple[float, float, float], *more: tuple[float, float, float]) -> list[float]:
+        latency, base, share = own
+        tier = {"latency": array(latency), "base_latency": array(base), "share": array(share)}
+        system = with_tier(two_h100_nodes, **tier, protocols=tuple(protocol(*each) for each in more))
+        where = group(inner, outer)
+        found = [each(array(size), where, system).time for each in (all_reduce, all_gather, reduce_scatter)]
+        return [float(each) for each in (*found, send(array(size), system.tiers[0], system))]
+
+    alone = time(first)
+    together = time(first, *others)
+    assert all(fast <= slow * (1.0 + 1e-12) for fast, slow in zip(together, alone, strict=True))
+    # A transfer takes the least of its protocols, in whatever order they are given.
+    every = [time(each)[-1] for each in (first, *others)]
+    assert together[-1] == pytest.approx(min(every), rel=1e-12)
+    assert time(*others, first)[-1] == pytest.approx(together[-1], rel=1e-12)
+
+
+def test_a_tier_may_reach_a_share_of_its_wire_of_its_own(two_h100_nodes: SystemArrays) -> None:
+    own = with_tier(two_h100_nodes, efficiency=array(0.4))
+    assert float(reached(own, own.tiers[0])) == 0.4
+    assert float(reached(own, own.tiers[1])) == 0.8  # the chip's
+    # 7.2 us and 1 MB over 450 GB/s x 0.4
+    assert float(send(array(1e6), own.tiers[0], own)) == pytest.approx(7.2e-6 + 1e6 / 180e9)
+
+
+def test_the_switch_has_one_way_to_reduce_whatever_the_protocols(two_h100_nodes: SystemArrays) -> None:
+    fast = with_tier(two_h100_nodes, protocols=(protocol(0.0, 0.0, 1.0),), share=array(0.1))
+    times = [all_reduce(array(1e9), group(8.0), system, "in_network").time for system in (two_h100_nodes, fast)]
+    assert float(times[0]) == float(times[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=SIZE, inner=INNER, outer=OUTER)
+def test_scattering_a_sum_is_gathering_backwards(
+    two_h100_nodes: SystemArrays, size: float, inner: float, outer: float
+) -> None:
+    where = group(inner, outer)
+    scattered, gathered = (each(array(size), where, two_h100_nodes) for each in (reduce_scatter, all_gather))
+    assert float(scattered.time) == float(gathered.time)
+    assert float(scattered.wire_bytes) == float(gathered.wire_bytes)
+    # The two together move the bytes of a ring that reduces to all.
+    both = float(scattered.wire_bytes + gathered.wire_bytes)
+    ring = float(all_reduce(array(size), where, two_h100_nodes, "ring").wire_bytes)
+    assert both == pytest.approx(ring, rel=1e-12)
+
+
+def test_a_ring_of_one_tier_is_a_scatter_and_a_gather_that_start_once(two_h100_nodes: SystemArrays) -> None:
+    size, where = array(1e9), group(8.0)
+    halves = reduce_scatter(size, where, two_h100_nodes).time + all_gather(size, where, two_h100_nodes).time
+    ring = all_reduce(size, where, two_h100_nodes, "ring").time
+    assert float(halves - ring) == pytest.approx(6.6e-6, rel=1e-6)

@@ -18,6 +18,7 @@ from cosim.timing.cost import COMPUTE, MEMORY, machine
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import systolic_cost
 from cosim.timing.tiles import tile_cost
+from cosim.timing.traffic import Resident
 
 SHAPES = st.lists(st.tuples(*[st.integers(1, 8192)] * 3, st.integers(1, 16)), min_size=1, max_size=12)
 
@@ -122,3 +123,37 @@ def test_equal_products_on_unequal_chips_are_not_merged() -> None:
 def test_a_format_without_a_rate_is_refused(tpu: ChipArrays) -> None:
     with pytest.raises(SpecError, match=r"plan\.dtype: tpu-v5p has no matrix rate for this format \(got 'fp6'\)"):
         matmul_cost(*dims(8, 8, 8), tpu, "fp6")
+
+
+@pytest.mark.parametrize("engine", ["h100", "tpu", "asic", "flat"])
+def test_bytes_of_the_output_reach_every_engine(engine: str, request: pytest.FixtureRequest) -> None:
+    chip: ChipArrays = request.getfixturevalue(engine)
+    moved = {
+        size: float(matmul_cost(*dims(64, 128, 256), chip, "bf16", output_bytes=size).dram_bytes[0])
+        for size in (2.0, 4.0, 8.0)
+    }
+    # A 64 x 256 and B 256 x 128 at 2 B, C 64 x 128 at what is said
+    assert moved == {size: 32768 + 65536 + 8192 * size for size in (2.0, 4.0, 8.0)}
+    assert float(matmul_cost(*dims(64, 128, 256), chip, "bf16").dram_bytes[0]) == moved[2.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=SHAPES, resident=st.sampled_from(["none", "activations"]))
+@pytest.mark.parametrize("engine", ["h100", "tpu", "asic"])
+def test_a_product_that_is_added_to_what_is_kept_is_never_faster(
+    request: pytest.FixtureRequest, engine: str, rows: list[tuple[int, ...]], resident: Resident
+) -> None:
+    chip: ChipArrays = request.getfixturevalue(engine)
+    m, n, k, batch = np.array(rows, dtype=float).T
+    plain, added = (
+        matmul_cost(m, n, k, chip, "bf16", batch=batch, resident=resident, output_bytes=size) for size in (2.0, 8.0)
+    )
+    assert np.all(added.time >= plain.time * (1.0 - 1e-12))
+    assert np.array_equal(added.flop, plain.flop)
+
+
+def test_a_thin_weight_gradient_takes_the_bytes_of_its_sum(flat: ChipArrays) -> None:
+    # 8,192 x 8,192 over 16 rows: 2 B x 2 x 131,072 of operands and 8 B x 67,108,864 of fp32 read and written
+    cost = matmul_cost(*dims(8192, 8192, 16), flat, "bf16", output_bytes=8.0)
+    assert float(cost.dram_bytes[0]) == 2 * 2 * 131_072 + 8 * 67_108_864
+    assert float(cost.time[0]) == pytest.approx(float(cost.dram_bytes[0]) / (3.35e12 * 0.8))

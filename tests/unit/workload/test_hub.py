@@ -141,11 +141,10 @@ def test_gpt2_inner_width_is_used_where_stated() -> None:
 @pytest.mark.parametrize(
     ("family", "nearest"),
     [
-        ("mixtral", "nearest: mistral"),
-        ("qwen2_moe", "nearest: qwen2"),
+        ("ministral", "nearest: mistral"),
+        ("qwen2_moe", "nearest: qwen3_moe"),
         ("llama4", "nearest: llama"),
-        ("gpt_neo", "nearest: gpt2"),
-        ("deepseek_v3", "known: gpt2, llama, mistral, qwen2, qwen3"),
+        ("bert", "known: deepseek_v3, gpt2, gpt_oss, llama"),
     ],
 )
 def test_other_families_are_refused_with_the_nearest_name(family: str, nearest: str) -> None:

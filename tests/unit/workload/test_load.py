@@ -109,7 +109,7 @@ def test_a_fault_in_a_file_is_reported_with_its_line(
 
 
 def test_a_hub_file_of_another_family_is_refused_by_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "config.json", json.dumps({**HUB, "model_type": "mixtral"}))
+    path = write(tmp_path / "config.json", json.dumps({**HUB, "model_type": "ministral"}))
     with pytest.raises(SpecError, match="nearest: mistral") as caught:
         load_model(path)
     assert str(caught.value.file) == path

@@ -1,0 +1,158 @@
+"""What data ranks send each other, and the optimizer's update.
+
+    ZeRO 0   all-reduce of gradients after the last micro-batch
+    ZeRO 1   reduce-scatter of gradients, all-gather of weights before the next step
+    ZeRO 2   gradients scattered in every micro-batch, because a shard has no room for their sum
+    ZeRO 3   weights gathered in every pass of every micro-batch too
+
+Software that overlaps sends layer by layer behind the passes: what is left is the last layer's share, or what the
+passes are too short for, and the cores that collectives take meanwhile. Experts have replicas of their own: the ranks
+that expert parallelism leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.engines.case import Case
+from cosim.engines.pipeline import Schedule
+from cosim.mapping.placement import Placement, data_placement, expert_data_placement
+from cosim.mapping.plan import PlanArrays
+from cosim.mapping.shard import ACTIVATION_BYTES, DeviceVector
+from cosim.mapping.software import SoftwareArrays
+from cosim.mapping.training import Weights, expert_replicas
+from cosim.records import Array, array
+from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
+from cosim.timing.energy import kernel_energy
+from cosim.timing.vector import vector_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Traffic of a step's ends on a stage of each class (4, P): weights gathered before it, gradients reduced after.
+
+    Seconds when nothing hides them; `layers` pieces that can be sent one by one; `wire_bytes` of one chip.
+    """
+
+    gather: Array
+    reduce: Array
+    layers: Array
+    wire_bytes: Array
+
+    def waits(self, schedule: Schedule, plan: PlanArrays, cores: Array, *, overlap: bool) -> tuple[Array, Array]:
+        """What a step takes longer before its first pass is done (P,), and each stage after its last one (4, P) [s].
+
+        The passes that traffic hides behind lose cores to it, and so does every stage that waits for them.
+        """
+        present = schedule.stage.count > 0.0
+        if not overlap:
+            before = np.where(present, self.gather - _reached(schedule.forward, schedule, plan), 0.0)
+            return np.max(before, axis=0), np.where(present, self.reduce - self._lead(schedule, plan, 0.0), -np.inf)
+        ahead, back = schedule.forward / plan.virtual, schedule.backward / plan.virtual
+        left = np.maximum(self.gather - _reached(schedule.forward, schedule, plan), 0.0)
+        start = np.where(
+            present, _behind_pieces(left, ahead, _apart(schedule.forward, schedule, plan), plan, self.layers), 0.0
+        )
+        # Stage after stage works beside what is left of its own gathering.
+        beside = np.minimum(left, schedule.stage.count * ahead)
+        before = np.maximum(np.max(start, axis=0), cores * np.sum(beside, axis=0))
+        slower = cores * np.minimum(self.reduce / plan.virtual, back)
+        after = _behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.layers)
+        chain = np.sum(schedule.stage.count * slower, axis=0)
+        # A stage that waits for its traffic has lost nothing to it that it would not have waited for.
+        after = np.maximum(after - slower, 0.0) + chain
+        return before, np.where(present, after - self._lead(schedule, plan, slower), -np.inf)
+
+    def _lead(self, schedule: Schedule, plan: PlanArrays, slower: Array | float) -> Array:
+        """How long before the first stage a stage of each class ends its last backward pass (4, P) [s]."""
+        return _reached(schedule.backward + slower * plan.virtual, schedule, plan)
+
+
+def _reached(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
+    """Passes of a piece on the stages in front of the first one of each class (4, P) [s]."""
+    count = schedule.stage.count
+    return (np.cumsum(count * passes, axis=0) - count * passes) / plan.virtual
+
+
+def layer_traffic(case: Case, software: SoftwareArrays, held: Weights) -> tuple[Array, Array, Array]:
+    """Of one run of a group in every micro-batch: gather [s], reduce-scatter [s], bytes that a chip sends, (P,).
+
+    Both are zero below ZeRO 3 and 2; gathers happen twice, forward and back.
+    """
+    zero = case.plan.zero
+    if not np.any(zero >= 2.0):
+        return array(0.0), array(0.0), array(0.0)
+    gather = scatter = wire = array(0.0)
+    for numbers, group in _replicated(case, held):
+        taken = all_gather(numbers * ACTIVATION_BYTES, group, case.system)
+        given = reduce_scatter(numbers * software.reduced_bytes, group, case.system)
+        gather = gather + np.where(zero >= 3.0, taken.time, 0.0)
+        scatter = scatter + np.where(zero >= 2.0, given.time, 0.0)
+        wire = wire + np.where(zero >= 3.0, 2.0 * taken.wire_bytes, 0.0) + np.where(zero >= 2.0, given.wire_bytes, 0.0)
+    return gather, scatter, wire
+
+
+def closing(case: Case, software: SoftwareArrays, owned: Weights) -> Closing:
+    """Gathers before and reductions after a step, of all weights of a stage."""
+    zero = case.plan.zero
+    gather = reduce = wire = np.zeros_like(owned.shared + owned.routed)
+    for numbers, group in _replicated(case, owned):
+        plain = all_reduce(numbers * software.reduced_bytes, group, case.system)
+        given = reduce_scatter(numbers * software.reduced_bytes, group, case.system)
+        taken = all_gather(numbers * ACTIVATION_BYTES, group, case.system)
+        once = (zero >= 1.0) & (zero < 2.0)
+        reduce = reduce + np.where(zero < 1.0, plain.time, np.where(once, given.time, 0.0))
+        gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
+        wire = wire + np.where(zero < 1.0, plain.wire_bytes, np.where(once, given.wire_bytes, 0.0))
+        wire = wire + np.where((zero >= 1.0) & (zero < 3.0), taken.wire_bytes, 0.0)
+    layers = np.maximum(owned.layers, 1.0)
+    return Closing(gather, reduce, layers, wire)
+
+
+def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:
+    """Time [s] and energy [J] of the update on a stage of each class: one pass over gradient, state and weight."""
+    chip = case.system.chip
+    share, routed = (
+        np.where(case.plan.zero >= 1.0, 1.0 / ranks, 1.0) for ranks in (case.plan.data, expert_replicas(case.plan))
+    )
+    mine = owned.shared * share + owned.routed * routed
+    # Gradients are read twice (their norm, the update) and cleared; state is read and written.
+    read = mine * (2.0 * software.gradient_bytes + software.optimizer_bytes)
+    written = mine * (software.gradient_bytes + software.optimizer_bytes + ACTIVATION_BYTES)
+    op = DeviceVector("optimizer", "step", array(1.0), read, written, 12.0 * mine, mine, np.zeros_like(read))
+    cost = vector_cost(op, chip)
+    return cost.time + chip.launch.gap, kernel_energy(cost, chip, "fp32")
+
+
+def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
+    """Weights with the group of ranks that hold copies of them: all replicas, or those of an expert."""
+    plan, node = case.plan, case.system.tiers[0].size
+    found = [(weights.shared, data_placement(plan.tensor, plan.data, node))]
+    if case.model.is_moe:
+        found.append((weights.routed, expert_data_placement(plan, node)))
+    return found
+
+
+def _apart(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
+    """Time between passes of one micro-batch on two pieces of a stage (P,) [s]: a round, or the slowest stage's group."""
+    count = schedule.stage.count
+    way = schedule.inside * schedule.inside_time + schedule.across * schedule.across_time
+    way = way + np.where(schedule.across > 0.0, schedule.across_time, schedule.inside_time)
+    group = plan.pipeline * np.max(np.where(count > 0.0, passes, 0.0), axis=0) / plan.virtual
+    return np.maximum(np.sum(count * passes, axis=0) / plan.virtual + way, group)
+
+
+def _behind_pieces(time: Array, first: Array, apart: Array, plan: PlanArrays, layers: Array) -> Array:
+    """What is exposed of `time` sent layer by layer behind passes of a piece of `first`, pieces lying `apart` [s].
+
+    The last piece has one pass to hide behind; pieces before it also the time between.
+    """
+    each = time / plan.virtual
+    per_piece = np.maximum(np.floor(layers / plan.virtual), 1.0)
+    window = first * (1.0 - 1.0 / per_piece)
+    last = np.maximum(each / per_piece, each - window)
+    whole = time - window - (plan.virtual - 1.0) * apart
+    exposed: Array = np.maximum(last, whole)
+    return exposed

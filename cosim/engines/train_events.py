@@ -1,0 +1,272 @@
+"""One training step as events on simpy: stages x micro-batches, links between stages, a stream of data-parallel traffic.
+
+The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
+order of its schedule (1F1B, or interleaved pieces), each when what it needs has arrived; a transfer occupies its link
+and direction alone. Weights are gathered and gradients reduced layer by layer on a second stream, or before and after
+where the software does not overlap; a pass beside traffic gives up the cores that the traffic takes. Agreement with
+`training` where nothing contends is a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cosim.engines.case import Case
+from cosim.engines.events import EventRun, Span
+from cosim.engines.training import software_of, step_table, with_micro_batches
+from cosim.errors import SimulationError
+from cosim.records import Array, at
+
+if TYPE_CHECKING:
+    import simpy
+
+Pass = tuple[str, int, int]
+"""(forward or backward, piece, micro-batch)"""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSchedule:
+    """What is to be scheduled, one entry per stage in pipeline order [s].
+
+    `forward_s`, `backward_s` of one micro-batch on the whole stage, divided over `pieces`; `transfer_s` behind every
+    stage, the last one back to the first; `gather_s`, `reduce_s` in `layers` pieces; `cores` that traffic takes.
+    """
+
+    forward_s: tuple[float, ...]
+    backward_s: tuple[float, ...]
+    transfer_s: tuple[float, ...]
+    gather_s: tuple[float, ...]
+    reduce_s: tuple[float, ...]
+    optimizer_s: tuple[float, ...]
+    layers: tuple[int, ...]
+    pieces: int
+    micro_batches: int
+    cores: float
+    overlap: bool
+    host_s: float
+
+
+def step_schedule(case: Case, index: int = 0) -> StepSchedule:
+    """Durations of point `index` of a training case, stage by stage in pipeline order."""
+    point = at(with_micro_batches(case), index)
+    table, software = step_table(point), software_of(point)
+    counts = table.stage.count[:, 0].astype(int)
+
+    def along(values: Array) -> tuple[float, ...]:
+        # A row may hold one value for all points.
+        column = [float(row.reshape(-1)[0]) for row in values]
+        return tuple(value for value, count in zip(column, counts, strict=True) for _ in range(count))
+
+    plan, move = point.plan, table.schedule
+    size, node = int(plan.tensor * plan.data), int(point.system.tiers[0].size)
+    stages = int(plan.pipeline)
+    spread = size * stages > node
+    # The boundary behind a stage crosses nodes where the next one opens a new node.
+    across = [spread and (size >= node or (s + 1) * size % node == 0 or s + 1 == stages) for s in range(stages)]
+    inside_s, across_s = float(move.inside_time), float(move.across_time)
+    return StepSchedule(
+        forward_s=along(move.forward),
+        backward_s=along(move.backward),
+        transfer_s=tuple(across_s if far else inside_s for far in across),
+        gather_s=along(table.closing.gather),
+        reduce_s=along(table.closing.reduce),
+        optimizer_s=along(table.optimizer),
+        layers=tuple(max(int(n), 1) for n in along(table.stage.layers)),
+        pieces=int(plan.virtual),
+        micro_batches=int(plan.micro_batches),
+        cores=float(point.system.chip.collective_cores),
+        overlap=software.gradient_overlap,
+        host_s=float(software.host_step),
+    )
+
+
+def simulate_training(case: Case, index: int = 0) -> EventRun:
+    """One step of point `index` of a training case, as events."""
+    return run_training(step_schedule(case, index))
+
+
+def run_training(plan: StepSchedule) -> EventRun:
+    """Schedules a step and measures it. Raises SimulationError when it cannot finish."""
+    import simpy
+
+    env = simpy.Environment()
+    state = _Step(env, plan)
+    stages = range(len(plan.forward_s))
+    for stage in stages:
+        env.process(state.stage(stage))
+        env.process(state.traffic(stage))
+        for direction in ("forward", "backward"):
+            env.process(state.link(stage, direction))
+    env.run()
+    if len(state.done) != len(stages):
+        raise SimulationError(
+            "the step stopped early", clock_s=float(env.now), process=f"{len(state.done)} stages done"
+        )
+    end = max(state.done) + plan.host_s
+    return EventRun(end, tuple(state.spans), (end,))
+
+
+def order_of(plan: StepSchedule, stage: int) -> list[Pass]:
+    """Passes of a stage in the order it runs them.
+
+    One piece: 1F1B, as many forward passes first as stages follow. Several: groups of as many micro-batches as
+    stages go through piece after piece, Narayanan et al. 2021, figure 4.
+    """
+    count, stages, pieces = plan.micro_batches, len(plan.forward_s), plan.pieces
+    behind = stages - 1 - stage
+    ahead = behind if pieces == 1 else 2 * behind + (pieces - 1) * stages
+    total = count * pieces
+    ahead = min(ahead, total)
+    forward = [("forward", *_place(k, stages, pieces)) for k in range(total)]
+    turned = [(pieces - 1 - piece, micro) for piece, micro in (_place(k, stages, pieces) for k in range(total))]
+    backward: list[Pass] = [("backward", piece, micro) for piece, micro in turned]
+    order: list[Pass] = forward[:ahead]
+    for k in range(total - ahead):
+        order += [forward[ahead + k], backward[k]]
+    return order + backward[total - ahead :]
+
+
+def _place(k: int, stages: int, pieces: int) -> tuple[int, int]:
+    """(piece, micro-batch) of the k-th forward pass."""
+    if pieces == 1:
+        return 0, k
+    group, rest = divmod(k, stages * pieces)
+    return rest // stages, group * stages + rest % stages
+
+
+class _Step:
+    """State of one run: what has arrived where, what each stream is busy with."""
+
+    def __init__(self, env: simpy.Environment, plan: StepSchedule) -> None:
+        self.env, self.plan = env, plan
+        self.stages = len(plan.forward_s)
+        keys = [(piece, micro) for piece in range(plan.pieces) for micro in range(plan.micro_batches)]
+        self.arrived = [
+            {(kind, *key): env.event() for kind in ("forward", "backward") for key in keys} for _ in range(self.stages)
+        ]
+        self.leaving = {(s, kind): _queue(env) for s in range(self.stages) for kind in ("forward", "backward")}
+        layers = [max(n // plan.pieces, 1) for n in plan.layers]
+        self.slices = layers
+        self.gathered = [{(p, n): env.event() for p in range(plan.pieces) for n in range(k)} for k in layers]
+        self.reducible = [{(p, n): env.event() for p in range(plan.pieces) for n in range(k)} for k in layers]
+        self.reduced = [env.event() for _ in range(self.stages)]
+        self.busy = [0.0] * self.stages
+        self.since: list[float | None] = [None] * self.stages
+        self.done: list[float] = []
+        self.spans: list[Span] = []
+        for micro in range(plan.micro_batches):
+            self.arrived[0]["forward", 0, micro].succeed()
+
+    def stage(self, stage: int) -> Generator[Any, Any, None]:
+        """One stage's passes in order, then the update once its gradients are reduced."""
+        for step in order_of(self.plan, stage):
+            kind, piece, micro = step
+            yield self.arrived[stage][step]
+            start = float(self.env.now)
+            yield from self._pass(stage, kind, piece, micro)
+            self._note(f"stage {stage}", f"{kind} {micro}" + (f" piece {piece}" if self.plan.pieces > 1 else ""), start)
+            self._hand_on(stage, kind, piece, micro)
+        yield self.reduced[stage]
+        start = float(self.env.now)
+        yield self.env.timeout(self.plan.optimizer_s[stage])
+        self._note(f"stage {stage}", "optimizer", start)
+        self.done.append(float(self.env.now))
+
+    def traffic(self, stage: int) -> Generator[Any, Any, None]:
+        """The stream of data-parallel traffic: weights in before, gradients out after."""
+        plan, slices = self.plan, self.slices[stage]
+        parts = plan.pieces * slices
+        for piece in range(plan.pieces):
+            for layer in range(slices):
+                yield from self._send(stage, plan.gather_s[stage] / parts, "gather")
+                self.gathered[stage][piece, layer].succeed()
+        for piece in reversed(range(plan.pieces)):
+            for layer in reversed(range(slices)):
+                yield self.reducible[stage][piece, layer]
+                yield from self._send(stage, plan.reduce_s[stage] / parts, "reduce")
+        self.reduced[stage].succeed()
+
+    def link(self, stage: int, direction: str) -> Generator[Any, Any, None]:
+        """Transfers that leave a stage in one direction, one at a time; the last stage's next is the first."""
+        neighbour = (stage + (1 if direction == "forward" else -1)) % self.stages
+        time_s = self.plan.transfer_s[stage if direction == "forward" else neighbour]
+        queue = self.leaving[stage, direction]
+        while True:
+            target = yield queue.get()
+            start = float(self.env.now)
+            yield self.env.timeout(time_s)
+            self._note(f"link {stage} to {neighbour}", f"{target[0]} {target[2]}", start)
+            self.arrived[neighbour][target].succeed()
+
+    def _pass(self, stage: int, kind: str, piece: int, micro: int) -> Generator[Any, Any, None]:
+        """One pass of a piece; the first forward waits for weights, the last backward frees gradients, layer by layer."""
+        plan, slices = self.plan, self.slices[stage]
+        whole = (plan.forward_s if kind == "forward" else plan.backward_s)[stage] / plan.pieces
+        first = kind == "forward" and micro == 0
+        last = kind == "backward" and micro == plan.micro_batches - 1
+        if not (first or last):
+            yield from self._compute(stage, whole)
+            return
+        waits = self.gathered[stage]
+        if first and not plan.overlap:
+            # Everything is gathered before the first pass of the first piece.
+            yield waits[plan.pieces - 1, slices - 1]
+        for layer in range(slices):
+            if first:
+                yield waits[piece, layer]
+            yield from self._compute(stage, whole / slices)
+            if last and plan.overlap:
+                self.reducible[stage][piece, slices - 1 - layer].succeed()
+        if last and not plan.overlap and piece == 0:
+            for event in self.reducible[stage].values():
+                event.succeed()
+
+    def _compute(self, stage: int, time_s: float) -> Generator[Any, Any, None]:
+        before = self._traffic_until_now(stage)
+        yield self.env.timeout(time_s)
+        beside = self._traffic_until_now(stage) - before
+        if beside > 0.0 and self.plan.cores > 0.0 and self.plan.overlap:
+            yield self.env.timeout(self.plan.cores * beside)
+
+    def _send(self, stage: int, time_s: float, what: str) -> Generator[Any, Any, None]:
+        start = float(self.env.now)
+        self.since[stage] = start
+        yield self.env.timeout(time_s)
+        self.busy[stage] += float(self.env.now) - start
+        self.since[stage] = None
+        if time_s > 0.0:
+            self._note(f"data ranks of stage {stage}", what, start)
+
+    def _traffic_until_now(self, stage: int) -> float:
+        since = self.since[stage]
+        return self.busy[stage] + (0.0 if since is None else float(self.env.now) - since)
+
+    def _hand_on(self, stage: int, kind: str, piece: int, micro: int) -> None:
+        """Makes the next pass of this micro-batch ready, here or behind a link."""
+        plan, last = self.plan, self.stages - 1
+        if kind == "forward":
+            ends = stage == last
+            if ends and piece == plan.pieces - 1:
+                self.arrived[stage]["backward", piece, micro].succeed()
+                return
+            target: Pass = ("forward", piece + 1 if ends else piece, micro)
+        else:
+            ends = stage == 0
+            if ends and piece == 0:
+                return
+            target = ("backward", piece - 1 if ends else piece, micro)
+        if self.stages == 1:
+            self.arrived[0][target].succeed()
+        else:
+            self.leaving[stage, kind].put(target)
+
+    def _note(self, resource: str, label: str, start: float) -> None:
+        self.spans.append(Span(resource, label, start, float(self.env.now)))
+
+
+def _queue(env: simpy.Environment) -> simpy.Store:
+    import simpy
+
+    return simpy.Store(env)

@@ -1,0 +1,144 @@
+"""One training step now: the plan that is given, or the best of all legal ones.
+
+The space of a search: tensor x pipeline x data on all chips, micro-batches that divide, pieces of a stage, ZeRO
+stage, recompute; sequence parallelism always (it costs nothing and saves memory). What the user sets stays set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cosim.engines.analytic import Estimates, evaluate
+from cosim.engines.case import Case
+from cosim.engines.training import with_micro_batches
+from cosim.errors import InfeasibleError
+from cosim.explore.explain import explain
+from cosim.hardware.lower import ChipArrays, SystemArrays
+from cosim.mapping.legal import divisors, expert_degrees, legal_plans
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.software import SoftwareArrays
+from cosim.overrides import Overrides
+from cosim.records import map_leaves, points, take
+from cosim.timing.cost import math_dtype
+from cosim.workload.model import ModelArrays
+
+MOST_MICRO_BATCH = 16
+MOST_PIECES = 8
+ZERO_STAGES = (0, 1, 3)
+"""Stage 2 scatters every micro-batch's gradients as 3 does and saves less: asked for by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best plan as a case of one point, its estimates, and how many plans were tried."""
+
+    case: Case
+    result: Estimates
+    tried: int
+
+
+def training_dtype(chip: ChipArrays) -> str:
+    """Format of a training step where none is asked for: 16 bits, or the widest format of the chip."""
+    return math_dtype(chip)
+
+
+def best_plan(
+    system: SystemArrays,
+    model: ModelArrays,
+    scenario: ScenarioArrays,
+    software: SoftwareArrays,
+    plan: PlanArrays,
+    given: Overrides,
+) -> Found:
+    """The fastest plan that fits among those that agree with `given`. Raises InfeasibleError, explained."""
+    cases = list(cells(system, model, scenario, software, plan, given))
+    if not cases:
+        raise InfeasibleError(
+            "plan",
+            f"no degrees on {int(np.max(system.chips))} chips divide {model.name} and "
+            f"global batch {int(np.max(scenario.global_batch))} as asked",
+            "change scenario.global_batch, system.nodes or what is set of the plan",
+        )
+    results = [evaluate(case) for case in cases]
+    tried = sum(points(case) for case in cases)
+    fastest = [np.min(np.where(r.feasible, r.time, np.inf)) for r in results]
+    best = int(np.argmin(fastest))
+    if not np.isfinite(fastest[best]):
+        nearest = min(range(len(cases)), key=lambda i: _distance(results[i]))
+        raise explain(with_micro_batches(cases[nearest]), results[nearest])
+    index = np.array([np.nanargmin(results[best].time)], dtype=np.intp)
+    case = take(cases[best], index)
+    return Found(case, evaluate(case), tried)
+
+
+def cells(
+    system: SystemArrays,
+    model: ModelArrays,
+    scenario: ScenarioArrays,
+    software: SoftwareArrays,
+    plan: PlanArrays,
+    given: Overrides,
+) -> Iterator[Case]:
+    """Every plan that agrees with `given`, one case for each recompute: all numbers along the points axis."""
+    scalars = map_leaves(model, lambda leaf: leaf.reshape(-1)[0])
+    table = _numbers(scalars, int(np.max(system.chips)), int(np.max(scenario.global_batch)), given)
+    if not table.size:
+        return
+    tensor, pipeline, data, micro, pieces, zero, expert = (table[:, c].copy() for c in range(table.shape[1]))
+    # With fused attention there is no attention core to compute again.
+    offered = ("none", "full") if software.fused else ("none", "selective", "full")
+    for recompute in (plan.recompute,) if "recompute" in given else offered:
+        chosen = replace(
+            plan,
+            tensor=tensor,
+            pipeline=pipeline,
+            data=data,
+            micro_batch=micro,
+            virtual=pieces,
+            zero=zero,
+            expert=expert,
+            recompute=recompute,
+            sequence_parallel=plan.sequence_parallel if "sequence_parallel" in given else True,
+        )
+        yield Case("train", system, model, chosen, scenario, software)
+
+
+def _numbers(
+    model: ModelArrays, chips: int, batch: int, given: Overrides
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Rows (tensor, pipeline, data, micro-batch, pieces, ZeRO stage, experts) that divide, in rising order."""
+    layers = int(model.layers)
+    rows = [
+        (tensor, pipeline, data, micro, pieces, zero, expert)
+        for tensor, pipeline, data in legal_plans(model, chips)
+        if _agrees(given, tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data) and batch % data == 0
+        for micro in divisors(batch // data)
+        if _agrees(given, micro_batch=micro) and (micro <= MOST_MICRO_BATCH or "micro_batch" in given)
+        for pieces in _pieces(layers, pipeline, batch // (data * micro))
+        if _agrees(given, virtual_pipeline=pieces)
+        for zero in (ZERO_STAGES if data > 1 else (0,))
+        if _agrees(given, zero=zero)
+        for expert in expert_degrees(model, tensor, data)
+        if _agrees(given, expert_parallel=expert)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 7)
+
+
+def _agrees(given: Overrides, **tried: int) -> bool:
+    return all(int(given.get(name, value)) == value for name, value in tried.items())
+
+
+def _pieces(layers: int, pipeline: int, micro_batches: int) -> list[int]:
+    """Pieces per stage: they must divide the layers of a stage, and stages the micro-batches."""
+    if pipeline == 1 or layers % pipeline or micro_batches % pipeline:
+        return [1]
+    return [pieces for pieces in divisors(layers // pipeline) if pieces <= MOST_PIECES]
+
+
+def _distance(result: Estimates) -> tuple[int, float]:
+    """How near a cell came: the latest limit reached, then the least shortfall."""
+    last = int(np.max(result.verdict.code))
+    return -last, float(np.min(result.verdict.shortfall[result.verdict.code == last]))

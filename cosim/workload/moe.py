@@ -1,0 +1,66 @@
+"""The feed-forward of a mixture of experts: router, experts that tokens chose, experts that all pass.
+
+Rows are those before routing; how many reach a rank and how many experts are busy there is the mapping's to say.
+"""
+
+from __future__ import annotations
+
+from cosim.records import Array, array
+from cosim.workload.model import ModelArrays
+from cosim.workload.ops import Collective, Graph, Matmul, Routing, Vector, whole
+from cosim.workload.tokens import Tokens
+
+
+def routing_of(model: ModelArrays, imbalance: Array) -> Routing:
+    """How the model's router spreads tokens."""
+    return Routing(model.experts, model.experts_per_token, model.node_limit, imbalance)
+
+
+def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
+    """Router and choice, tokens to their experts, grouped products, tokens back, shared experts beside them."""
+    routing, rows = routing_of(model, imbalance), tokens.rows
+    hidden, wide = whole(model.hidden), whole(model.expert_ffn)
+    parts = (wide, wide) if model.gated else (wide,)
+    scores = whole(model.experts)
+    router = Matmul("router", "moe", rows, (scores,), hidden, "none", "head", bias=model.router_bias)
+    into = Matmul("expert_in", "moe", rows, parts, hidden, "n", bias=model.ffn_bias, routed=routing)
+    out = Matmul("expert_out", "moe", rows, (hidden,), wide, "k", bias=model.ffn_bias, routed=routing)
+    reads = float(len(parts))
+    vectors = (
+        Vector("choice", "moe", rows, (scores,), 1.0, 0.0, flop=8.0, special=1.0),
+        # Rows are gathered by expert before the products, and summed by token with their weights after.
+        Vector("permute", "moe", rows, (hidden,), 1.0, 1.0, routed=routing),
+        Vector(
+            "expert_activation", "moe", rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True, routed=routing
+        ),
+        Vector("unpermute", "moe", rows, (hidden,), 1.0, 1.0, flop=2.0, routed=routing),
+    )
+    collectives = (
+        Collective("dispatch", "moe", "dispatch", rows, model.hidden, routed=routing),
+        Collective("combine", "moe", "combine", rows, model.hidden, routed=routing),
+        Collective("moe_sum", "moe", "all_reduce", rows, model.hidden, into="router"),
+    )
+    graph = Graph(tokens.phase, (router, into, out), (), vectors, collectives)
+    return _with_shared(graph, model, tokens) if model.has_shared_experts else graph
+
+
+def _with_shared(graph: Graph, model: ModelArrays, tokens: Tokens) -> Graph:
+    """The block with the experts that every token passes, as one feed-forward of their joint width."""
+    wide, hidden = whole(model.shared_experts * model.expert_ffn), whole(model.hidden)
+    parts = (wide, wide) if model.gated else (wide,)
+    into = Matmul("shared_in", "moe", tokens.rows, parts, hidden, "n", bias=model.ffn_bias)
+    out = Matmul("shared_out", "moe", tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
+    reads = float(len(parts))
+    act = Vector("shared_activation", "moe", tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
+    add = Vector("shared_sum", "moe", tokens.rows, (hidden,), 2.0, 1.0, flop=1.0)
+    return Graph(graph.phase, (*graph.matmuls, into, out), (), (*graph.vectors, act, add), graph.collectives)
+
+
+def repeats(model: ModelArrays, group: str) -> Array:
+    """How often a group runs in the whole model."""
+    counts = {
+        "layer": model.layers,
+        "dense": model.dense_layers,
+        "moe": model.layers - model.dense_layers,
+    }
+    return counts.get(group, array(1.0))

@@ -16,7 +16,17 @@ from cosim.version import __version__
 del globals()["workload"]
 
 if TYPE_CHECKING:
-    from cosim.api import Strategy, chip, estimate_decode, estimate_prefill, run, system, workload
+    from cosim.api import (
+        Strategy,
+        chip,
+        estimate_decode,
+        estimate_prefill,
+        estimate_training,
+        run,
+        simulate_training,
+        system,
+        workload,
+    )
     from cosim.errors import CosimError, InfeasibleError, SimulationError, SpecError
     from cosim.validation.run import validate
 
@@ -29,7 +39,9 @@ _HOMES = {
     "chip": "cosim.api",
     "estimate_decode": "cosim.api",
     "estimate_prefill": "cosim.api",
+    "estimate_training": "cosim.api",
     "run": "cosim.api",
+    "simulate_training": "cosim.api",
     "system": "cosim.api",
     "validate": "cosim.validation.run",
     "workload": "cosim.api",
@@ -45,7 +57,9 @@ __all__ = [
     "chip",
     "estimate_decode",
     "estimate_prefill",
+    "estimate_training",
     "run",
+    "simulate_training",
     "system",
     "validate",
     "workload",

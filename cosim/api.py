@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cosim.engines.events import EventRun
 from cosim.explore.estimate import Estimate, estimate
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, load_system
@@ -112,6 +113,24 @@ def estimate_prefill(
 ) -> Estimate:
     """Time, memory and energy of one prefill step: `batch` prompts of `context` tokens. See `estimate_decode`."""
     return estimate("prefill", system.varied, workload.varied, _plan(plan), scenario)
+
+
+def estimate_training(
+    system: SystemHandle, workload: WorkloadHandle, plan: Strategy | Overrides | None = None, **scenario: Number
+) -> Estimate:
+    """Time, memory and energy of one optimizer step.
+
+    `scenario`: global_batch, context (length of the sequences) [token]. `plan` without degrees searches the rest:
+    Strategy(recompute="full") keeps that and tries all degrees. Raises SpecError, InfeasibleError.
+    """
+    return estimate("train", system.varied, workload.varied, _plan(plan), scenario)
+
+
+def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
+    """Point `index` of a training estimate as events: its time and the spans of every stage, link and stream."""
+    from cosim.explore.simulate import simulated
+
+    return simulated(estimated.case, index)
 
 
 def run(name: str, out: str | Path | None = None, *, changes: Changes | None = None, resume: bool = False) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,17 +21,24 @@ def estimate_command(
     workload: Annotated[str, typer.Option(help="A model of the library, or a file (YAML, hub config.json).")],
     settings: SetOption = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every operator.")] = False,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Run the step as events and write its timeline for Perfetto (.json.gz).")
+    ] = None,
     json_to: JsonOption = None,
 ) -> None:
     """One point now, with a breakdown of time, memory and energy."""
     from cosim.cli.screen import estimate_text, operators_text
     from cosim.explore.findings import operator_rows
     from cosim.explore.request import estimate_request
+    from cosim.explore.simulate import simulated
+    from cosim.report.timeline import write_timeline
 
     answer = estimate_request(phase, system, workload, overrides(settings or []))
     row = {**answer.to_row(), "plans_tried": answer.plans_tried, "defaults": dict(answer.defaults)}
     row["time_s_best"], row["time_s_worst"] = answer.spread or (None, None)
     listed = operator_rows(answer.case) if ops else []
+    if timeline is not None:
+        write_timeline(timeline, simulated(answer.case), f"{phase} of {row['workload']} on {row['system']}")
     if emit({**row, "operators": listed} if ops else row, json_to):
         return
     print(estimate_text(row))

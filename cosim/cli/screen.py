@@ -24,10 +24,11 @@ def estimate_text(row: Row) -> str:
     )
     at_chip, at_server = row["tokens_per_j_chip"], row["tokens_per_j_server"]
     joint = " " if trains else ", "
+    experts = f" x experts {row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
     energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
     facts = {
         "asked": f"{asked} {row['scenario.context']:g}{taken}",
-        "plan": f"{degrees}, micro-batches {row['plan.micro_batches']}{joint}{formats}{tried}",
+        "plan": f"{degrees}{experts}, micro-batches {row['plan.micro_batches']}{joint}{formats}{tried}",
         "time": f"{format_si(row['time_s'], 's')}{_spread(row)}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
         "speed": f"{chip:,.4g} tokens/s/chip{per_user}",
         "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",

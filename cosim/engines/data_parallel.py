@@ -136,12 +136,13 @@ def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
 
 
 def _apart(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
-    """Time between passes of one micro-batch on two pieces of a stage (P,) [s]: a round, or the slowest stage's group."""
+    """Time between passes of one micro-batch on two pieces of a stage (P,) [s]: a round, or the slowest's group."""
     count = schedule.stage.count
     way = schedule.inside * schedule.inside_time + schedule.across * schedule.across_time
     way = way + np.where(schedule.across > 0.0, schedule.across_time, schedule.inside_time)
     group = plan.pipeline * np.max(np.where(count > 0.0, passes, 0.0), axis=0) / plan.virtual
-    return np.maximum(np.sum(count * passes, axis=0) / plan.virtual + way, group)
+    longest: Array = np.maximum(np.sum(count * passes, axis=0) / plan.virtual + way, group)
+    return longest
 
 
 def _behind_pieces(time: Array, first: Array, apart: Array, plan: PlanArrays, layers: Array) -> Array:

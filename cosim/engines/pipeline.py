@@ -63,7 +63,7 @@ def _rounds(schedule: Schedule, way: Array, pipeline: Array, micro_batches: Arra
     busy = np.where(count > 0.0, schedule.forward + schedule.backward, 0.0)
     slowest = np.expand_dims(np.argmax(busy, axis=0), 0)
     both = np.take_along_axis(busy, slowest, axis=0)[0] / virtual
-    waits = np.zeros_like(both)
+    waits: Array = np.zeros_like(both)
     for passes in (schedule.forward, schedule.backward):
         own = np.take_along_axis(np.broadcast_to(passes, busy.shape), slowest, axis=0)[0] / virtual
         around = np.sum(count * passes, axis=0) / virtual + way

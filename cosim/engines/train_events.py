@@ -1,4 +1,4 @@
-"""One training step as events on simpy: stages x micro-batches, links between stages, a stream of data-parallel traffic.
+"""One training step as events on simpy: stages x micro-batches, links, a stream of data-parallel traffic.
 
 The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
 order of its schedule (1F1B, or interleaved pieces), each when what it needs has arrived; a transfer occupies its link
@@ -201,7 +201,7 @@ class _Step:
             self.arrived[neighbour][target].succeed()
 
     def _pass(self, stage: int, kind: str, piece: int, micro: int) -> Generator[Any, Any, None]:
-        """One pass of a piece; the first forward waits for weights, the last backward frees gradients, layer by layer."""
+        """One pass of a piece; the first waits for weights, the last frees gradients, layer by layer."""
         plan, slices = self.plan, self.slices[stage]
         whole = (plan.forward_s if kind == "forward" else plan.backward_s)[stage] / plan.pieces
         first = kind == "forward" and micro == 0

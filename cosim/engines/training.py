@@ -19,7 +19,7 @@ from cosim.engines.pipeline import Schedule, pipeline_time
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, exposed, group_costs, op_costs
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.placement import stage_hops, tensor_placement
-from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph
+from cosim.mapping.shard import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, by_group
 from cosim.mapping.training import Weights, group_parameters, stage_parameters
@@ -85,10 +85,18 @@ def passes(case: Case) -> Passes:
     costs = {op.name: op for op in op_costs(case, together)}
 
     def of(part: DeviceGraph) -> tuple[OpCost, ...]:
-        kernels = (part.matmuls, part.attentions, part.vectors)
-        return tuple(costs[op.name.removesuffix(RECOMPUTED)] for kind in kernels for op in kind)
+        kinds: tuple[tuple[DeviceMatmul | DeviceAttention | DeviceVector, ...], ...]
+        kinds = (part.matmuls, part.attentions, part.vectors)
+        ops = [op for kind in kinds for op in kind]
+        return tuple(replace(costs[op.name.removesuffix(RECOMPUTED)], name=op.name, count=op.count) for op in ops)
 
     return Passes(device, again, gradients, of(device), of(again), of(gradients))
+
+
+def kernels(case: Case) -> tuple[OpCost, ...]:
+    """Every kernel of a micro-batch in the order of its passes: forward, run again, gradients."""
+    every = passes(case)
+    return (*every.forward_ops, *every.again_ops, *every.gradient_ops)
 
 
 def step_table(case: Case) -> StepTable:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from cosim.datum import Datum
-from cosim.explore.experiment import Compare
+from cosim.explore.experiment import Compare, Train
 from cosim.hardware.chip import Chip
 from cosim.hardware.system import System
+from cosim.mapping.software import load_software
 from cosim.overrides import Varied
 from cosim.workload.model import Model
 
 Assumption = dict[str, Any]
 
 
-def assumptions(systems: dict[str, Varied[System]], model: Model, study: Compare) -> dict[str, list[Assumption]]:
-    """By subject: every datum of each system and chip, of the model, and the study's own choices."""
+def assumptions(
+    systems: dict[str, Varied[System]], models: Sequence[Model], study: Compare | Train
+) -> dict[str, list[Assumption]]:
+    """By subject: every datum of each system and chip, of the models, the training software, the study's choices."""
     listed = {name: list(data_of(varied.spec)) for name, varied in systems.items()}
-    listed[model.name] = model_facts(model)
+    listed |= {model.name: model_facts(model) for model in models}
+    training = study if isinstance(study, Train) else study.training
+    if training is not None:
+        listed[training.software] = list(data_of(load_software(training.software)))
     equal = study.equal_quality
     chosen = [(f"equal_quality.{name}", value) for name, value in equal if name != "source"]
     listed["study"] = [

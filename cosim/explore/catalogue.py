@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from cosim import documents, library
 from cosim.errors import SpecError, nearest
 from cosim.explore.assumptions import data_of, derived_of, model_facts
-from cosim.explore.experiment import Compare, load_study
+from cosim.explore.experiment import Compare, Train, load_study
 from cosim.hardware.checks import chip_checks
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, load_system
@@ -34,6 +34,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "plan": Plan,
     "scenario": Scenario,
     "compare": Compare,
+    "train": Train,
 }
 
 

@@ -28,7 +28,10 @@ PHASES: tuple[Phase, ...] = ("decode", "prefill")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Points of one system in one phase, precision and quality. `label` is the precision as the study names it."""
+    """Points of one system in one phase, precision and quality. `label` is the precision as the study names it.
+
+    A training block belongs to one goal; `scale` turns its tokens/s per chip into what that goal ranks by.
+    """
 
     system: str
     phase: Phase
@@ -36,18 +39,35 @@ class Block:
     quality: str
     case: Case
     plans: int
+    goal: str = ""
+    scale: float = 1.0
+
+    def rate(self, result: Estimates) -> Array:
+        """What points are ranked by: tokens/s per chip, or what the goal makes of it."""
+        return self.scale * result.tokens / result.time / result.chips
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a winner is chosen for: a phase and the most time of its step [s]."""
+    """What a winner is chosen for: a phase and the most time of its step [s].
+
+    A training goal has a `name` of its own and ranks by tokens/s `per` something.
+    """
 
     phase: Phase
     limit_s: float
+    name: str = ""
+    per: str = "chip"
+
+    def holds(self, block: Block) -> bool:
+        """Whether the block's points answer this goal."""
+        return block.phase == self.phase and block.goal == self.name
 
     @property
     def text(self) -> str:
         """As tables name it."""
+        if self.name:
+            return self.name
         what = "TPOT" if self.phase == "decode" else "TTFT"
         shown = f"{self.limit_s * 1e3:g} ms" if self.limit_s < 1.0 else f"{self.limit_s:g} s"
         return f"{self.phase}, {what} <= {shown}"

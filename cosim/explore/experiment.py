@@ -15,7 +15,7 @@ from cosim.dtypes import Dtype
 from cosim.errors import SpecError, nearest
 from cosim.schema import Frozen, validated
 
-KINDS = ("compare",)
+KINDS = ("compare", "train")
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -52,8 +52,28 @@ class EqualQuality(Frozen):
     source: str
 
 
+class TrainingRun(Frozen):
+    """One model and the batch it is trained with; `length` tokens a sequence."""
+
+    workload: str
+    global_batch: Positive
+    length: Positive
+
+
+class TrainingStudy(Frozen):
+    """Systems that train, each with the same number of chips and within the same power."""
+
+    systems: Annotated[tuple[str, ...], Field(min_length=1)]
+    chips: Positive
+    """Chips of every system; what the first one draws at the facility is the power of all."""
+    runs: Annotated[tuple[TrainingRun, ...], Field(min_length=1)]
+    precision: Dtype = "bf16"
+    software: str = "megatron"
+    """Training software of the library: the same for all."""
+
+
 class Compare(Frozen):
-    """Systems that serve one workload, prefill and decode apart."""
+    """Systems that serve one workload, prefill and decode apart, and train others."""
 
     kind: Literal["compare"]
     question: str
@@ -67,6 +87,7 @@ class Compare(Frozen):
     equal_quality: EqualQuality
     max_batch: Positive = 2048
     """Largest batch per replica that is tried."""
+    training: TrainingStudy | None = None
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> Compare:
@@ -78,13 +99,31 @@ class Compare(Frozen):
         return self
 
 
+class Train(TrainingStudy):
+    """Systems that train, and nothing else."""
+
+    kind: Literal["train"]
+    question: str
+    equal_quality: EqualQuality
+
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """An experiment as read: its name, content and file."""
 
     name: str
-    experiment: Compare
+    experiment: Compare | Train
     document: Document
+
+    @property
+    def serving(self) -> Compare | None:
+        """The part that serves; None for a study of training alone."""
+        return self.experiment if isinstance(self.experiment, Compare) else None
+
+    @property
+    def training(self) -> TrainingStudy | None:
+        """The part that trains, if there is one."""
+        return self.experiment if isinstance(self.experiment, Train) else self.experiment.training
 
 
 def load_study(name: str) -> Study:
@@ -101,4 +140,6 @@ def load_study(name: str) -> Study:
             value=kind,
             hint=nearest(str(kind), KINDS),
         )
+    if kind == "train":
+        return Study(path.stem, validated(Train, document.data, document), document)
     return Study(path.stem, validated(Compare, document.data, document), document)

@@ -13,6 +13,7 @@ from cosim.explore.space import candidates_at, searched
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.memory import KINDS
+from cosim.mapping.plan import RECOMPUTES
 from cosim.records import array, at, map_leaves
 from cosim.units import format_si
 
@@ -48,8 +49,9 @@ def plan_text(case: Case, index: int) -> str:
     plan = at(case.plan, index)
     degrees = f"tensor {plan.tensor:g} x pipeline {plan.pipeline:g} x data {plan.data:g}"
     micro = f", {plan.micro_batches:g} micro-batches" if plan.micro_batches > 1 else ""
-    trains = f", zero {plan.zero:g}, recompute {plan.recompute}" if case.phase == "train" else ""
-    return f"{degrees}{micro}{trains}, {plan.dtype}"
+    trains = f", zero {plan.zero:g}, recompute {RECOMPUTES[int(plan.recompute)]}" if case.phase == "train" else ""
+    experts = f" x experts {plan.expert:g}" if plan.expert > 1 else ""
+    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}"
 
 
 def _what_fits(case: Case, index: int) -> str:

@@ -12,6 +12,7 @@ from cosim.economics.price import Serving, break_even_price, cost_per_million_to
 from cosim.engines.analytic import Estimates
 from cosim.engines.case import Case, device_graph
 from cosim.engines.step import OpCost, op_costs
+from cosim.engines.training import kernels
 from cosim.explore.breakeven import break_even
 from cosim.explore.compare import Block, Goal, winner
 from cosim.explore.experiment import Lengths
@@ -21,6 +22,7 @@ from cosim.mapping.legal import LIMITS
 from cosim.overrides import Varied
 from cosim.records import map_leaves, take
 from cosim.timing.cost import BOUNDS, math_dtype
+from cosim.workload.moe import repeats
 
 Run = tuple[Block, Estimates]
 
@@ -48,6 +50,7 @@ def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
             "goal": f.goal.text,
             "phase": f.goal.phase,
             "limit_s": f.goal.limit_s,
+            "per": f.goal.per,
             "precision": f.label,
             "entries": f.entries,
         }
@@ -97,13 +100,13 @@ def operators(block: Block, index: int) -> list[dict[str, Any]]:
 
 def operator_rows(case: Case) -> list[dict[str, Any]]:
     """The same for a case of one point."""
-    ops = op_costs(case, device_graph(case))
+    ops = kernels(case) if case.phase == "train" else op_costs(case, device_graph(case))
     return [_operator(op, case) for op in ops]
 
 
 def _operator(op: OpCost, case: Case) -> dict[str, Any]:
     cost = op.cost
-    layers = {"layer": float(np.max(case.model.layers)), "embed": 1.0, "head": 1.0}[op.group]
+    layers = float(np.max(repeats(case.model, op.group)))
     micro_batches = float(np.max(case.plan.micro_batches))
     chip = case.system.chip
     peak = float(np.max(chip.matrix.peak[op.dtype if op.kind == "matmul" else math_dtype(chip)]))
@@ -136,7 +139,7 @@ def _finding(runs: Sequence[Run], systems: dict[str, Varied[System]], goal: Goal
 
 def _pick(runs: Sequence[Run], system: str, goal: Goal, label: str, quality: str) -> Run | None:
     for block, result in runs:
-        if (block.system, block.phase, block.label, block.quality) == (system, goal.phase, label, quality):
+        if goal.holds(block) and (block.system, block.label, block.quality) == (system, label, quality):
             return block, result
     return None
 
@@ -149,12 +152,13 @@ def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label:
         run = _pick(runs, system, goal, label, quality)
         rate = None
         if run is None:
-            entry["why"] = entry["why"] or f"no matrix rate in {label}" if quality == "own" else entry["why"]
+            missing = f"no matrix rate in {label}" if goal.phase != "train" else f"no rate in {label}, or no legal plan"
+            entry["why"] = entry["why"] or missing if quality == "own" else entry["why"]
         else:
             block, result = run
             best = winner(result, goal)
             if best is not None:
-                rate = float(result.tokens[best] / result.time[best] / result.chips[best])
+                rate = float(block.rate(result)[best])
             if quality == "own":
                 entry["plans"] = block.plans
                 if best is None:
@@ -186,7 +190,7 @@ def _with_break_even(ranked: list[dict[str, Any]], runs: Sequence[Run], goal: Go
             entry["break_even"] = {"factor": None, "reason": "no rival", "against": None}
             continue
         block, result = run
-        found = break_even(block.case, result, goal, rival["rate"])
+        found = break_even(block.case, result, goal, rival["rate"] / block.scale)
         entry["break_even"] = {"factor": found.factor, "reason": found.reason, "against": rival["system"]}
 
 
@@ -222,7 +226,7 @@ def _serving(entry: dict[str, Any], system: System, price_usd: float | None) -> 
     if entry["row"] is None:
         return None
     return Serving(
-        tokens_per_s=entry["rate"],
+        tokens_per_s=entry["row"]["tokens_per_s_per_chip"],
         energy_per_token_j=1.0 / entry["row"]["tokens_per_j_facility"],
         price_usd=price_usd,
         energy_price_usd_per_j=system.facility.energy_price.si,

@@ -9,6 +9,7 @@ import numpy as np
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
 from cosim.mapping.legal import LIMITS
+from cosim.mapping.plan import RECOMPUTES
 from cosim.records import Array
 
 Columns = dict[str, Any]
@@ -60,7 +61,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str) -> 
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
         "plan.sequence_parallel": [plan.sequence_parallel] * total,
         "plan.zero": _where(trains, full(plan.zero)),
-        "plan.recompute": [plan.recompute if trains else ""] * total,
+        "plan.recompute": [RECOMPUTES[int(which)] if trains else "" for which in full(plan.recompute)],
         "plan.software": ["" if case.software is None else case.software.name] * total,
         "scenario.batch": _where(not trains, full(scenario.batch)),
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),

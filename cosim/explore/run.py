@@ -20,6 +20,7 @@ from cosim.explore.experiment import Study, load_study
 from cosim.explore.findings import Finding, Run, as_json, findings, operators, whole_requests
 from cosim.explore.rows import Columns, columns
 from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_results
+from cosim.explore.training_study import training_blocks, training_goals
 from cosim.hardware.load import read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
@@ -33,35 +34,78 @@ ROOTS = ("system", "workload", "scenario")
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything a study reads: the study, its systems and model with overrides, hashes of the files."""
+    """Everything a study reads: the study, systems and models with overrides, hashes of the files.
+
+    `systems` and `model` serve, `training_systems` and `training_models` train; a study may have one part only.
+    """
 
     study: Study
     systems: dict[str, Varied[System]]
-    model: Varied[Model]
+    model: Varied[Model] | None
+    training_systems: dict[str, Varied[System]]
+    training_models: dict[str, Varied[Model]]
     hashes: dict[str, str]
+
+    @property
+    def every_system(self) -> dict[str, Varied[System]]:
+        """Systems of both parts."""
+        return {**self.systems, **self.training_systems}
+
+    @property
+    def every_model(self) -> list[Model]:
+        """Models of both parts, each once."""
+        known = ([self.model] if self.model is not None else []) + list(self.training_models.values())
+        return list({varied.spec.name: varied.spec for varied in known}.values())
 
 
 def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
     """The study called `name` with `overrides` by path. Raises SpecError before anything is written."""
     study = load_study(name)
     parts = split_overrides(overrides, ROOTS)
-    lengths = vary(Varied(study.experiment.scenario), parts["scenario"], root="scenario.").spec
-    study = Study(study.name, study.experiment.model_copy(update={"scenario": lengths}), study.document)
-    systems: dict[str, Varied[System]] = {}
+    serving, training = study.serving, study.training
+    if serving is not None:
+        lengths = vary(Varied(serving.scenario), parts["scenario"], root="scenario.").spec
+        serving = serving.model_copy(update={"scenario": lengths})
+        study = Study(study.name, serving, study.document)
+    elif parts["scenario"]:
+        raise SpecError("is not part of a study of training", field="scenario", hint="change global_batch in its runs")
+    at = "" if serving is None else "training."
     files = [study.document.path]
-    for index, system in enumerate(study.experiment.systems):
+    systems = _systems(study, serving.systems if serving else (), "systems", parts["system"], files)
+    trained = _systems(study, training.systems if training else (), f"{at}systems", parts["system"], files)
+    model = None if serving is None else _model(study, serving.workload, "workload", parts["workload"], files)
+    models = {
+        run.workload: _model(study, run.workload, f"{at}runs.{index}.workload", parts["workload"], files)
+        for index, run in enumerate(training.runs if training else ())
+    }
+    if training is not None:
+        files.append(library.find("software", training.software))
+    return Inputs(study, systems, model, trained, models, _hashes(files))
+
+
+def _systems(
+    study: Study, names: tuple[str, ...], path: str, changes: Mapping[str, Any], files: list[Path]
+) -> dict[str, Varied[System]]:
+    """Systems by name with their overrides; the files they come from are added. Raises SpecError at their line."""
+    found: dict[str, Varied[System]] = {}
+    for index, system in enumerate(names):
         try:
             spec, read = read_system(system)
-            systems[system] = vary_system(Varied(spec), parts["system"])
+            found[system] = vary_system(Varied(spec), changes)
         except SpecError as error:
-            raise error.at(file=study.document.path, line=study.document.line(f"systems.{index}")) from None
+            raise error.at(file=study.document.path, line=study.document.line(f"{path}.{index}")) from None
         files += [document.path for document in read]
+    return found
+
+
+def _model(study: Study, name: str, path: str, changes: Mapping[str, Any], files: list[Path]) -> Varied[Model]:
+    """A model with its overrides; its file is added. Raises SpecError at its line."""
     try:
-        model = vary(Varied(load_model(study.experiment.workload)), parts["workload"], root="workload.")
+        model = vary(Varied(load_model(name)), changes, root="workload.")
     except SpecError as error:
-        raise error.at(file=study.document.path, line=study.document.line("workload")) from None
-    files.append(library.find("workloads", study.experiment.workload))
-    return Inputs(study, systems, model, _hashes(files))
+        raise error.at(file=study.document.path, line=study.document.line(path)) from None
+    files.append(library.find("workloads", name))
+    return model
 
 
 def _hashes(files: list[Path]) -> dict[str, str]:
@@ -113,7 +157,13 @@ def run_study(
     folder.start(content_hash(json.dumps(identity, sort_keys=True, default=str)), resume=resume)
     runs = _evaluated(everything, folder, progress)
     progress(0, 0, "break-even quality")
-    found = findings(runs, inputs.systems, compare.goals(study), study.precisions)
+    serving, training = inputs.study.serving, inputs.study.training
+    found, trained, whole = [], [], []
+    if serving is not None:
+        found = findings(runs, inputs.systems, compare.goals(serving), serving.precisions)
+        whole = whole_requests(found, serving.scenario)
+    if training is not None:
+        trained = findings(runs, inputs.training_systems, training_goals(training), [training.precision])
     rows = write_results(folder.partial, [_table(block, result, inputs) for block, result in runs])
     elapsed = time.perf_counter() - started
     feasible = int(sum(result.feasible.sum() for _, result in runs))
@@ -122,8 +172,11 @@ def run_study(
         "name": inputs.study.name,
         "kind": study.kind,
         "question": study.question,
-        "systems": {n: {"title": s.spec.title, "chip": s.spec.chip.title} for n, s in inputs.systems.items()},
-        "workload": {"name": inputs.model.spec.name, "title": inputs.model.spec.title},
+        "systems": {n: {"title": s.spec.title, "chip": s.spec.chip.title} for n, s in inputs.every_system.items()},
+        "workload": {
+            "name": inputs.every_model[0].name,
+            "title": ", ".join(model.title for model in inputs.every_model),
+        },
         "points": rows,
         "feasible_points": feasible,
         "elapsed_s": elapsed,
@@ -131,10 +184,11 @@ def run_study(
         "host": host(),
         "warnings": _warnings(inputs, runs),
         "findings": as_json(found),
-        "whole_requests": whole_requests(found, study.scenario),
+        "training": as_json(trained),
+        "whole_requests": whole,
         "operators": _operators(runs, found),
         "rooflines": _rooflines(inputs),
-        "assumptions": assumptions(inputs.systems, inputs.model.spec, study),
+        "assumptions": assumptions(inputs.every_system, inputs.every_model, study),
     }
     write_json(folder.partial / "run.json", content)
     progress(0, 0, "figures and page")
@@ -144,18 +198,26 @@ def run_study(
 
 def _blocks(inputs: Inputs) -> list[compare.Block]:
     """Every block of the study. Raises SpecError where no system has any of the formats."""
-    study = inputs.study.experiment
-    everything = list(compare.blocks(study, inputs.systems, lower_model(inputs.model)))
-    if not everything:
-        document = inputs.study.document
-        raise SpecError(
-            "no system has a matrix rate in any of these",
-            file=document.path,
-            line=document.line("precisions"),
-            field="precisions",
-            value=list(study.precisions),
-            hint="'cosim show CHIP' lists its formats; native is each chip's best",
-        )
+    serving, training, document = inputs.study.serving, inputs.study.training, inputs.study.document
+    everything: list[compare.Block] = []
+    if serving is not None and inputs.model is not None:
+        everything += compare.blocks(serving, inputs.systems, lower_model(inputs.model))
+        if not everything:
+            raise SpecError(
+                "no system has a matrix rate in any of these",
+                file=document.path,
+                line=document.line("precisions"),
+                field="precisions",
+                value=list(serving.precisions),
+                hint="'cosim show CHIP' lists its formats; native is each chip's best",
+            )
+    if training is not None:
+        models = {name: lower_model(model) for name, model in inputs.training_models.items()}
+        equal = inputs.study.experiment.equal_quality
+        try:
+            everything += training_blocks(training, inputs.training_systems, models, equal)
+        except SpecError as error:
+            raise error.at(file=document.path) from None
     return everything
 
 
@@ -163,7 +225,7 @@ def _evaluated(everything: list[compare.Block], folder: RunFolder, progress: Pro
     """Estimates of every block: stored ones taken up, others evaluated and stored."""
     runs: list[Run] = []
     for index, block in enumerate(everything):
-        progress(index, len(everything), f"{block.system} {block.phase} {block.label} {block.quality}")
+        progress(index, len(everything), f"{block.system} {block.goal or block.phase} {block.label} {block.quality}")
         result = folder.part(index)
         if result is None:
             result = compare.run_block(block)
@@ -174,7 +236,7 @@ def _evaluated(everything: list[compare.Block], folder: RunFolder, progress: Pro
 
 
 def _table(block: compare.Block, result: Estimates, inputs: Inputs) -> Columns:
-    confidence = inputs.systems[block.system].spec.chip.confidence
+    confidence = inputs.every_system[block.system].spec.chip.confidence
     table = columns(block.case, result, quality=block.quality, confidence=confidence)
     # The study's own name of a system, which may be a file: findings and figures use it.
     table["system"] = [block.system] * len(result.time)
@@ -183,7 +245,7 @@ def _table(block: compare.Block, result: Estimates, inputs: Inputs) -> Columns:
 
 def _operators(runs: list[Run], found: list[Finding]) -> dict[str, Any]:
     """Operators of every system's winner, per goal text, in the first precision of the study."""
-    by_key = {(b.system, b.phase, b.label, b.quality): b for b, _ in runs}
+    by_key = {(b.system, b.phase, b.label, b.quality): b for b, _ in runs if not b.goal}
     chosen: dict[str, Any] = {}
     for finding in found:
         if finding.label != found[0].label:
@@ -203,7 +265,7 @@ def _rooflines(inputs: Inputs) -> dict[str, Any]:
     from cosim.hardware.lower import lower_system
 
     lines: dict[str, Any] = {}
-    for name, varied in inputs.systems.items():
+    for name, varied in inputs.every_system.items():
         chip = lower_system(varied).chip
         peaks = {dtype: float(np.max(peak)) for dtype, peak in chip.matrix.peak.items()}
         lines[name] = {"peak": peaks, "bandwidth": float(np.max(chip.memory["dram"].bandwidth))}
@@ -213,7 +275,7 @@ def _rooflines(inputs: Inputs) -> dict[str, Any]:
 def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
     """What a reader must know before trusting a row."""
     notes = []
-    for name, varied in inputs.systems.items():
+    for name, varied in inputs.every_system.items():
         chip = varied.spec.chip
         if chip.confidence != "measured":
             notes.append(f"{name}: kernels of {chip.name} are not fitted on it ({chip.confidence}); see its ranges")
@@ -224,9 +286,9 @@ def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
             )
         if chip.status == "template":
             notes.append(f"{name}: peak, area, power, links and price of {chip.name} are design choices, not a product")
-    dies = ", ".join(f"{name} {varied.spec.chip.die.node}" for name, varied in inputs.systems.items())
+    dies = ", ".join(f"{name} {varied.spec.chip.die.node}" for name, varied in inputs.every_system.items())
     notes.append(f"process and memory generations differ ({dies}): a lead may be theirs")
-    servers = ", ".join(f"{name} {varied.spec.server.power.text}" for name, varied in inputs.systems.items())
+    servers = ", ".join(f"{name} {varied.spec.server.power.text}" for name, varied in inputs.every_system.items())
     notes.append(f"power of the server around the chips is a constant ({servers}); tokens/J at the server rest on it")
     formats = {block.system: block.case.plan.dtype for block, _ in runs if block.label == "native"}
     if formats:

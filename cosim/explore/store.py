@@ -24,7 +24,7 @@ from cosim.mapping.legal import Verdict
 from cosim.mapping.memory import KINDS
 from cosim.version import __version__
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
 
 

@@ -6,7 +6,6 @@ stage, recompute; sequence parallelism always (it costs nothing and saves memory
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from cosim.errors import InfeasibleError
 from cosim.explore.explain import explain
 from cosim.hardware.lower import ChipArrays, SystemArrays
 from cosim.mapping.legal import divisors, expert_degrees, legal_plans
-from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.plan import RECOMPUTES, PlanArrays, ScenarioArrays
 from cosim.mapping.software import SoftwareArrays
 from cosim.overrides import Overrides
 from cosim.records import map_leaves, points, take
@@ -54,64 +53,59 @@ def best_plan(
     given: Overrides,
 ) -> Found:
     """The fastest plan that fits among those that agree with `given`. Raises InfeasibleError, explained."""
-    cases = list(cells(system, model, scenario, software, plan, given))
-    if not cases:
+    case = space(system, model, scenario, software, plan, given)
+    if case is None:
         raise InfeasibleError(
             "plan",
             f"no degrees on {int(np.max(system.chips))} chips divide {model.name} and "
             f"global batch {int(np.max(scenario.global_batch))} as asked",
             "change scenario.global_batch, system.nodes or what is set of the plan",
         )
-    results = [evaluate(case) for case in cases]
-    tried = sum(points(case) for case in cases)
-    fastest = [np.min(np.where(r.feasible, r.time, np.inf)) for r in results]
-    best = int(np.argmin(fastest))
-    if not np.isfinite(fastest[best]):
-        nearest = min(range(len(cases)), key=lambda i: _distance(results[i]))
-        raise explain(with_micro_batches(cases[nearest]), results[nearest])
-    index = np.array([np.nanargmin(results[best].time)], dtype=np.intp)
-    case = take(cases[best], index)
-    return Found(case, evaluate(case), tried)
+    result = evaluate(case)
+    if not result.feasible.any():
+        raise explain(with_micro_batches(case), result)
+    best = take(case, np.array([np.nanargmin(result.time)], dtype=np.intp))
+    return Found(best, evaluate(best), points(case))
 
 
-def cells(
+def space(
     system: SystemArrays,
     model: ModelArrays,
     scenario: ScenarioArrays,
     software: SoftwareArrays,
     plan: PlanArrays,
     given: Overrides,
-) -> Iterator[Case]:
-    """Every plan that agrees with `given`, one case for each recompute: all numbers along the points axis."""
+) -> Case | None:
+    """Every plan that agrees with `given` as one case, all choices along the points axis; None where none divides."""
     scalars = map_leaves(model, lambda leaf: leaf.reshape(-1)[0])
-    table = _numbers(scalars, int(np.max(system.chips)), int(np.max(scenario.global_batch)), given)
-    if not table.size:
-        return
-    tensor, pipeline, data, micro, pieces, zero, expert = (table[:, c].copy() for c in range(table.shape[1]))
+    chips, batch = int(np.max(system.chips)), int(np.max(scenario.global_batch))
     # With fused attention there is no attention core to compute again.
-    offered = ("none", "full") if software.fused else ("none", "selective", "full")
-    for recompute in (plan.recompute,) if "recompute" in given else offered:
-        chosen = replace(
-            plan,
-            tensor=tensor,
-            pipeline=pipeline,
-            data=data,
-            micro_batch=micro,
-            virtual=pieces,
-            zero=zero,
-            expert=expert,
-            recompute=recompute,
-            sequence_parallel=plan.sequence_parallel if "sequence_parallel" in given else True,
-        )
-        yield Case("train", system, model, chosen, scenario, software)
+    offered = [RECOMPUTES.index(name) for name in RECOMPUTES if not (software.fused and name == "selective")]
+    recomputes = [int(plan.recompute)] if "recompute" in given else offered
+    rows = [(*row, again) for row in _numbers(scalars, chips, batch, given) for again in recomputes]
+    if not rows:
+        return None
+    table = np.array(rows, dtype=np.float64)
+    tensor, pipeline, data, micro, pieces, zero, expert, again = (table[:, c].copy() for c in range(table.shape[1]))
+    chosen = replace(
+        plan,
+        tensor=tensor,
+        pipeline=pipeline,
+        data=data,
+        micro_batch=micro,
+        virtual=pieces,
+        zero=zero,
+        expert=expert,
+        recompute=again,
+        sequence_parallel=plan.sequence_parallel if "sequence_parallel" in given else True,
+    )
+    return Case("train", system, model, chosen, scenario, software)
 
 
-def _numbers(
-    model: ModelArrays, chips: int, batch: int, given: Overrides
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _numbers(model: ModelArrays, chips: int, batch: int, given: Overrides) -> list[tuple[int, ...]]:
     """Rows (tensor, pipeline, data, micro-batch, pieces, ZeRO stage, experts) that divide, in rising order."""
     layers = int(model.layers)
-    rows = [
+    return [
         (tensor, pipeline, data, micro, pieces, zero, expert)
         for tensor, pipeline, data in legal_plans(model, chips)
         if _agrees(given, tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data) and batch % data == 0
@@ -124,7 +118,6 @@ def _numbers(
         for expert in expert_degrees(model, tensor, data)
         if _agrees(given, expert_parallel=expert)
     ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 7)
 
 
 def _agrees(given: Overrides, **tried: int) -> bool:
@@ -136,9 +129,3 @@ def _pieces(layers: int, pipeline: int, micro_batches: int) -> list[int]:
     if pipeline == 1 or layers % pipeline or micro_batches % pipeline:
         return [1]
     return [pieces for pieces in divisors(layers // pipeline) if pieces <= MOST_PIECES]
-
-
-def _distance(result: Estimates) -> tuple[int, float]:
-    """How near a cell came: the latest limit reached, then the least shortfall."""
-    last = int(np.max(result.verdict.code))
-    return -last, float(np.min(result.verdict.shortfall[result.verdict.code == last]))

@@ -14,9 +14,11 @@ Recompute runs forward ops again first: the attention core, or the whole layer w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
+from cosim.mapping.plan import RECOMPUTES
 from cosim.mapping.shard import (
     ACTIVATION_BYTES,
     DeviceAttention,
@@ -30,6 +32,8 @@ from cosim.records import Array
 from cosim.workload.ops import Graph
 
 RECOMPUTED = ".again"
+SELECTIVE, FULL = float(RECOMPUTES.index("selective")), float(RECOMPUTES.index("full"))
+Op = TypeVar("Op", DeviceMatmul, DeviceAttention, DeviceVector, DeviceCollective)
 
 
 def backward(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool, software: SoftwareArrays) -> DeviceGraph:
@@ -51,21 +55,30 @@ def backward(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool, soft
     )
 
 
-def recomputed(device: DeviceGraph, recompute: str) -> DeviceGraph:
-    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer."""
+def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
+    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer.
 
-    def chosen(op: DeviceMatmul | DeviceAttention | DeviceVector | DeviceCollective) -> bool:
-        if recompute == "full":
-            return op.group not in {"embed", "head"}
-        core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
-        return recompute == "selective" and bool(core)
+    `recompute` is an index in RECOMPUTES, a number along the points axis: ops that a point does not run again have
+    count 0 there.
+    """
+    layer = np.where(recompute >= FULL, 1.0, 0.0)
+    core = np.where(recompute >= SELECTIVE, 1.0, 0.0)
+
+    def again(op: Op) -> Op:
+        is_core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
+        return replace(op, name=op.name + RECOMPUTED, count=op.count * (core if is_core else layer))
+
+    def inside(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+        """Ops that some point runs again."""
+        found = [again(op) for op in ops if op.group not in {"embed", "head"}]
+        return tuple(op for op in found if np.any(op.count > 0.0))
 
     return DeviceGraph(
         "recompute",
-        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.matmuls if chosen(op)),
-        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.attentions if chosen(op)),
-        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.vectors if chosen(op)),
-        tuple(replace(op, name=op.name + RECOMPUTED) for op in device.collectives if chosen(op)),
+        inside(device.matmuls),
+        inside(device.attentions),
+        inside(device.vectors),
+        inside(device.collectives),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -26,6 +26,7 @@ class Algorithms(Frozen):
 
 
 Recompute = Literal["none", "selective", "full"]
+RECOMPUTES: tuple[str, ...] = get_args(Recompute)
 
 
 class Plan(Frozen):
@@ -103,8 +104,9 @@ class PlanArrays:
     virtual: Array = field(default_factory=lambda: array(1.0))
     zero: Array = field(default_factory=lambda: array(0.0))
     expert: Array = field(default_factory=lambda: array(1.0))
+    recompute: Array = field(default_factory=lambda: array(0.0))
+    """Index in RECOMPUTES: a number, so that a search over it is one batch."""
     sequence_parallel: bool = False
-    recompute: str = "none"
     latent: str = "best"
 
     @property
@@ -143,7 +145,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
         latent=plan.latent,
         sequence_parallel=plan.sequence_parallel,
-        recompute=plan.recompute,
+        recompute=array(RECOMPUTES.index(plan.recompute)),
     )
 
 

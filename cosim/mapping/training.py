@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cosim.mapping.backward import FULL, SELECTIVE
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_tensor
@@ -69,19 +70,24 @@ def stage_parameters(device: DeviceGraph, stage: Stages) -> Weights:
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
     """Bytes of saved tensors on a chip of each stage class (4, P), all live micro-batches."""
+    full, selective = plan.recompute >= FULL, plan.recompute >= SELECTIVE
     kept: dict[str, Array] = {}
-    whole_layer = np.zeros_like(stage.layers)
+    layer: dict[str, Array] = {}
     for tensor in device.saved:
         size = tensor.count * tensor.size_bytes
         if tensor.group not in {"embed", "head"}:
-            whole_layer = whole_layer + size
-        keeps = tensor.boundary if plan.recompute == "full" else not (plan.recompute == "selective" and tensor.core)
-        if keeps:
-            kept[tensor.group] = kept.get(tensor.group, 0.0) + size
+            layer[tensor.group] = layer.get(tensor.group, 0.0) + size
+        dropped = full if not tensor.boundary else array(0.0) > 0.0
+        if tensor.core:
+            dropped = dropped | selective
+        kept[tensor.group] = kept.get(tensor.group, 0.0) + np.where(dropped, 0.0, size)
     per_pass = sum((by_group(stage, group) * size for group, size in kept.items() if group != "head"), 0.0)
     # The head's tensors live from the end of a forward pass to the backward pass that follows it at once.
     total = per_pass * live_micro_batches(stage, plan) + stage.heads * kept.get("head", 0.0)
-    return total + (whole_layer if plan.recompute == "full" else 0.0)
+    others = [size for group, size in layer.items() if group != "layer"]
+    whole_layer = layer.get("layer", 0.0) + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
+    found: Array = total + np.where(full, whole_layer, 0.0)
+    return found
 
 
 def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:

@@ -1,4 +1,4 @@
-"""Stacked breakdown: where the time of a step goes, for every system's winner."""
+"""Stacked breakdown: where the time of a step goes, for every system's winner, serving and training."""
 
 from __future__ import annotations
 
@@ -12,26 +12,37 @@ if TYPE_CHECKING:
 
 
 def breakdown_figure(run: dict[str, Any]) -> Figure:
-    """One panel a goal in the study's first precision: exposed time of a step by part, stacked per system."""
+    """One panel a serving goal in the study's first precision: exposed time of a step by part, stacked per system."""
     first = run["findings"][0]["precision"]
     found = [finding for finding in run["findings"] if finding["precision"] == first]
-    figure, panels = new_figure(4.2 * len(found), 3.4, len(found))
+    return _stacked(found, [f"{finding['goal']} ({first})" for finding in found], "ms", 1e3)
+
+
+def training_figure(run: dict[str, Any]) -> Figure:
+    """The same of every training run with equal chips: seconds of a step."""
+    found = [finding for finding in run["training"] if finding["per"] == "chip"]
+    return _stacked(found, [f"{finding['goal']} ({finding['precision']})" for finding in found], "s", 1.0)
+
+
+def _stacked(found: list[dict[str, Any]], titles: list[str], unit: str, scale: float) -> Figure:
+    figure, panels = new_figure(max(4.2 * len(found), 6.4), 3.4, len(found))
     colours = colour_of(BREAKDOWN)
-    for axes, finding in zip(panels, found, strict=True):
+    for axes, finding, title in zip(panels, found, titles, strict=True):
         rows = [(entry["system"], entry["row"]) for entry in finding["entries"] if entry["row"] is not None]
         places = list(range(len(rows)))
         left = [0.0] * len(rows)
         for part in BREAKDOWN:
-            widths = [row[f"breakdown_s.{part}"] * 1e3 for _, row in rows]
+            widths = [row[f"breakdown_s.{part}"] * scale for _, row in rows]
             if max(widths, default=0.0) > 0.0:
                 axes.barh(places, widths, left=left, color=colours[part], label=part, height=0.62)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.set_yticks(places, [name for name, _ in rows])
         axes.invert_yaxis()
-        axes.set_title(f"{finding['goal']} ({first})", fontsize=9)
-        axes.set_xlabel("time of a step, ms", fontsize=9)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(f"time of a step, {unit}", fontsize=9)
     handles, labels = _legend(panels)
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    columns = min(len(labels), 5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return figure
 
 

@@ -8,15 +8,18 @@ from typing import Any
 from cosim.errors import SpecError
 from cosim.explore.store import read_run
 from cosim.report import tables
-from cosim.report.breakdown import breakdown_figure
+from cosim.report.breakdown import breakdown_figure, training_figure
 from cosim.report.frontier import frontier_figure, read_points
 from cosim.report.roofline import roofline_figure
 from cosim.report.style import save
 
-FIGURES = {
+SERVING_FIGURES = {
     "frontier": "Tokens/s per chip against tokens/s per user over batch, best plans, own kernel quality.",
     "breakdown": "Where the time of a step goes for each system's best plan.",
     "roofline": "Operators on the roofline, first precision of the study; roofs at published peaks.",
+}
+TRAINING_FIGURES = {
+    "training": "Where the time of an optimizer step goes for each system's best plan, equal chips.",
 }
 
 
@@ -32,12 +35,21 @@ def report_run(folder: Path) -> Path:
 def make_report(folder: Path, run: dict[str, Any]) -> Path:
     """Figures (svg, png) and report.html of a finished run in `folder`; returns the page."""
     figures = folder / "figures"
-    save(frontier_figure(run, read_points(folder)), figures, "frontier")
-    save(breakdown_figure(run), figures, "breakdown")
-    save(roofline_figure(run), figures, "roofline")
+    if run["findings"]:
+        save(frontier_figure(run, read_points(folder)), figures, "frontier")
+        save(breakdown_figure(run), figures, "breakdown")
+        save(roofline_figure(run), figures, "roofline")
+    if run["training"]:
+        save(training_figure(run), figures, "training")
     page = folder / "report.html"
-    page.write_text(render(run, {name: _inline(figures / f"{name}.svg") for name in FIGURES}), encoding="utf-8")
+    page.write_text(render(run, {name: _inline(figures / f"{name}.svg") for name in captions(run)}), encoding="utf-8")
     return page
+
+
+def captions(run: dict[str, Any]) -> dict[str, str]:
+    """The figures that the parts of a run have, with their captions."""
+    serving = SERVING_FIGURES if run["findings"] else {}
+    return serving | (TRAINING_FIGURES if run["training"] else {})
 
 
 def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
@@ -62,10 +74,14 @@ def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
         groups=groups,
         wholes=[(f"{g['goal']}, {g['precision']}", tables.whole(g)) for g in run["whole_requests"]],
         whole_head=tables.WHOLE_HEAD,
+        training=[
+            (finding["goal"], tables.TRAINING_HEAD[finding["per"]], tables.training(finding))
+            for finding in run["training"]
+        ],
         ranking_head=tables.RANKING_HEAD,
         cost_head=tables.COST_HEAD,
         # Our own drawings, made a moment ago by matplotlib: the only text that is not escaped.
-        figures=[(name, caption, Markup(drawings[name])) for name, caption in FIGURES.items()],  # noqa: S704
+        figures=[(name, caption, Markup(drawings[name])) for name, caption in captions(run).items()],  # noqa: S704
     )
 
 

@@ -34,6 +34,25 @@ COST_HEAD = [
     "break-even price",
 ]
 WHOLE_HEAD = ["system", "output tokens/s/chip", "share of chips in prefill", "USD per M output tokens"]
+_TRAINING = [
+    "range",
+    "equal kernels",
+    "break-even quality",
+    "chips",
+    "s per step",
+    "plan",
+    "plans tried",
+    "MFU",
+    "bottleneck",
+    "memory per chip",
+    "power per chip",
+    "tokens/J facility",
+    "USD per M tokens",
+]
+TRAINING_HEAD = {
+    "chip": ["system", "tokens/s/chip, own kernels", *_TRAINING],
+    "kW": ["system", "tokens/s per facility kW, own kernels", *_TRAINING],
+}
 UNKNOWN = "unknown"
 
 
@@ -60,6 +79,44 @@ def whole(group: dict[str, Any]) -> Cells:
     ]
 
 
+def training(finding: dict[str, Any]) -> Cells:
+    """One row a system, best first: rate, range, equal quality, what would turn it, and its plan."""
+    return [_trained(entry) for entry in finding["entries"]]
+
+
+def _trained(entry: dict[str, Any]) -> list[str]:
+    if entry["row"] is None:
+        return [entry["system"], f"cannot: {entry['why']}", *[""] * len(_TRAINING)]
+    row, cost = entry["row"], entry["usd_per_million"]
+    low, high = entry["usd_per_million_low"], entry["usd_per_million_high"]
+    return [
+        entry["system"],
+        _number(entry["rate"]),
+        _interval(entry).strip(" ()"),
+        _number(entry.get("rate_equal")),
+        _break_even(entry["break_even"]),
+        f"{row['chips']:,}",
+        f"{row['time_s']:.3g}",
+        training_plan_text(row),
+        f"{entry['plans']:,}",
+        f"{row['mfu']:.1%}",
+        row["bottleneck"],
+        format_si(row["memory_bytes.total"], "B", 3),
+        format_si(row["power_w"], "W", 3),
+        f"{row['tokens_per_j_facility']:.3g}",
+        UNKNOWN if cost is None else _spread(cost, low, high, ".3g"),
+    ]
+
+
+def training_plan_text(row: dict[str, Any]) -> str:
+    """TP x PP x DP, experts, pieces, micro-batch, ZeRO, recompute."""
+    degrees = "TP{} PP{} DP{}".format(*(row[f"plan.{name}_parallel"] for name in ("tensor", "pipeline", "data")))
+    experts = f" EP{row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
+    pieces = f" v{row['plan.virtual_pipeline']}" if row["plan.virtual_pipeline"] > 1 else ""
+    zero = f" ZeRO{row['plan.zero']}" if row["plan.zero"] else ""
+    return f"{degrees}{experts}{pieces} mb{row['plan.micro_batch']}{zero}, recompute {row['plan.recompute']}"
+
+
 def plan_text(row: dict[str, Any]) -> str:
     """TP x PP x DP, micro-batches where they matter, format."""
     degrees = "TP{} PP{} DP{}".format(*(row[f"plan.{name}_parallel"] for name in ("tensor", "pipeline", "data")))
@@ -78,12 +135,28 @@ def bottom_line(run: dict[str, Any]) -> str:
             leads[able[0]["system"]] = leads.get(able[0]["system"], 0) + 1
             clear += _clear(able[0], [e for e in finding["entries"] if e is not able[0]])
     if not decided:
-        return "No system meets any of the limits."
+        return training_line(run) or "No system meets any of the limits."
     most = ", ".join(f"{name} leads {count}" for name, count in sorted(leads.items(), key=lambda item: -item[1]))
     whole_line = _whole_line(run["whole_requests"])
+    trained = training_line(run)
     return (
-        f"{whole_line}Of {decided} cases {most}; in {clear} of them the lead is clear of what is unknown about kernels."
+        f"{whole_line}{trained}{' ' if trained else ''}Of {decided} serving cases {most}; "
+        f"in {clear} of them the lead is clear of what is unknown about kernels."
     )
+
+
+def training_line(run: dict[str, Any]) -> str:
+    """Who trains each run fastest with equal chips and within equal power; empty where nothing is trained."""
+    parts = []
+    for finding in run["training"]:
+        able = [entry for entry in finding["entries"] if entry["row"] is not None]
+        if not able:
+            parts.append(f"{finding['goal']}: no system can")
+            continue
+        clear = _clear(able[0], [e for e in finding["entries"] if e is not able[0]])
+        ahead = f" ({able[0]['rate'] / able[1]['rate']:.2f} times {able[1]['system']})" if len(able) > 1 else ""
+        parts.append(f"{finding['goal']}: {able[0]['system']}{ahead}{'' if clear else ', ranges overlap'}")
+    return f"Training, first of each: {'; '.join(parts)}." if parts else ""
 
 
 def _whole_line(groups: list[dict[str, Any]]) -> str:
@@ -103,7 +176,7 @@ def _whole_line(groups: list[dict[str, Any]]) -> str:
 
 def verdict(run: dict[str, Any]) -> list[str]:
     """One sentence a goal and precision: who leads, by how much, how sure, and what would change it."""
-    return [_sentence(finding) for finding in run["findings"]]
+    return [_sentence(finding) for finding in [*run["findings"], *run["training"]]]
 
 
 def _sentence(finding: dict[str, Any]) -> str:
@@ -112,7 +185,8 @@ def _sentence(finding: dict[str, Any]) -> str:
     if not able:
         return head + "no system meets the limit."
     leader = able[0]
-    text = f"{head}{leader['system']} leads with {_number(leader['rate'])} tokens/s per chip{_interval(leader)}"
+    per = finding.get("per", "chip")
+    text = f"{head}{leader['system']} leads with {_number(leader['rate'])} tokens/s per {per}{_interval(leader)}"
     if len(able) > 1:
         second = able[1]
         text += f", {leader['rate'] / second['rate']:.2f} times {second['system']}"

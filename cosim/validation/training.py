@@ -22,7 +22,7 @@ from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import LIMITS
-from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
+from cosim.mapping.plan import RECOMPUTES, Plan, Scenario, lower_plan, lower_scenario
 from cosim.mapping.software import Software, load_software, lower_software
 from cosim.overrides import Varied
 from cosim.records import array, stacked, structure
@@ -31,7 +31,6 @@ from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
 
 QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "samples_per_s")
-RECOMPUTES = ("none", "selective", "full")
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
 

@@ -17,7 +17,8 @@ from cosim.hardware.lower import lower_system
 
 NAMES = {
     "CosimError", "InfeasibleError", "SimulationError", "SpecError", "Strategy", "__version__", "chip",
-    "estimate_decode", "estimate_prefill", "run", "system", "validate", "workload",
+    "estimate_decode", "estimate_prefill", "estimate_training", "run", "simulate_training", "system", "validate",
+    "workload",
 }  # fmt: skip
 HEAVY = ("numpy", "pydantic", "matplotlib", "scipy", "pyarrow", "ruamel", "simpy", "typer", "jinja2")
 

@@ -52,3 +52,20 @@ def case_of() -> Callable[..., Case]:
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def train(case_of: Callable[..., Case]) -> Callable[..., Case]:
+    """A training case of a small GPT on A100 nodes that hold anything; plan fields by their own names."""
+
+    def build(software: str = "megatron-2022", model: str = "megatron-22b", **fields: Any) -> Case:
+        plain = {name: value for name, value in fields.items() if "." in name}
+        scenario = {name: fields[name] for name in ("context", "global_batch") if name in fields}
+        plan = {name: value for name, value in fields.items() if "." not in name and name not in scenario}
+        changes = {f"plan.{name}": value for name, value in plan.items()}
+        changes |= {f"scenario.{name}": value for name, value in scenario.items()}
+        roomy = {"system.nodes": 64, "system.chip.memory.dram.capacity": "100 TB"}
+        small = {"workload.layers": 12, "plan.tensor_parallel": 4, "scenario.global_batch": 16}
+        return case_of("train", "dgx-a100", model, software, **{**roomy, **small, **changes, **plain})
+
+    return build

@@ -61,7 +61,7 @@ def test_what_a_user_sets_is_listed_as_given_without_a_source() -> None:
 
 
 def test_a_study_lists_its_systems_its_model_and_its_own_choices(inputs: Inputs, study: Compare) -> None:
-    listed = assumptions(inputs.systems, inputs.model.spec, study)
+    listed = assumptions(inputs.systems, inputs.every_model, study)
     assert list(listed) == ["dgx-h100", "mi300x-8gpu", "llama-3.1-8b", "study"]
     for name, varied in inputs.systems.items():
         assert len(listed[name]) == count_data(varied.spec)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from cosim.errors import SpecError
-from cosim.report.page import FIGURES, render, report_run
+from cosim.report.page import SERVING_FIGURES, render, report_run
 
 FETCHING = {"src", "href", "xlink:href", "srcset", "poster", "action", "formaction", "data", "background", "cite"}
-DRAWINGS = dict.fromkeys(FIGURES, "<svg></svg>")
+DRAWINGS = dict.fromkeys(SERVING_FIGURES, "<svg></svg>")
 
 
 def parsed(text: str) -> tuple[list[tuple[str, dict[str, str]]], list[list[str]]]:
@@ -68,7 +68,7 @@ def test_the_page_is_whole_and_shows_three_drawings(page: str, content: dict[str
     assert page.rstrip().endswith("</html>")
     assert f"<title>{content['question']}</title>" in page
     assert names.count("svg") == names.count("figure") == 3
-    assert [attributes["id"] for tag, attributes in tags if tag == "figure"] == list(FIGURES)
+    assert [attributes["id"] for tag, attributes in tags if tag == "figure"] == list(SERVING_FIGURES)
     assert "<?xml" not in page
     assert page.count("<!DOCTYPE") == 1
 
@@ -144,7 +144,7 @@ def test_figures_and_page_are_made_again_alike_from_what_was_stored(small_run: P
 
 
 def test_drawings_are_put_in_as_they_are_in_the_folder(small_run: Path, page: str) -> None:
-    for name in FIGURES:
+    for name in SERVING_FIGURES:
         drawing = (small_run / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert drawing[drawing.index("<svg") :].strip() in page
 

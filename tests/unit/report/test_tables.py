@@ -14,7 +14,7 @@ Make = Callable[..., Entry]
 
 
 def sentence(*findings: Entry) -> str:
-    return verdict({"findings": list(findings)})[0]
+    return verdict({"training": [], "findings": list(findings)})[0]
 
 
 def cell(line: list[str], name: str) -> str:
@@ -90,9 +90,12 @@ def test_the_bottom_line_counts_who_leads_and_where_that_is_clear(entry: Make, f
     open_ = finding(entry("b", 200.0, rate_low=150.0), entry("a", 100.0, rate_high=151.0))
     alone = finding(entry("a"), entry("b", able=False))
     nobody = finding(entry("a", able=False), entry("b", able=False))
-    text = bottom_line({"findings": [clear, open_, alone, nobody], "whole_requests": []})
-    assert text == ("Of 3 cases a leads 2, b leads 1; in 2 of them the lead is clear of what is unknown about kernels.")
-    assert bottom_line({"findings": [nobody], "whole_requests": []}) == "No system meets any of the limits."
+    text = bottom_line({"training": [], "findings": [clear, open_, alone, nobody], "whole_requests": []})
+    assert text == ("Of 3 serving cases a leads 2, b leads 1; in 2 of them the lead is clear of what is unknown about kernels.")
+    assert (
+        bottom_line({"training": [], "findings": [nobody], "whole_requests": []})
+        == "No system meets any of the limits."
+    )
 
 
 def test_a_verdict_says_who_leads_by_how_much_and_what_would_change_it(entry: Make, finding: Make) -> None:
@@ -123,9 +126,11 @@ def test_a_lead_is_clear_only_of_every_rival_at_its_best_and_with_kernels_that_s
     hopeful = finding(entry("a", 110.0), entry("b", able=False, rate_high=120.0))
     shaky = finding(entry("a", 110.0, rate_low=None), entry("b", 100.0))
     for found in (third, hopeful, shaky):
-        assert "in 0 of them the lead is clear" in bottom_line({"findings": [found], "whole_requests": []})
+        assert "in 0 of them the lead is clear" in bottom_line(
+            {"training": [], "findings": [found], "whole_requests": []}
+        )
     sure = finding(entry("a", 110.0, has_range=False, rate_low=None), entry("b", 100.0))
-    assert "in 1 of them the lead is clear" in bottom_line({"findings": [sure], "whole_requests": []})
+    assert "in 1 of them the lead is clear" in bottom_line({"training": [], "findings": [sure], "whole_requests": []})
 
 
 def test_a_verdict_without_a_winner_or_a_rival_says_no_more_than_is_known(entry: Make, finding: Make) -> None:
@@ -138,7 +143,7 @@ def test_a_verdict_without_a_winner_or_a_rival_says_no_more_than_is_known(entry:
 
 def test_a_verdict_has_a_sentence_a_finding_in_order(entry: Make, finding: Make) -> None:
     goals = ["decode, TPOT <= 15 ms", "decode, TPOT <= 50 ms", "prefill, TTFT <= 2 s"]
-    told = verdict({"findings": [finding(entry("a"), goal=goal) for goal in goals]})
+    told = verdict({"training": [], "findings": [finding(entry("a"), goal=goal) for goal in goals]})
     assert [text.split(", fp8:")[0] for text in told] == goals
 
 
@@ -147,6 +152,6 @@ def test_whole_requests_come_first_and_in_a_table(entry: Make, finding: Make) ->
     second = {"system": "b", "rate": 150.0, "prefill_share": 0.5, "usd_per_million": None}
     unable = {"system": "c", "rate": None, "prefill_share": None, "usd_per_million": None}
     group = {"goal": "decode, TPOT <= 15 ms", "precision": "fp8", "entries": [serving, second, unable]}
-    text = bottom_line({"findings": [finding(entry("a"))], "whole_requests": [group]})
+    text = bottom_line({"training": [], "findings": [finding(entry("a"))], "whole_requests": [group]})
     assert "a serves 300 output tokens/s per chip, prefill included, 2.00 times b" in text
     assert whole(group) == [["a", "300", "25%", "0.5"], ["b", "150", "50%", "unknown"], ["c", "none", "", "unknown"]]

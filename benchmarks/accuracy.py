@@ -18,13 +18,14 @@ def line(name: str, figures: dict[str, Any]) -> str:
     """One row: median, mean, 90th percentile and bias of the relative error."""
     keys = ("median_abs_error", "mean_abs_error", "p90_abs_error", "bias")
     shown = "".join(f"{'-' if figures[key] is None else f'{figures[key]:.1%}':>9}" for key in keys)
-    return f"  {name:<40}{figures['evaluated']:>7}{shown}"
+    return f"  {name:<48}{figures['evaluated']:>7}{shown}"
 
 
 def shipped() -> None:
     """The suites that ship with cosim."""
     found = cosim.validate(suite="systolic")
     print(line("systolic cycles (exact forms)", found))
+    print(line("training steps (Korthikanti 2022, not fitted)", cosim.validate(suite="training")))
 
 
 def measured(folder: Path) -> None:
@@ -33,13 +34,25 @@ def measured(folder: Path) -> None:
         path = folder / f"{kind}.csv"
         if not path.is_file():
             continue
-        found = cosim.validate(kind, path, group="accelerator")
+        found = cosim.validate(kind, path, group="system" if kind == "training" else "accelerator")
         print(line(f"{kind}, all answered", found))
         for name, figures in found["groups"].items():
             print(line(f"{kind} on {name}", figures))
         if kind == "matmul":
             by_dtype(found)
         print(f"  skipped {len(found['skipped'])} of {found['cases']}")
+    host = folder / "training_vtrain.csv"
+    if host.is_file():
+        halves(cosim.validate("training", host))
+
+
+def halves(found: dict[str, Any]) -> None:
+    """The table that the host constants of Megatron were fitted on (odd rows), and its held-out half."""
+    from cosim.validation.statistics import summary
+
+    for name, part in (("fitted half", found["rows"][::2]), ("held-out half", found["rows"][1::2])):
+        figures = summary([row["predicted"] for row in part], [row["measured"] for row in part])
+        print(line(f"training, small models, {name}", figures))
 
 
 def by_dtype(found: dict[str, Any]) -> None:
@@ -61,7 +74,7 @@ def by_dtype(found: dict[str, Any]) -> None:
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("../shared/cases")
-    print(f"  {'':<40}{'rows':>7}{'median':>9}{'mean':>9}{'p90':>9}{'bias':>9}")
+    print(f"  {'':<48}{'rows':>7}{'median':>9}{'mean':>9}{'p90':>9}{'bias':>9}")
     shipped()
     if folder.is_dir():
         measured(folder)

@@ -1,4 +1,4 @@
-"""Speed, printed: points per second of a 70B decode, tiled products per second, start-up time.
+"""Speed, printed: points per second of a 70B decode, training plans, tiled products per second, start-up time.
 
 Run with `make bench`. Times are CPU seconds of one process on whatever machine this is: medians of five.
 """
@@ -46,6 +46,25 @@ def decode_points(name: str) -> float:
     return median_cpu_s(lambda: cosim.estimate_decode(system, model, plan, batch=batch, context=4608))
 
 
+def training_plans(name: str) -> float:
+    """CPU seconds of 20,000 training plans of GPT-3 175B: degrees, micro-batch, pieces, ZeRO and recompute all vary."""
+    rng = np.random.default_rng(2)
+    plan = {
+        "tensor_parallel": 2.0 ** rng.integers(0, 4, POINTS),
+        "pipeline_parallel": 2.0 ** rng.integers(0, 6, POINTS),
+        "data_parallel": 2.0 ** rng.integers(0, 6, POINTS),
+        "micro_batch": 2.0 ** rng.integers(0, 3, POINTS),
+        "virtual_pipeline": rng.choice([1.0, 1.0, 3.0], POINTS),
+        "zero": rng.integers(0, 4, POINTS).astype(float),
+        "sequence_parallel": True,
+        "recompute": "full",
+    }
+    system, model = cosim.system(name, nodes=2048), cosim.workload("gpt3-175b")
+    # Memory enough for every plan, so that all are timed.
+    system = system.vary({"chip.memory.dram.stack_capacity": "1 TB"})
+    return median_cpu_s(lambda: cosim.estimate_training(system, model, plan, global_batch=2048, context=2048))
+
+
 def products(name: str) -> float:
     """CPU seconds of 100,000 different products through the tiling search of one chip."""
     rng = np.random.default_rng(1)
@@ -70,6 +89,9 @@ def main() -> None:
     for name in ("dgx-h100", "tpu-v5p-8", "asic-8"):
         spent = decode_points(name)
         print(f"{f'{POINTS:,} decode points, chip and batch vary, {name}':<58}{spent:>8.3f}  < 1 s")
+    for name in ("dgx-a100", "dgx-h100", "asic-8"):
+        spent = training_plans(name)
+        print(f"{f'{POINTS:,} training plans of GPT-3 175B, {name}':<58}{spent:>8.3f}  < 1 s")
     for name in ("h100-sxm", "asic-template"):
         spent = products(name)
         print(f"{f'{PRODUCTS:,} different products, {name}':<58}{spent:>8.3f}  < 1 s")

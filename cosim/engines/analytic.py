@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from cosim.engines import training
 from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens, stage_classes
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
+from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
 from cosim.mapping.memory import KINDS, Memory, serving_memory
-from cosim.mapping.shard import DeviceGraph
 from cosim.mapping.stages import Stages
 from cosim.mapping.training import training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take

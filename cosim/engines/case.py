@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cosim.hardware.lower import SystemArrays
+from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.shard import DeviceGraph, shard
+from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
 from cosim.records import Array, array

@@ -18,9 +18,9 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
+from cosim.mapping.device import ACTIVATION_BYTES, DeviceVector
 from cosim.mapping.placement import Placement, data_placement, expert_data_placement
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.shard import ACTIVATION_BYTES, DeviceVector
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.training import Weights, expert_replicas
 from cosim.records import Array, array

@@ -12,8 +12,7 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.hardware.lower import ChipArrays
-from cosim.mapping.placement import stage_hops, tensor_placement
-from cosim.mapping.shard import (
+from cosim.mapping.device import (
     ACTIVATION_BYTES,
     ACTIVATION_DTYPE,
     DeviceAttention,
@@ -22,6 +21,7 @@ from cosim.mapping.shard import (
     DeviceMatmul,
     DeviceVector,
 )
+from cosim.mapping.placement import stage_hops, tensor_placement
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost

@@ -18,8 +18,8 @@ from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimiz
 from cosim.engines.pipeline import Schedule, pipeline_time
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, exposed, group_costs, op_costs
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
+from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import stage_hops, tensor_placement
-from cosim.mapping.shard import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, by_group
 from cosim.mapping.training import Weights, group_parameters, stage_parameters

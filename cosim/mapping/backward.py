@@ -18,8 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cosim.mapping.plan import RECOMPUTES
-from cosim.mapping.shard import (
+from cosim.mapping.device import (
     ACTIVATION_BYTES,
     DeviceAttention,
     DeviceCollective,
@@ -27,6 +26,7 @@ from cosim.mapping.shard import (
     DeviceMatmul,
     DeviceVector,
 )
+from cosim.mapping.plan import RECOMPUTES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
 from cosim.workload.ops import Graph

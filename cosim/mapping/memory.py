@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosim.dtypes import bytes_per_element
+from cosim.mapping.device import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank
+from cosim.mapping.shard import kv_heads_per_rank
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cosim.mapping.backward import FULL, SELECTIVE
+from cosim.mapping.device import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_tensor
-from cosim.mapping.shard import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cosim.hardware.lower import ChipArrays
-from cosim.mapping.shard import DeviceVector
+from cosim.mapping.device import DeviceVector
 from cosim.records import Array
 from cosim.timing.cost import KernelCost, bound_of, dram_rate
 

@@ -11,7 +11,10 @@ from cosim.validation.cases import read_cases
 from cosim.validation.predict import Prediction, predict
 from cosim.validation.statistics import macro_median, summary
 
-SUITES: dict[str, tuple[str, str]] = {"systolic": ("systolic", "systolic_cycles.csv")}
+SUITES: dict[str, tuple[str, str]] = {
+    "systolic": ("systolic", "systolic_cycles.csv"),
+    "training": ("training", "training_steps.csv"),
+}
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 
 

@@ -81,6 +81,7 @@ def training_case(row: Row) -> tuple[Case, tuple[str, ...]]:
     plan = Plan(
         **degrees,
         micro_batch=_whole(row, "micro_batch"),
+        expert_parallel=int(row.number("ep") or 1),
         virtual_pipeline=int(row.number("virtual_pp") or 1),
         sequence_parallel=row.values.get("sp") == "1",
         zero=_zero(row, degrees["data_parallel"]),
@@ -109,7 +110,7 @@ def _check(row: Row) -> None:
         raise CannotAnswerError("measured quantity or value is unknown")
     if values.get("task", "pretrain") not in ("", "pretrain"):
         raise CannotAnswerError(f"task {values['task']} is not modelled yet")
-    if values.get("arch", "dense") not in ("", "dense"):
+    if values.get("arch", "dense") not in ("", "dense", "moe", "moe-mla"):
         raise CannotAnswerError(f"architecture {values['arch']} is not trained yet")
     if (row.number("cp") or 1.0) > 1.0:
         raise CannotAnswerError("context parallelism is not modelled yet")
@@ -123,8 +124,12 @@ def _model(row: Row, software: Software, completed: list[str]) -> Model:
     length = _whole(row, "seq_len")
     if name in library.names("workloads"):
         known = load_model(name)
-        chosen = dims | ({} if vocab is None else {"vocab": int(vocab)})
+        # A table's ffn is the width of an expert where there are any, its head_dim of MLA a sum: the library knows.
+        chosen = {} if known.experts is not None else dims
+        chosen = chosen | ({} if vocab is None else {"vocab": int(vocab)})
         return known.model_copy(update={**chosen, "max_positions": max(length, known.max_positions)})
+    if row.values.get("arch", "") in ("moe", "moe-mla"):
+        raise CannotAnswerError(f"mixture of experts {name or '(blank)'} is not in the library")
     missing = [d for d in _DIMS if d not in dims]
     if missing:
         raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library and {missing[0]} is not given")

@@ -22,6 +22,7 @@ from cosim.mapping.device import ACTIVATION_BYTES, DeviceVector
 from cosim.mapping.placement import Placement, data_placement, expert_data_placement
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.software import SoftwareArrays
+from cosim.mapping.stages import Stages
 from cosim.mapping.training import Weights, expert_replicas
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
@@ -94,7 +95,7 @@ def layer_traffic(case: Case, software: SoftwareArrays, held: Weights) -> tuple[
     return gather, scatter, wire
 
 
-def closing(case: Case, software: SoftwareArrays, owned: Weights) -> Closing:
+def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages) -> Closing:
     """Gathers before and reductions after a step, of all weights of a stage."""
     zero = case.plan.zero
     gather = reduce = wire = np.zeros_like(owned.shared + owned.routed)
@@ -107,8 +108,23 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights) -> Closing:
         gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
         wire = wire + np.where(zero < 1.0, plain.wire_bytes, np.where(once, given.wire_bytes, 0.0))
         wire = wire + np.where((zero >= 1.0) & (zero < 3.0), taken.wire_bytes, 0.0)
+    if case.model.tied_embeddings:
+        time, sent = _tied(case, software)
+        ends = stage.embeds + stage.heads
+        reduce, wire = reduce + ends * time, wire + ends * sent
     layers = np.maximum(owned.layers, 1.0)
     return Closing(gather, reduce, layers, wire)
+
+
+def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
+    """Sum of the gradients of a table that the first and the last stage both hold [s], and bytes sent (P,)."""
+    plan, node = case.plan, case.system.tiers[0].size
+    size = np.ceil(case.model.vocab / plan.tensor) * case.model.hidden * software.reduced_bytes
+    near = plan.tensor * plan.data * plan.pipeline <= node
+    pair = Placement(np.where(near, 2.0, 1.0), np.where(near, 1.0, 2.0))
+    cost = all_reduce(size, pair, case.system)
+    apart = plan.pipeline > 1.0
+    return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
 
 
 def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:

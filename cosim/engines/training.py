@@ -130,9 +130,10 @@ def step_table(case: Case) -> StepTable:
         energy += runs * link_energy(wire, case.system.chip)
     inside, across, within, beyond, link = _hops(case)
     owned = stage_parameters(every.forward, stage)
-    ends = closing(case, software, owned)
+    ends = closing(case, software, owned, stage)
     update, update_energy = optimizer_step(case, software, owned)
-    total = case.plan.micro_batches * (energy + 2.0 * link)
+    hops = 2.0 * (case.plan.pipeline * case.plan.virtual - 1.0) / case.plan.pipeline
+    total = case.plan.micro_batches * (energy + hops * link)
     total = total + link_energy(ends.wire_bytes, case.system.chip) + update_energy
     return StepTable(Schedule(stage, ahead, back, inside, across, within, beyond), classes, host, ends, update, total)
 
@@ -157,8 +158,10 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
     before, after = table.closing.waits(schedule, plan, cores, overlap=software.gradient_overlap)
     ends = after + table.optimizer
     last = np.expand_dims(np.argmax(ends, axis=0), 0)
-    parts["optimizer"] = np.take_along_axis(np.broadcast_to(table.optimizer, own.shape), last, axis=0)[0]
-    parts["data_parallel"] = before + np.max(ends, axis=0) - parts["optimizer"]
+    update, end = np.take_along_axis(np.broadcast_to(table.optimizer, own.shape), last, axis=0)[0], np.max(ends, axis=0)
+    # A stage that ended early may have begun its update before the first one ended.
+    parts["optimizer"] = np.minimum(update, end)
+    parts["data_parallel"] = before + end - parts["optimizer"]
     return parts
 
 

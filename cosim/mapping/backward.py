@@ -86,7 +86,8 @@ def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul,
     """Input gradient [m, k] over n, and weight gradient [k, n] over m, read and written where it is kept."""
     into = replace(op, name=f"{op.name}.dgrad", n=op.k, k=op.n)
     kept = software.fused_accumulation and not op.activations
-    moved = 2.0 * float(software.gradient_bytes) if kept else op.output_bytes
+    # All points of a batch have one software, whose name is structure: its sizes are one number.
+    moved = 2.0 * float(np.max(software.gradient_bytes)) if kept else op.output_bytes
     weight = replace(op, name=f"{op.name}.wgrad", m=op.k, n=op.n, k=op.m, output_bytes=moved)
     return into, weight
 

@@ -44,7 +44,8 @@ def training_memory(
         parts = [numbers * np.where(plan.zero >= level, 1.0 / ranks, 1.0) for numbers, ranks in own]
         return (parts[0] + parts[1]) * each
 
-    weights = kept(3.0, ACTIVATION_BYTES) + _gathered(device, plan)
+    weights = kept(3.0, ACTIVATION_BYTES)
+    weights = np.minimum(weights + _gathered(device, plan), (held.shared + held.routed) * ACTIVATION_BYTES)
     gradients = kept(2.0, software.gradient_bytes)
     optimizer = kept(1.0, software.optimizer_bytes)
     live = saved_bytes(device, stage, plan)
@@ -75,7 +76,7 @@ def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
     layer: dict[str, Array] = {}
     for tensor in device.saved:
         size = tensor.count * tensor.size_bytes
-        if tensor.group not in {"embed", "head"}:
+        if tensor.group not in {"embed", "head"} and not tensor.boundary:
             layer[tensor.group] = layer.get(tensor.group, 0.0) + size
         dropped = full if not tensor.boundary else array(0.0) > 0.0
         if tensor.core:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from cosim import library
 from cosim.dtypes import DTYPES
@@ -31,6 +33,9 @@ from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
 
 QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "samples_per_s")
+# Formats of a training step; integers are for serving.
+PRECISIONS = tuple(dtype for dtype in DTYPES if not dtype.startswith("int"))
+Spec = TypeVar("Spec", bound=BaseModel)
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
 
@@ -78,19 +83,20 @@ def training_case(row: Row) -> tuple[Case, tuple[str, ...]]:
     model = _model(row, software, completed)
     degrees = _degrees(row, completed)
     system = _system(row, int(np.prod(list(degrees.values()))))
-    plan = Plan(
+    plan = _described(
+        Plan,
         **degrees,
         micro_batch=_whole(row, "micro_batch"),
-        expert_parallel=int(row.number("ep") or 1),
-        virtual_pipeline=int(row.number("virtual_pp") or 1),
-        sequence_parallel=row.values.get("sp") == "1",
+        expert_parallel=_whole(row, "ep", 1),
+        virtual_pipeline=_whole(row, "virtual_pp", 1),
+        sequence_parallel=_choice(row, "sp", ("", "0", "1")) == "1",
         zero=_zero(row, degrees["data_parallel"]),
         recompute=_choice(row, "recompute", RECOMPUTES),
-        dtype=_choice(row, "precision", DTYPES),
+        dtype=_choice(row, "precision", PRECISIONS),
     )
     if plan.dtype not in system.chip.matrix.peak:
         raise CannotAnswerError(f"{system.chip.name} has no matrix rate in {plan.dtype}")
-    scenario = Scenario(context=_whole(row, "seq_len"), global_batch=_whole(row, "global_batch"))
+    scenario = _described(Scenario, context=_whole(row, "seq_len"), global_batch=_whole(row, "global_batch"))
     case = Case(
         "train",
         system,
@@ -112,22 +118,23 @@ def _check(row: Row) -> None:
         raise CannotAnswerError(f"task {values['task']} is not modelled yet")
     if values.get("arch", "dense") not in ("", "dense", "moe", "moe-mla"):
         raise CannotAnswerError(f"architecture {values['arch']} is not trained yet")
-    if (row.number("cp") or 1.0) > 1.0:
+    if _whole(row, "cp", 1) > 1:
         raise CannotAnswerError("context parallelism is not modelled yet")
 
 
 def _model(row: Row, software: Software, completed: list[str]) -> Model:
     """The workload of the library with the row's dimensions, or a plain GPT of these."""
     name = row.values.get("workload", "")
-    dims = {d: int(value) for d in _DIMS if (value := row.number(d)) is not None}
-    vocab = row.number("vocab")
+    dims = {d: _whole(row, d) for d in _DIMS if row.values.get(d, "").strip()}
+    vocab = _whole(row, "vocab") if row.values.get("vocab", "").strip() else None
     length = _whole(row, "seq_len")
     if name in library.names("workloads"):
         known = load_model(name)
         # A table's ffn is the width of an expert where there are any, its head_dim of MLA a sum: the library knows.
         chosen = {} if known.experts is not None else dims
-        chosen = chosen | ({} if vocab is None else {"vocab": int(vocab)})
-        return known.model_copy(update={**chosen, "max_positions": max(length, known.max_positions)})
+        chosen = chosen | ({} if vocab is None else {"vocab": vocab})
+        longest = max(length, known.max_positions)
+        return _described(Model, **{**known.model_dump(), **chosen, "max_positions": longest})
     if row.values.get("arch", "") in ("moe", "moe-mla"):
         raise CannotAnswerError(f"mixture of experts {name or '(blank)'} is not in the library")
     missing = [d for d in _DIMS if d not in dims]
@@ -138,15 +145,16 @@ def _model(row: Row, software: Software, completed: list[str]) -> Model:
     if vocab is None and software.vocabulary is None:
         raise CannotAnswerError("the vocabulary is not given")
     if vocab is None and software.vocabulary is not None:
-        vocab = software.vocabulary.si
-        completed.append(f"vocab {vocab:g}")
+        vocab = int(software.vocabulary.si)
+        completed.append(f"vocab {vocab}")
     completed.append("plain GPT")
-    return Model(
+    return _described(
+        Model,
         name=name or "gpt",
         title=name or "GPT",
         source="row",
         **dims,
-        vocab=int(vocab or 1),
+        vocab=vocab,
         gated=False,
         norm="layer",
         position="learned",
@@ -163,13 +171,14 @@ def _degrees(row: Row, completed: list[str]) -> dict[str, int]:
     """Tensor, pipeline and data degrees; data parallelism takes what is left of the chips."""
     chips = _whole(row, "num_accelerators")
     tensor, pipeline = _whole(row, "tp"), _whole(row, "pp")
-    data = row.number("dp")
-    if data is None:
+    if row.values.get("dp", "").strip():
+        data = _whole(row, "dp")
+    else:
         data = chips // (tensor * pipeline)
-        completed.append(f"dp {data:g}")
-    if tensor * pipeline * int(data) != chips:
+        completed.append(f"dp {data}")
+    if tensor * pipeline * data != chips:
         raise CannotAnswerError("tp x pp x dp is not the number of accelerators")
-    return {"tensor_parallel": tensor, "pipeline_parallel": pipeline, "data_parallel": int(data)}
+    return {"tensor_parallel": tensor, "pipeline_parallel": pipeline, "data_parallel": data}
 
 
 def _zero(row: Row, data: int) -> int:
@@ -212,11 +221,27 @@ def _software(name: str) -> Software:
         raise CannotAnswerError(str(error)) from None
 
 
-def _whole(row: Row, column: str) -> int:
+def _whole(row: Row, column: str, default: int | None = None) -> int:
+    """A positive whole number of the row, or `default` where the column is blank or absent."""
+    if default is not None and not row.values.get(column, "").strip():
+        return default
     value = row.number(column)
     if value is None or value < 1 or value != round(value):
-        raise CannotAnswerError(f"{column} is not given")
+        shown = row.values.get(column, "").strip()
+        raise CannotAnswerError(
+            f"{column} {shown} is not a positive whole number" if shown else f"{column} is not given"
+        )
     return int(value)
+
+
+def _described(kind: type[Spec], **fields: Any) -> Spec:  # noqa: ANN401  # whatever the description holds
+    """The description, checked. Raises CannotAnswerError that names what is wrong with it."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CannotAnswerError(f"{where or kind.__name__.lower()} is not possible: {first['msg']}") from None
 
 
 def _choice(row: Row, column: str, known: Sequence[str]) -> str:

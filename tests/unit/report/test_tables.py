@@ -91,7 +91,9 @@ def test_the_bottom_line_counts_who_leads_and_where_that_is_clear(entry: Make, f
     alone = finding(entry("a"), entry("b", able=False))
     nobody = finding(entry("a", able=False), entry("b", able=False))
     text = bottom_line({"training": [], "findings": [clear, open_, alone, nobody], "whole_requests": []})
-    assert text == ("Of 3 serving cases a leads 2, b leads 1; in 2 of them the lead is clear of what is unknown about kernels.")
+    assert text == (
+        "Of 3 serving cases a leads 2, b leads 1; in 2 of them the lead is clear of what is unknown about kernels."
+    )
     assert (
         bottom_line({"training": [], "findings": [nobody], "whole_requests": []})
         == "No system meets any of the limits."

@@ -103,7 +103,7 @@ def test_a_file_of_no_answered_rows_has_no_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suite", sorted(SUITES))
 def test_every_suite_that_ships_is_answered_whole(suite: str) -> None:
     found = validate(suite=suite)
-    assert found["evaluated"] == found["cases"] > 10
+    assert found["evaluated"] == found["cases"] >= 8
     assert found["skipped"] == []
 
 

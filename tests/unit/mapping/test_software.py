@@ -1,0 +1,107 @@
+"""Training software: what ships, what a file may say, and the numbers that reach the engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosim import library
+from cosim.errors import SpecError
+from cosim.mapping.software import Software, load_software, lower_software
+from cosim.records import leaves
+
+SHIPPED = sorted(library.names("software"))
+NUMBERS = ("gradient_bytes", "reduced_bytes", "optimizer_bytes", "host_kernel", "host_step")
+OWN = """\
+base: megatron
+name: own
+title: Ours
+gradient_bytes: {value: 8, unit: bit, kind: given, source: our own}
+host_kernel: {value: 3, unit: us, kind: given, source: our own}
+tensor_overlap: false
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def changed(software: Software) -> dict[str, object]:
+    """What the software says of itself, without its name."""
+    return {name: value for name, value in software.model_dump().items() if name not in ("name", "title")}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_software_loads_under_its_name_and_cites_its_numbers(name: str) -> None:
+    software = load_software(name)
+    texts = {
+        source.text + ("" if source.checked else " [unverified recollection]") for source in software.sources.values()
+    }
+    assert software.name == name
+    assert software.title
+    for field in NUMBERS:
+        datum = getattr(software, field)
+        assert datum.source in texts
+        assert datum.si >= 0.0
+        low, high = datum.si_range
+        assert low <= datum.si <= high
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_lowering_keeps_every_choice_and_turns_numbers_to_si(name: str) -> None:
+    software = load_software(name)
+    arrays = lower_software(software)
+    assert arrays.name == name
+    assert arrays.fused == (software.attention == "fused")
+    for field in NUMBERS:
+        assert float(getattr(arrays, field)) == getattr(software, field).si
+    for field in ("fused_accumulation", "tensor_overlap", "gradient_overlap"):
+        assert getattr(arrays, field) == getattr(software, field)
+    assert all(leaf.shape == () for leaf in leaves(arrays))
+    assert len(list(leaves(arrays))) == len(NUMBERS)
+
+
+def test_the_software_of_the_papers_keeps_16_bytes_a_parameter_with_its_weight_and_that_of_today_18() -> None:
+    for name, total in (("megatron-2022", 16.0), ("megatron-2023", 16.0), ("megatron", 18.0)):
+        arrays = lower_software(load_software(name))
+        assert 2.0 + float(arrays.gradient_bytes + arrays.optimizer_bytes) == total
+
+
+def test_the_release_of_2023_differs_from_2022_by_its_name_alone() -> None:
+    assert changed(load_software("megatron-2023")) == changed(load_software("megatron-2022"))
+
+
+def test_a_file_of_ones_own_over_a_shipped_base(tmp_path: Path) -> None:
+    own, base = load_software(written(tmp_path, OWN)), load_software("megatron")
+    assert (own.name, own.title) == ("own", "Ours")
+    assert (own.gradient_bytes.si, own.tensor_overlap) == (1.0, False)
+    assert own.host_kernel.si == pytest.approx(3e-6)
+    same = set(changed(base)) - {"gradient_bytes", "host_kernel", "tensor_overlap"}
+    assert {name: changed(own)[name] for name in same} == {name: changed(base)[name] for name in same}
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r"no software has this name \(got 'megatorn'\); nearest: megatron"):
+        load_software("megatorn")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("attention: flash", r"own\.yaml:7: attention: .*'fused' or 'unfused'"),
+        ("tensor_overlaps: true", r"own\.yaml:7: tensor_overlaps: unknown field.*nearest: tensor_overlap"),
+        ("host_step: {value: 5, unit: B, kind: given, source: our own}", r"own\.yaml:7: host_step"),
+        ("optimizer_bytes: {value: -1, unit: B, kind: given, source: our own}", r"own\.yaml:7: optimizer_bytes"),
+    ],
+)
+def test_a_slip_is_told_at_its_line(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        load_software(written(tmp_path, f"{OWN}{line}\n"))
+
+
+def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"own\.yaml.*: attention: is missing"):
+        load_software(written(tmp_path, "name: own\ntitle: Ours\n"))

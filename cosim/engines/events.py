@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cosim.engines.case import Case, device_graph, stage_classes
 from cosim.engines.step import op_costs, stage_costs, transfers
 from cosim.errors import SimulationError
+from cosim.mapping.placement import serving_stage
 from cosim.records import at
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def schedule(case: Case, index: int = 0) -> Schedule:
     counts = classes.count[:, 0].astype(int)
     stage_s = [float(cost) for cost, count in zip(costs, counts, strict=True) for _ in range(count)]
     moved = transfers(point)
-    per_node = max(int(point.system.tiers[0].size // point.plan.tensor), 1)
+    per_node = max(int(point.system.tiers[0].size // serving_stage(point.plan)), 1)
     boundaries = range(1, len(stage_s))
     # A boundary crosses nodes where the next stage opens a new one.
     spread = int(moved.across) > 0

@@ -21,7 +21,7 @@ from cosim.mapping.device import (
     DeviceMatmul,
     DeviceVector,
 )
-from cosim.mapping.placement import stage_hops, tensor_placement
+from cosim.mapping.placement import expert_placement, serving_stage, stage_hops, tensor_placement
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
@@ -162,7 +162,7 @@ def transfers(case: Case) -> Transfers:
     # Each rank sends its slice of the hidden vector; the receivers gather inside their group for free
     # because the next layer's first collective needs no more than the slices.
     size = tokens * case.model.hidden * ACTIVATION_BYTES / case.plan.tensor
-    inside, across = stage_hops(case.plan.tensor, case.plan.pipeline, tiers[0].size)
+    inside, across = stage_hops(serving_stage(case.plan), case.plan.pipeline, tiers[0].size)
     within, beyond = (send(size, tiers[index], case.system) for index in (0, -1))
     return Transfers(inside, across, within, beyond, link_energy(size, chip))
 
@@ -208,7 +208,8 @@ def _collective(op: DeviceCollective, case: Case) -> tuple[Array, Array]:
     if op.kind == "all_reduce":
         cost = all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
     elif op.kind == "all_to_all":
-        cost = all_to_all(op.size_bytes, op.far_bytes, case.system)
+        experts = expert_placement(case.plan, case.system.tiers[0].size)
+        cost = all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
     elif op.kind == "reduce_scatter":
         cost = reduce_scatter(op.size_bytes, group, case.system)
     else:

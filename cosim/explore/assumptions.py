@@ -45,7 +45,7 @@ def data_of(spec: BaseModel, prefix: str = "") -> Iterator[Assumption]:
 
 def model_facts(model: Model) -> list[Assumption]:
     """Dimensions and choices of a model with their one source."""
-    skip = {"name", "title", "source", "published_parameters"}
+    skip = {"name", "title", "source", "published_parameters", "published_active_parameters"}
     facts = [
         {"path": name, "value": str(getattr(model, name)), "kind": "published", "source": model.source, "note": ""}
         for name in type(model).model_fields

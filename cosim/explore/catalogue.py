@@ -20,7 +20,7 @@ from cosim.mapping.plan import Plan, Scenario
 from cosim.mapping.software import Software, load_software
 from cosim.overrides import Varied
 from cosim.units import format_si
-from cosim.workload.graph import kv_bytes_per_token, parameters
+from cosim.workload.graph import active_parameters, kv_bytes_per_token, parameters
 from cosim.workload.hub import is_hub_config
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
@@ -132,7 +132,13 @@ def _system(path: str) -> Item:
 def _model(path: str) -> Item:
     model = load_model(path)
     count = float(parameters(lower_model(Varied(model))))
-    return {"title": model.title, "parameters": f"{count / 1e9:.4g} B", "layers": model.layers, "hidden": model.hidden}
+    active = f" ({float(active_parameters(lower_model(Varied(model)))) / 1e9:.4g} B active)" if model.experts else ""
+    return {
+        "title": model.title,
+        "parameters": f"{count / 1e9:.4g} B{active}",
+        "layers": model.layers,
+        "hidden": model.hidden,
+    }
 
 
 def _software(path: str) -> Item:
@@ -148,5 +154,13 @@ def _experiment(path: str) -> Item:
 def _model_derived(model: Model) -> list[Item]:
     arrays = lower_model(Varied(model))
     count, kv = float(np.max(parameters(arrays))), float(np.max(kv_bytes_per_token(arrays, 2.0)))
-    rows = [("parameters", f"{count:,.0f}"), ("kv_cache_per_token.bf16", format_si(kv, "B"))]
+    rows = [("parameters", f"{count:,.0f}")]
+    if model.experts is not None:
+        active = float(np.max(active_parameters(arrays)))
+        table = float(model.vocab * model.hidden)
+        rows += [
+            ("parameters.active", f"{active:,.0f}"),
+            ("parameters.active_with_embedding", f"{active + (0.0 if model.tied_embeddings else table):,.0f}"),
+        ]
+    rows.append(("kv_cache_per_token.bf16", format_si(kv, "B")))
     return [{"path": p, "value": v, "kind": "derived", "source": "from the graph", "note": ""} for p, v in rows]

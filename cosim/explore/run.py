@@ -24,6 +24,7 @@ from cosim.explore.training_study import training_blocks, training_goals
 from cosim.hardware.load import read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
+from cosim.mapping.software import load_software
 from cosim.overrides import Varied, vary
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
@@ -265,7 +266,7 @@ def _rooflines(inputs: Inputs) -> dict[str, Any]:
     from cosim.hardware.lower import lower_system
 
     lines: dict[str, Any] = {}
-    for name, varied in inputs.every_system.items():
+    for name, varied in inputs.systems.items():
         chip = lower_system(varied).chip
         peaks = {dtype: float(np.max(peak)) for dtype, peak in chip.matrix.peak.items()}
         lines[name] = {"peak": peaks, "bandwidth": float(np.max(chip.memory["dram"].bandwidth))}
@@ -294,5 +295,11 @@ def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
     if formats:
         shown = ", ".join(f"{name} {dtype}" for name, dtype in formats.items())
         notes.append(f"native formats differ ({shown}); what they cost in answer quality is not modelled")
+    if inputs.study.training is not None:
+        software = load_software(inputs.study.training.software)
+        notes.append(
+            f"training assumes {software.title} on every system: what it overlaps and what its host costs are "
+            "estimates there, fitted on A100 systems of 2023 alone"
+        )
     notes.append("energies are built up from estimates on every chip; ranges are in the assumptions")
     return notes

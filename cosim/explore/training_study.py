@@ -29,7 +29,7 @@ KILO = 1e3
 
 def training_goals(study: TrainingStudy) -> list[Goal]:
     """Both boundaries of every run, in the order of the study."""
-    return [goal for run in study.runs for goal in _goals(run, study.chips)]
+    return [goal for run in study.runs for goal in _goals(run, study)]
 
 
 def training_blocks(
@@ -40,7 +40,7 @@ def training_blocks(
 ) -> Iterator[Block]:
     """Every plan of every system, run and boundary at each quality. What has no legal plan is left out, said later."""
     for run in study.runs:
-        by_chips, by_power = _goals(run, study.chips)
+        by_chips, by_power = _goals(run, study)
         for name, varied in systems.items():
             same = with_nodes(varied, nodes_of(varied, study.chips))
             budget = provisioned_w(
@@ -74,11 +74,11 @@ def provisioned_w(varied: Varied[System]) -> float:
     return (spec.chips * spec.chip.power.limit.si + spec.nodes.si * spec.server.power.si) * spec.facility.pue.si
 
 
-def _goals(run: TrainingRun, chips: int) -> tuple[Goal, Goal]:
+def _goals(run: TrainingRun, study: TrainingStudy) -> tuple[Goal, Goal]:
     text = f"training {run.workload}"
     return (
-        Goal("train", np.inf, f"{text}, {chips:,} chips each", "chip"),
-        Goal("train", np.inf, f"{text}, facility power of {chips:,} chips of the first", "kW"),
+        Goal("train", np.inf, f"{text}, {study.chips:,} chips each", "chip"),
+        Goal("train", np.inf, f"{text}, facility power of {study.chips:,} chips of {study.systems[0]}", "kW"),
     )
 
 

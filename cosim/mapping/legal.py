@@ -100,7 +100,8 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     verdict = merged(fine(), "chips", plan.chips - chips)
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
     if model.is_moe:
-        remainder = np.maximum(remainder, np.mod(model.expert_ffn, expert_tensor(plan)))
+        share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)
+        remainder = np.maximum(remainder, np.mod(model.expert_ffn, share))
     verdict = merged(verdict, "tensor_parallel", remainder)
     few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
     uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))

@@ -91,7 +91,7 @@ def _activations(device: DeviceGraph, stage: Stages) -> Array:
     residual = array(0.0)
     for matmul in device.matmuls:
         runs = by_group(stage, matmul.group) > 0.0
-        both = matmul.m * (matmul.n + matmul.k) * ACTIVATION_BYTES
+        both = matmul.batch * matmul.m * (matmul.n + matmul.k) * ACTIVATION_BYTES
         peak = np.maximum(peak, np.where(runs, both, 0.0))
     for vector in device.vectors:
         runs = by_group(stage, vector.group) > 0.0

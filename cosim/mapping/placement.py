@@ -1,7 +1,7 @@
 """Where the ranks of a group lie on the network tiers.
 
-Serving: tensor ranks innermost, then stages, then replicas. Training: tensor ranks, then replicas, then stages, so
-that gradients stay as near as they can.
+Serving: tensor ranks innermost, then replicas that share experts, then stages, then other replicas. Training: tensor
+ranks, then replicas, then stages, so that gradients stay as near as they can.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ def data_placement(tensor: Array, data: Array, node: Array) -> Placement:
     """Replicas in training: ranks of equal tensor index, next to the tensor ranks and inside stages."""
     outer = np.minimum(np.ceil(tensor * data / node), data)
     return Placement(data / outer, outer)
+
+
+def expert_placement(plan: PlanArrays, node: Array) -> Placement:
+    """Ranks that share out the experts: next to each other, tensor ranks first."""
+    return tensor_placement(plan.expert, node)
+
+
+def serving_stage(plan: PlanArrays) -> Array:
+    """Ranks of a stage that lie next to each other when serving: the tensor group, or the expert group around it."""
+    return np.maximum(plan.tensor, plan.expert)
 
 
 def expert_data_placement(plan: PlanArrays, node: Array) -> Placement:

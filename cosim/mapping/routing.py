@@ -1,9 +1,10 @@
 """How routed tokens fall on ranks: busy experts, the busiest rank, bytes that leave it.
 
 Tokens are balls, ranks are bins. With T tokens of k choices over E experts on `ep` ranks:
-    busy experts of a rank    E / ep (1 - (1 - k / E)^T)
-    busiest of ep ranks       mu exp(1 + W((ln ep - mu) / (e mu))), mu = T k / ep: where Chernoff's bound says that one
-                              rank in ep has more (W is Lambert's function), never more than all tokens
+    busiest of ep ranks       mu + z sqrt(mu) + (z^2 - 1) / 6, mu = T k / ep, z the expected largest of ep normal
+                              numbers (Blom 1958), the last term the skew of a Poisson count (Cornish and Fisher
+                              1937); never more than all tokens
+    busy experts of a rank    n (1 - (1 - k / E)^T) of its n = E / ep; of the busiest with B rows n (1 - (1 - 1 / n)^B)
     ranks that a token needs  ep (1 - (1 - 1 / ep)^k); nodes likewise, at most the router's limit
 """
 
@@ -37,22 +38,30 @@ def load(routing: Routing, rows: Array, plan: PlanArrays) -> Load:
     """Load of the busiest of `plan.expert` ranks for `rows` tokens a replica."""
     tokens = rows * np.maximum(plan.expert / plan.tensor, 1.0)
     kept = routing.experts / plan.expert
-    active = kept * -np.expm1(tokens * np.log1p(-np.minimum(routing.chosen / routing.experts, 1.0 - 1e-12)))
     mean = tokens * routing.chosen / plan.expert
     most = tokens * np.minimum(routing.chosen, kept)
     busiest = np.minimum(expected_maximum(mean, plan.expert) * (1.0 + routing.imbalance), most)
     busiest = np.maximum(busiest, np.minimum(mean, most))
+    average = kept * _filled(routing.chosen / routing.experts, tokens)
+    active = np.maximum(average, kept * _filled(1.0 / kept, busiest))
+    # No expert has more rows than there are tokens.
+    active = np.minimum(np.maximum(active, busiest / tokens), kept)
     return Load(active, busiest / active, busiest, kept)
 
 
 def expected_maximum(mean: Array, ranks: Array) -> Array:
     """Load of the busiest of `ranks` bins whose mean is `mean` (Poisson); the mean for one bin."""
-    from scipy.special import lambertw
+    from scipy.special import ndtri
 
-    many = np.log(np.maximum(ranks, 1.0))
-    grown = np.real(lambertw(np.maximum((many - mean) / (np.e * mean), -1.0 / np.e)))
-    found: Array = np.where(ranks > 1.0, mean * np.exp(1.0 + grown), mean)
-    return found
+    z = ndtri(np.maximum(ranks - 0.375, 0.625) / (ranks + 0.25))
+    found: Array = np.maximum(mean + z * np.sqrt(mean) + (z * z - 1.0) / 6.0, mean)
+    return np.where(ranks > 1.0, found, mean)
+
+
+def _filled(chance: Array, draws: Array) -> Array:
+    """Share of bins that are hit at least once in `draws`, each by `chance`: 1 - (1 - chance)^draws."""
+    share: Array = -np.expm1(draws * np.log1p(-np.minimum(chance, 1.0 - 1e-12)))
+    return share
 
 
 def sent(routing: Routing, rows: Array, plan: PlanArrays, node: Array) -> tuple[Array, Array]:
@@ -68,7 +77,8 @@ def sent(routing: Routing, rows: Array, plan: PlanArrays, node: Array) -> tuple[
     nodes = np.minimum(_distinct(outer, routing.chosen), routing.nodes)
     once = np.isfinite(routing.nodes)
     far = mine * np.where(once, nodes, ranks) * (outer - 1.0) / outer
-    near = mine * ranks * (inner - 1.0) / inner
+    # What comes to a node once is handed on inside it; without that only copies for the own node stay inside.
+    near = mine * ranks * (inner - 1.0) / np.where(once, inner, plan.expert)
     spans = plan.expert > plan.tensor
     return np.where(spans, near, 0.0), np.where(spans, far, 0.0)
 

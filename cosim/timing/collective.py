@@ -64,11 +64,11 @@ def reduce_scatter(size: Array, group: Placement, system: SystemArrays) -> Colle
     return all_gather(size, group, system)
 
 
-def all_to_all(near: Array, far: Array, system: SystemArrays) -> CollectiveCost:
-    """Every rank sends `near` bytes to ranks of its node and `far` bytes beyond it, both at once."""
+def all_to_all(near: Array, far: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
+    """Every rank of `group` sends `near` bytes to ranks of its node and `far` bytes beyond it, both at once."""
     inner, outer = system.tiers[0], system.tiers[-1]
-    inside = near / (inner.bandwidth * reached(system, inner))
-    beyond = far / (outer.bandwidth * reached(system, outer))
+    inside = near / (reach(inner, group.inner) * reached(system, inner))
+    beyond = far / (reach(outer, group.outer) * reached(system, outer))
     one = array(1.0)
     time = np.maximum(
         np.where(near > 0.0, _sent(one, inside, inner), 0.0), np.where(far > 0.0, _sent(one, beyond, outer), 0.0)

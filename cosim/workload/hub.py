@@ -87,8 +87,8 @@ def _windowed_layers(config: Mapping[str, Any], family: str, layers: int, docume
 def routed_fields(config: Mapping[str, Any], family: str, document: Document) -> dict[str, Any]:
     """Experts, and latent attention, of the families that have them; nothing for others."""
 
-    def whole(key: str, default: int | None = None) -> int:
-        return _whole(config, key, document, default)
+    def whole(key: str) -> int:
+        return _whole(config, key, document)
 
     if family in ("mixtral", "gpt_oss"):
         given = family == "gpt_oss"
@@ -107,8 +107,8 @@ def routed_fields(config: Mapping[str, Any], family: str, document: Document) ->
         "experts": whole("n_routed_experts"),
         "experts_per_token": whole("num_experts_per_tok"),
         "expert_ffn": whole("moe_intermediate_size"),
-        "shared_experts": whole("n_shared_experts"),
-        "dense_layers": whole("first_k_dense_replace"),
+        "shared_experts": 0 if config.get("n_shared_experts") == 0 else whole("n_shared_experts"),
+        "dense_layers": 0 if config.get("first_k_dense_replace") == 0 else whole("first_k_dense_replace"),
         "expert_groups": whole("n_group"),
         "groups_per_token": whole("topk_group"),
         "query_latent": None if config.get("q_lora_rank") is None else whole("q_lora_rank"),
@@ -136,7 +136,7 @@ def _llama_like(config: Mapping[str, Any], family: str, document: Document) -> d
         "ffn": _whole(config, "intermediate_size", document),
         "heads": heads,
         "kv_heads": _whole(config, "num_key_value_heads", document, heads),
-        "head_dim": _head_dim(config, hidden, heads, document),
+        "head_dim": 1 if family == "deepseek_v3" else _head_dim(config, hidden, heads, document),
         "vocab": _whole(config, "vocab_size", document),
         "gated": True,
         "norm": "rms",

@@ -19,7 +19,8 @@ def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph
     """Down- and up-projections, rotary and cache write, attention in one of its forms, output projection, sum."""
     down, norms = _down(model, tokens)
     rope = Axis(model.heads, model.rope_dim)
-    kept = whole(model.kept_per_token)
+    # The latent is whole on every tensor rank.
+    kept = Axis(array(1.0), model.kept_per_token)
     cache = Vector("rotary_and_cache", "layer", tokens.rows, (rope, kept), 1.0, 1.0, flop=6.0, splits=True)
     value = Axis(model.heads, model.value_dim)
     out = Matmul("attention_out", "layer", tokens.rows, (whole(model.hidden),), value, "k", bias=model.output_bias)

@@ -93,7 +93,7 @@ class Model(Frozen):
             raise SpecError("is missing although windowed_layers is set", field="window")
         self._routes()
         latent = (self.kv_latent, self.rope_dim, self.value_dim)
-        if any(latent) and not all(latent):
+        if (any(latent) or self.query_latent) and not all(latent):
             hint = "latent attention needs kv_latent, rope_dim and value_dim"
             raise SpecError("is incomplete", field="kv_latent", value=self.kv_latent, hint=hint)
         return self
@@ -101,6 +101,10 @@ class Model(Frozen):
     def _routes(self) -> None:
         """Refuses routing that cannot be. Raises SpecError."""
         if self.experts is None:
+            alone = ("expert_ffn", "shared_experts", "dense_layers", "router_bias", "expert_groups", "groups_per_token")
+            for name in (*alone, *(("experts_per_token",) if self.experts_per_token > 1 else ())):
+                if getattr(self, name):
+                    raise SpecError("is set although experts is not", field=name, value=getattr(self, name))
             return
         if self.expert_ffn is None:
             raise SpecError("is missing although experts is set", field="expert_ffn")

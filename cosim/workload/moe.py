@@ -5,20 +5,27 @@ Rows are those before routing; how many reach a rank and how many experts are bu
 
 from __future__ import annotations
 
+import numpy as np
+
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Collective, Graph, Matmul, Routing, Vector, whole
 from cosim.workload.tokens import Tokens
 
 
-def routing_of(model: ModelArrays, imbalance: Array) -> Routing:
-    """How the model's router spreads tokens."""
-    return Routing(model.experts, model.experts_per_token, model.node_limit, imbalance)
+def routing_of(model: ModelArrays, imbalance: Array, phase: str) -> Routing:
+    """How the model's router spreads tokens.
+
+    Kernels for few tokens send every copy by itself; those for many send once to each node that the router allows
+    (DeepEP's low-latency and normal kernels).
+    """
+    nodes = array(np.inf) if phase == "decode" else model.node_limit
+    return Routing(model.experts, model.experts_per_token, nodes, imbalance)
 
 
 def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     """Router and choice, tokens to their experts, grouped products, tokens back, shared experts beside them."""
-    routing, rows = routing_of(model, imbalance), tokens.rows
+    routing, rows = routing_of(model, imbalance, tokens.phase), tokens.rows
     hidden, wide = whole(model.hidden), whole(model.expert_ffn)
     parts = (wide, wide) if model.gated else (wide,)
     scores = whole(model.experts)

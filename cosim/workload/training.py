@@ -99,7 +99,7 @@ def _routed(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     """The serving block and the dense layers before it; keeps what each token's experts read and made."""
     block, rows = routed_block(model, tokens, imbalance), tokens.rows
     hidden, wide, two = whole(model.hidden), whole(model.expert_ffn), 2 if model.gated else 1
-    routing = routing_of(model, imbalance)
+    routing = routing_of(model, imbalance, "train")
     saved = [
         Saved("router_input", "moe", rows, (hidden,), HALF, sequence=True),
         Saved("routed_input", "moe", rows, (hidden,), HALF, routed=routing),

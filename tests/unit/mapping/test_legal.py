@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.mapping.legal import CODES, LIMITS, Verdict, divisibility, divisors, fine, legal_plans, merged
+from cosim.mapping.legal import (
+    CODES,
+    LIMITS,
+    Verdict,
+    divisibility,
+    divisors,
+    expert_degrees,
+    fine,
+    legal_plans,
+    merged,
+)
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.records import array
 from cosim.workload.model import ModelArrays
@@ -282,3 +292,106 @@ def test_what_only_training_asks_is_not_asked_of_serving(
 ) -> None:
     plan = plan_of(virtual_pipeline=5, micro_batch=7, micro_batches=2)
     assert int(judge(model_of(), plan, scenario_of(batch=4, global_batch=3), 8, phase).code) == 0
+
+
+# 24 heads of a mixture of 12 experts: degrees 1, 2, 3, 4, 6, 12 may share them out.
+TWELVE = {"heads": 24, "kv_heads": 24, "ffn": 960, "experts": 12, "experts_per_token": 2, "expert_ffn": 48}
+
+
+@pytest.mark.parametrize(
+    ("plan_fields", "limit", "shortfall"),
+    [
+        ({"expert_parallel": 5, "data_parallel": 5}, "expert_parallel", 2.0),  # 12 = 2 x 5 + 2
+        ({"expert_parallel": 24, "data_parallel": 24}, "expert_parallel", 12.0),  # more ranks than experts
+        ({"expert_parallel": 12, "data_parallel": 6}, "expert_parallel", 6.0),  # six ranks for twelve
+        ({"expert_parallel": 4, "tensor_parallel": 2, "data_parallel": 3}, "expert_parallel", 2.0),  # 6 = 4 + 2
+        ({"expert_parallel": 6, "tensor_parallel": 4, "data_parallel": 3}, "expert_parallel", 2.0),  # 6 = 4 + 2
+        ({"expert_parallel": 6, "tensor_parallel": 2, "data_parallel": 3}, "", 0.0),
+        ({"expert_parallel": 12, "data_parallel": 12}, "", 0.0),
+        ({"expert_parallel": 2, "tensor_parallel": 8}, "", 0.0),  # each expert over four ranks
+        ({"expert_parallel": 3, "tensor_parallel": 12}, "", 0.0),
+        ({"expert_parallel": 2, "pipeline_parallel": 2}, "expert_parallel", 1.0),  # stages share no experts
+        ({"expert_parallel": 5, "pipeline_parallel": 81}, "expert_parallel", 2.0),  # before the stages
+        ({"expert_parallel": 5, "tensor_parallel": 7}, "tensor_parallel", 3.0),  # after the heads: 24 = 3 x 7 + 3
+    ],
+)
+def test_shortfalls_of_expert_parallelism_by_hand(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    plan_fields: dict[str, int],
+    limit: str,
+    shortfall: float,
+) -> None:
+    plan = plan_of(**plan_fields)
+    model = model_of("mixtral-8x7b", **TWELVE)
+    verdict = judge(model, plan, scenario_of(batch=int(plan.data)), 1000)
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == (limit, shortfall)
+
+
+@pytest.mark.parametrize(("expert", "shortfall"), [(1, 0.0), (2, 1.0), (8, 7.0)])
+def test_a_dense_model_has_no_experts_to_share_out(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, expert: int, shortfall: float
+) -> None:
+    verdict = judge(model_of(), plan_of(tensor_parallel=8, expert_parallel=expert), scenario_of(), 8)
+    assert LIMITS[int(verdict.code)].name == ("expert_parallel" if shortfall else "")
+    assert float(verdict.shortfall) == shortfall
+
+
+@pytest.mark.parametrize(
+    ("expert", "limit", "shortfall"),
+    [(1, "tensor_parallel", 4.0), (2, "", 0.0), (4, "", 0.0)],  # 44 = 5 x 8 + 4 = 11 x 4 = 22 x 2
+)
+def test_ranks_that_share_an_expert_must_divide_its_width(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, expert: int, limit: str, shortfall: float
+) -> None:
+    model = model_of("mixtral-8x7b", **{**TWELVE, "expert_ffn": 44})
+    verdict = judge(model, plan_of(tensor_parallel=8, expert_parallel=expert), scenario_of(), 8)
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == (limit, shortfall)
+
+
+def test_each_point_has_its_own_expert_degree(model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf) -> None:
+    plan = plan_of(tensor_parallel=8, data_parallel=4, expert_parallel=[1, 8, 32, 64, 256])
+    verdict = judge(model_of("deepseek-v3"), plan, scenario_of(batch=4), 32)
+    names = [LIMITS[code].name for code in verdict.code]
+    assert names == ["", "", "", "expert_parallel", "expert_parallel"]
+    np.testing.assert_array_equal(verdict.shortfall, [0.0, 0.0, 0.0, 32.0, 32.0])  # 32 ranks for more
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    tensor=st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]),
+    data=st.integers(1, 16),
+    experts=st.integers(2, 64),
+    width=st.sampled_from([24, 36, 40, 48]),
+)
+def test_expert_degrees_are_those_that_break_no_limit(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    tensor: int,
+    data: int,
+    experts: int,
+    width: int,
+) -> None:
+    model = model_of("mixtral-8x7b", **{**TWELVE, "experts": experts, "expert_ffn": width})
+    every = np.arange(1, tensor * data + 1)
+    plan = plan_of(tensor_parallel=tensor, data_parallel=data, expert_parallel=every)
+    verdict = judge(model, plan, scenario_of(batch=data), tensor * data)
+    codes = np.broadcast_to(verdict.code, every.shape)
+    assert expert_degrees(model, tensor, data) == every[codes == 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "data", "degrees"),
+    [
+        ("llama-3.1-70b", 8, 4, [1]),
+        ("mixtral-8x7b", 8, 1, [1, 2, 4, 8]),
+        ("mixtral-8x7b", 1, 32, [1, 2, 4, 8]),  # no more than experts
+        ("deepseek-v3", 8, 4, [1, 2, 4, 8, 16, 32]),
+        ("deepseek-v3", 8, 3, [1, 2, 4, 8]),  # 24 ranks would need a degree of 16
+        ("gpt-oss-120b", 1, 6, [1, 2]),
+    ],
+)
+def test_expert_degrees_by_hand(model_of: ModelOf, name: str, tensor: int, data: int, degrees: list[int]) -> None:
+    assert expert_degrees(model_of(name), tensor, data) == degrees

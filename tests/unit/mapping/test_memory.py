@@ -23,7 +23,15 @@ PlanOf = Callable[..., PlanArrays]
 ScenarioOf = Callable[..., ScenarioArrays]
 Weigh = Callable[..., Memory]
 RESERVED = array(1.5e9)
-PLAN = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "dtype", "kv_dtype")
+PLAN = (
+    "tensor_parallel",
+    "pipeline_parallel",
+    "data_parallel",
+    "expert_parallel",
+    "micro_batches",
+    "dtype",
+    "kv_dtype",
+)
 
 
 def device_of(model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays, phase: str = "decode") -> DeviceGraph:
@@ -39,7 +47,7 @@ def weigh(plan_of: PlanOf, scenario_of: ScenarioOf) -> Weigh:
     def build(model: ModelArrays, phase: str = "decode", **fields: Any) -> Memory:
         plan = plan_of(**{name: value for name, value in fields.items() if name in PLAN})
         scenario = scenario_of(**{name: value for name, value in fields.items() if name not in PLAN})
-        stage = stages(model.layers, plan.pipeline)
+        stage = stages(model.layers, plan.pipeline, model.dense_layers)
         return serving_memory(device_of(model, plan, scenario, phase), stage, model, plan, scenario, RESERVED)
 
     return build
@@ -188,3 +196,91 @@ def test_a_finer_split_never_needs_more_on_a_chip(
     depths = weigh(model_of(), pipeline_parallel=[pipeline, pipeline + 1], tensor_parallel=tensor, batch=batch).total
     assert tensors[1] <= tensors[0]
     assert depths[1] <= depths[0]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kv_bytes"),
+    [(1, 65_536), (2, 32_768), (4, 16_384), (8, 8_192), (16, 8_192), (32, 8_192)],  # 32 layers x 2 x 128 x heads
+)
+def test_cache_of_eight_key_value_heads_halves_until_a_head_is_left(
+    model_of: ModelOf, weigh: Weigh, tensor: int, kv_bytes: int
+) -> None:
+    held = weigh(model_of("mixtral-8x7b"), tensor_parallel=tensor, kv_dtype="fp8", context=1)
+    assert held.kv.tolist() == [kv_bytes]
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize(("kv_dtype", "element"), [("fp8", 1), ("bf16", 2)])
+def test_cache_of_a_latent_does_not_change_with_tensor_ranks(
+    model_of: ModelOf, weigh: Weigh, tensor: int, kv_dtype: str, element: int
+) -> None:
+    model = model_of("deepseek-v3")
+    # 61 layers x (512 + 64) elements a token, whole on every rank
+    assert weigh(model, tensor_parallel=tensor, kv_dtype=kv_dtype, context=1).kv.tolist() == [35_136 * element]
+    held = weigh(model, tensor_parallel=tensor, kv_dtype=kv_dtype, batch=64, context=4608)
+    assert held.kv.tolist() == [294_912 * 35_136 * element]
+
+
+def test_replicas_and_stages_divide_a_latent_cache(model_of: ModelOf, weigh: Weigh) -> None:
+    model = model_of("deepseek-v3")
+    spread = weigh(model, data_parallel=[1, 4, 32], batch=64, context=1000, kv_dtype="fp8").kv
+    assert spread.tolist() == [64_000 * 35_136, 16_000 * 35_136, 2_000 * 35_136]
+    # 61 layers on four stages: the fullest has 16
+    assert weigh(model, pipeline_parallel=4, context=1000, kv_dtype="fp8").kv.tolist() == [1000 * 16 * 576]
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-235b-a22b", "gpt-oss-120b", "deepseek-v3"])
+def test_one_chip_holds_two_bytes_of_each_parameter_of_a_mixture(model_of: ModelOf, weigh: Weigh, name: str) -> None:
+    assert weigh(model_of(name)).weights.tolist() == [2.0 * float(parameters(model_of(name)))]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "expert", "experts"),
+    [
+        (1, 1, 1, 8),
+        (1, 8, 8, 1),
+        (1, 8, 2, 4),
+        (8, 1, 8, 1),
+        (8, 1, 2, 1),  # four of them, each over four ranks
+        (8, 1, 1, 1),  # all of them, each over eight ranks
+        (2, 4, 8, 1),
+    ],
+)
+def test_weights_per_rank_of_mixtral(
+    model_of: ModelOf, weigh: Weigh, tensor: int, data: int, expert: int, experts: int
+) -> None:
+    held = weigh(model_of("mixtral-8x7b"), tensor_parallel=tensor, data_parallel=data, expert_parallel=expert, batch=8)
+    # q and o of 4096, k and v of 1024; the router of 8 whole; two tables of 32000; 65 norms
+    attention = 32 * 4096 * (2 * 4096 + 2 * 1024) // tensor
+    whole = 32 * 8 * 4096 + 65 * 4096
+    assert held.weights.tolist() == [
+        2 * (attention + whole + 2 * 32_000 * 4096 // tensor + experts * 32 * 3 * 4096 * 14_336)
+    ]
+
+
+def test_weights_of_deepseek_v3_over_thirty_two_expert_ranks(model_of: ModelOf, weigh: Weigh) -> None:
+    held = weigh(model_of("deepseek-v3"), data_parallel=32, expert_parallel=32, batch=32, dtype="fp8", context=1)
+    # Every rank: attention of 61 layers, three dense layers, the shared expert and eight of 256 in 58, at one byte
+    attention = 7168 * (1536 + 576) + 1536 * 128 * 192 + 512 * 128 * 256 + 128 * 128 * 7168
+    linear = 61 * attention + 3 * 3 * 7168 * 18_432 + 58 * 9 * 3 * 7168 * 2048
+    # at two: router, tables, two norms of 7168 a layer and the last, norms of both latents
+    wide = 58 * 256 * 7168 + 2 * 129_280 * 7168 + 123 * 7168 + 61 * (1536 + 512)
+    assert held.weights.tolist() == [linear + 2 * wide]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    data=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    name=st.sampled_from(["mixtral-8x7b", "deepseek-v3", "gpt-oss-120b"]),
+)
+def test_more_expert_ranks_never_hold_more_weights(
+    model_of: ModelOf, weigh: Weigh, tensor: int, data: int, name: str
+) -> None:
+    model = model_of(name)
+    degrees = [d for d in (1, 2, 4, 8, 16, 32, 64, 128, 256) if d <= min(tensor * data, int(model.experts))]
+    held = weigh(model, tensor_parallel=tensor, data_parallel=data, expert_parallel=degrees, batch=data).weights
+    assert np.all(np.diff(held) <= 0.0)
+    # Inside a tensor group the same weights are cut another way; beyond it they are shared out.
+    beyond = np.array([degree >= tensor for degree in degrees])
+    assert np.all(np.diff(held[beyond]) < 0.0)

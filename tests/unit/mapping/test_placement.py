@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.mapping.placement import data_placement, stage_hops, tensor_placement
+from cosim.mapping.placement import data_placement, expert_data_placement, stage_hops, tensor_placement
+from cosim.mapping.plan import PlanArrays
 from cosim.records import array
 
+PlanOf = Callable[..., PlanArrays]
 powers = st.sampled_from([1, 2, 4, 8, 16, 32, 64])
 
 
@@ -97,3 +100,48 @@ def test_replicas_are_all_placed_and_span_no_more_nodes_than_there_are(tensor: i
 def test_replicas_next_to_their_tensor_ranks_by_hand(tensor: int, data: int, inner: int, outer: int) -> None:
     group = data_placement(array(tensor), array(data), array(8))
     assert (float(group.inner), float(group.outer)) == (inner, outer)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tensor=powers, data=powers, expert=powers, node=powers)
+def test_copies_of_an_expert_lie_where_their_chips_do_one_by_one(
+    plan_of: PlanOf, tensor: int, data: int, expert: int, node: int
+) -> None:
+    ranks = tensor * data
+    expert = min(expert, ranks)
+    plan = plan_of(tensor_parallel=tensor, data_parallel=data, expert_parallel=expert)
+    # Groups of neighbours hold every expert once: whole tensor groups, or all that expert parallelism spans.
+    copies = range(0, ranks, max(tensor, expert))
+    nodes = {chip // node for chip in copies}
+    group = expert_data_placement(plan, array(node))
+    assert (float(group.inner), float(group.outer)) == (len(copies) / len(nodes), len(nodes))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "expert", "inner", "outer"),
+    [
+        (1, 32, 1, 8, 4),  # every rank has every expert: 32 copies on four nodes
+        (1, 32, 8, 1, 4),  # a node has each expert once
+        (1, 32, 4, 2, 4),
+        (1, 32, 32, 1, 1),  # one copy in all
+        (8, 4, 8, 1, 4),
+        (8, 4, 2, 1, 4),  # four experts' width each over four ranks: still one copy a tensor group
+        (2, 16, 8, 1, 4),
+    ],
+)
+def test_copies_of_an_expert_on_nodes_of_eight_by_hand(
+    plan_of: PlanOf, tensor: int, data: int, expert: int, inner: int, outer: int
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, data_parallel=data, expert_parallel=expert)
+    group = expert_data_placement(plan, array(8))
+    assert (float(group.inner), float(group.outer)) == (inner, outer)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=powers, data=powers, node=powers)
+def test_without_expert_parallelism_experts_are_copied_as_all_weights_are(
+    plan_of: PlanOf, tensor: int, data: int, node: int
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, data_parallel=data)
+    expert, rest = expert_data_placement(plan, array(node)), data_placement(plan.tensor, plan.data, array(node))
+    assert (float(expert.inner), float(expert.outer)) == (float(rest.inner), float(rest.outer))

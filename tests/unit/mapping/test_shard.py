@@ -173,3 +173,194 @@ def test_rotary_and_cache_write_touch_the_replicated_heads_too(model_of: ModelOf
     """64 heads and 8 key/value heads of 128 on 16 ranks: 4 + 1 + 1 heads each, read and written at 2 B."""
     rope = vector(sharded(model_of(), plan_of(tensor_parallel=16), sequences=3), "rotary_and_cache")
     assert float(rope.read_bytes) == 3 * 6 * 128 * 2.0
+
+
+EXPERTS_OF_MIXTRAL = pytest.mark.parametrize(
+    ("tensor", "expert", "kept", "width"),
+    [
+        (1, 1, 8, 14336),
+        (1, 8, 1, 14336),  # one expert a rank
+        (8, 8, 1, 14336),
+        (8, 2, 4, 3584),  # four experts, each over four ranks
+        (8, 1, 8, 1792),  # all of them, each over eight ranks
+        (2, 8, 1, 14336),  # over four replicas of two ranks
+    ],
+)
+
+
+def expert_plan(plan_of: PlanOf, tensor: int, expert: int, **fields: Any) -> PlanArrays:
+    """As many replicas as the experts are spread over."""
+    return plan_of(tensor_parallel=tensor, expert_parallel=expert, data_parallel=max(expert // tensor, 1), **fields)
+
+
+@EXPERTS_OF_MIXTRAL
+def test_experts_are_shared_out_whole_and_then_by_width(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, expert: int, kept: int, width: int
+) -> None:
+    device = sharded(model_of("mixtral-8x7b"), expert_plan(plan_of, tensor, expert))
+    into, out = matmul(device, "expert_in"), matmul(device, "expert_out")
+    assert (float(into.n), float(into.k)) == (2 * width, 4096)
+    assert (float(out.n), float(out.k)) == (4096, width)
+    assert float(into.weight_bytes) == kept * 2 * width * 4096 * 2
+    assert float(out.weight_bytes) == kept * 4096 * width * 2
+    assert (into.routed, out.routed, matmul(device, "router").routed) == (True, True, False)
+
+
+@EXPERTS_OF_MIXTRAL
+def test_one_product_runs_for_each_busy_expert_with_its_rows(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, expert: int, kept: int, width: int
+) -> None:
+    plan = expert_plan(plan_of, tensor, expert)
+    device = sharded(model_of("mixtral-8x7b"), plan, sequences=1000)
+    (into, activation) = matmul(device, "expert_in"), vector(device, "expert_activation")
+    assert float(into.batch) == pytest.approx(kept)  # a thousand tokens leave no expert idle
+    rows = float(into.m * into.batch)
+    # Two of eight for each token of the group, somewhat more on the busiest rank.
+    mean = 1000 * max(expert // tensor, 1) * 2 / expert
+    assert mean * (1.0 - 1e-12) <= rows <= 1.2 * mean
+    # gate and up in, product out, 2 B each
+    assert float(activation.read_bytes) == pytest.approx(rows * 2 * width * 2)
+    assert float(activation.write_bytes) == pytest.approx(rows * width * 2)
+    assert float(vector(device, "permute").read_bytes) == pytest.approx(rows * 4096 * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tensor=st.sampled_from([1, 2, 4, 8]), expert=st.sampled_from([1, 2, 4, 8]), dtype=st.sampled_from(["bf16", "fp8"])
+)
+def test_ranks_of_an_expert_group_hold_every_expert_once(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, expert: int, dtype: str
+) -> None:
+    alone, part = (
+        sharded(model_of("mixtral-8x7b"), expert_plan(plan_of, t, e, dtype=dtype))
+        for t, e in ((1, 1), (tensor, expert))
+    )
+    for name in ("expert_in", "expert_out"):
+        whole, mine = matmul(alone, name), matmul(part, name)
+        assert float(mine.weight_bytes) * max(tensor, expert) == float(whole.weight_bytes)
+        assert float(mine.parameters) * max(tensor, expert) == float(whole.parameters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(expert=st.sampled_from([1, 2, 4, 8]), imbalance=st.floats(0.0, 20.0), sequences=st.integers(1, 5000))
+def test_a_busier_rank_has_more_rows_and_keeps_the_same_weights(
+    model_of: ModelOf, plan_of: PlanOf, expert: int, imbalance: float, sequences: int
+) -> None:
+    model, plan = model_of("mixtral-8x7b"), expert_plan(plan_of, 1, expert)
+    even, skewed = (
+        shard(decode_graph(model, array(sequences), array(1000), imbalance=array(i)), plan) for i in (0.0, imbalance)
+    )
+    for name in ("expert_in", "expert_out"):
+        before, after = matmul(even, name), matmul(skewed, name)
+        assert float(after.m * after.batch) >= float(before.m * before.batch)
+        assert float(after.batch) >= float(before.batch)  # more rows find more of its experts
+        assert float(after.weight_bytes) == float(before.weight_bytes)
+
+
+def test_experts_are_in_the_plans_format_and_the_router_at_sixteen_bits(model_of: ModelOf, plan_of: PlanOf) -> None:
+    device = sharded(model_of("gpt-oss-120b"), plan_of(dtype="mxfp4", tensor_parallel=8))
+    # 128 experts whose 2 x 2880 columns are over eight ranks: 4.25 bits a weight, biases in two bytes
+    assert matmul(device, "expert_in").dtype == "mxfp4"
+    assert float(matmul(device, "expert_in").weight_bytes) == 128 * 720 * (2880 * 0.53125 + 2)
+    assert float(matmul(device, "expert_out").weight_bytes) == 128 * 2880 * (360 * 0.53125 + 2)
+    assert matmul(device, "router").dtype == "bf16"
+    # whole on every rank, with a bias for each expert
+    assert float(matmul(device, "router").weight_bytes) == 128 * (2880 + 1) * 2
+
+
+def test_shared_experts_are_cut_over_tensor_ranks_and_not_over_experts(model_of: ModelOf, plan_of: PlanOf) -> None:
+    for tensor, expert in ((1, 32), (8, 32), (8, 8)):
+        device = sharded(model_of("deepseek-v3"), expert_plan(plan_of, tensor, expert, dtype="fp8"))
+        assert float(matmul(device, "shared_in").weight_bytes) == 2 * 2048 / tensor * 7168
+        assert float(matmul(device, "shared_in").m) == 4.0
+        assert float(matmul(device, "ffn_out").weight_bytes) == 18432 / tensor * 7168
+
+
+def carried(device: DeviceGraph) -> dict[str, tuple[float, float]]:
+    """Bytes inside the node and beyond it of every exchange between expert ranks."""
+    found = [op for op in device.collectives if op.kind == "all_to_all"]
+    return {op.name: (float(op.size_bytes), float(op.far_bytes)) for op in found}
+
+
+@pytest.mark.parametrize(("dtype", "out"), [("bf16", 2.0), ("fp8", 1.0), ("fp32", 2.0)])
+def test_tokens_go_out_in_the_format_of_the_products_and_come_back_at_sixteen_bits(
+    model_of: ModelOf, plan_of: PlanOf, dtype: str, out: float
+) -> None:
+    device = sharded(model_of("mixtral-8x7b"), expert_plan(plan_of, 1, 8, dtype=dtype), sequences=100)
+    # 8 (1 - (7/8)^2) = 1.875 ranks a token, 7/8 of them others
+    copies = 100 * 1.875 * 7 / 8
+    assert carried(device) == {
+        "dispatch": (pytest.approx(copies * 4096 * out), 0.0),
+        "combine": (pytest.approx(copies * 4096 * 2.0), 0.0),
+    }
+
+
+@pytest.mark.parametrize(("tensor", "expert"), [(1, 1), (8, 1), (8, 2), (8, 8)])
+def test_experts_inside_a_tensor_group_send_nothing_and_sum(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, expert: int
+) -> None:
+    device = sharded(model_of("mixtral-8x7b"), expert_plan(plan_of, tensor, expert))
+    assert carried(device) == {"dispatch": (0.0, 0.0), "combine": (0.0, 0.0)}
+    (summed,) = [op for op in device.collectives if op.name == "moe_sum"]
+    assert (summed.kind, float(summed.size_bytes)) == ("all_reduce", 4 * 4096 * 2.0)
+
+
+def test_a_prompt_of_deepseek_v3_is_sent_once_to_each_of_four_nodes(model_of: ModelOf, plan_of: PlanOf) -> None:
+    plan = expert_plan(plan_of, 1, 64, dtype="fp8")
+    device = shard(prefill_graph(model_of("deepseek-v3"), array(2), array(500)), plan, array(8))
+    # 1000 tokens; 4 of 8 nodes, 7/8 of them others; 7168 wide, one byte out and two back
+    assert carried(device)["dispatch"][1] == pytest.approx(3500 * 7168)
+    assert carried(device)["combine"][1] == pytest.approx(2 * 3500 * 7168)
+
+
+def test_a_node_that_holds_all_ranks_is_never_left(model_of: ModelOf, plan_of: PlanOf) -> None:
+    graph, plan = decode_graph(model_of("deepseek-v3"), array(64), array(1000)), expert_plan(plan_of, 1, 64)
+    for device in (shard(graph, plan), shard(graph, plan, array(64)), shard(graph, plan, array(72))):
+        assert all(far == 0.0 < near for near, far in carried(device).values())
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 8, 16, 128])
+def test_absorbed_products_are_shared_out_by_heads(model_of: ModelOf, plan_of: PlanOf, tensor: int) -> None:
+    device = sharded(model_of("deepseek-v3"), plan_of(tensor_parallel=tensor, dtype="fp8"))
+    key, value = matmul(device, "key_absorb"), matmul(device, "value_absorb")
+    dims = [tuple(float(x) for x in (op.batch, op.m, op.n, op.k)) for op in (key, value)]
+    assert dims == [(128 / tensor, 4, 512, 128), (128 / tensor, 4, 128, 512)]
+    assert float(key.weight_bytes) == float(value.weight_bytes) == 128 / tensor * 128 * 512
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 8, 16, 128])
+def test_down_projections_are_whole_and_the_rest_is_cut_by_heads(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int
+) -> None:
+    graph = prefill_graph(model_of("deepseek-v3"), array(1), array(100))
+    device = shard(graph, plan_of(tensor_parallel=tensor))
+    assert {op.name: (float(op.n), float(op.k)) for op in device.matmuls if op.group == "layer"} == {
+        "kv_down": (576, 7168),
+        "query_down": (1536, 7168),
+        "query_up": (128 / tensor * 192, 1536),
+        "kv_up": (128 / tensor * 256, 512),
+        "attention_out": (7168, 128 / tensor * 128),
+    }
+    (attention,) = device.attentions
+    assert (float(attention.op.heads), float(attention.op.kv_heads)) == (128 / tensor, 128 / tensor)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 8, 16, 128])
+def test_every_rank_attends_to_the_whole_latent_with_its_heads(model_of: ModelOf, plan_of: PlanOf, tensor: int) -> None:
+    (attention,) = sharded(model_of("deepseek-v3"), plan_of(tensor_parallel=tensor)).attentions
+    op = attention.op
+    assert (float(op.heads), float(op.kv_heads)) == (128 / tensor, 1.0)
+    assert tuple(float(value) for value in (op.head_dim, op.values, op.kept)) == (576.0, 512.0, 576.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tensor=st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), dtype=st.sampled_from(["bf16", "fp8", "fp32"]))
+def test_both_forms_of_latent_attention_hold_the_same_weights_on_a_rank(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, dtype: str
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, dtype=dtype)
+    held = []
+    for absorbed in (True, False):
+        graph = decode_graph(model_of("deepseek-v3"), array(4), array(1000), absorbed=absorbed)
+        held.append(sum(float(op.weight_bytes) for op in shard(graph, plan).matmuls if op.group == "layer"))
+    assert held[0] == held[1]

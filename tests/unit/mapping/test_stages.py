@@ -109,3 +109,70 @@ def test_groups_run_where_they_belong() -> None:
     assert by_group(stage, "head")[:, 0].tolist() == [0.0, 0.0, 0.0, 1.0]
     with pytest.raises(KeyError, match="optimizer"):
         by_group(stage, "optimizer")
+
+
+def filled_one_by_one(stage: Stages, dense: int) -> list[float]:
+    """Dense layers of each class: stages in line, from the first on, take them until they are placed."""
+    held: list[float] = []
+    left = float(dense)
+    for count, layers in zip(stage.count[:, 0], stage.layers[:, 0], strict=True):
+        placed = 0.0
+        for _ in range(int(count)):
+            own = min(left, layers)
+            placed, left = placed + own, left - own
+        held.append(placed)
+    assert left == 0.0
+    return held
+
+
+@settings(max_examples=80, deadline=None)
+@given(drawn=pipelines(), share=st.floats(0.0, 1.0))
+def test_dense_layers_fill_the_stages_from_the_first_on(drawn: tuple[int, int], share: float) -> None:
+    layers, pipeline = drawn
+    dense = int(share * layers)
+    stage = stages(array(layers), array(pipeline), array(dense))
+    np.testing.assert_allclose((stage.count * stage.dense)[:, 0], filled_one_by_one(stage, dense), atol=1e-9)
+    # The same number of each stage of a class, none more than its layers.
+    assert np.all(stage.dense <= stage.layers + 1e-12)
+    assert stage.dense.min() >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "dense", "per_stage"),
+    [
+        (1, 3, [3, 0, 0, 0]),
+        (16, 3, [3, 0, 0, 0]),  # 61 = 16 x 3 + 13: the first stage has three layers
+        (32, 3, [1, 2 / 29, 0, 0]),  # 61 = 32 + 29: one on the first, two on the 29 stages of two
+        (2, 40, [31, 0, 0, 9]),  # 61 = 31 + 30
+        (4, 61, [15, 16, 15, 15]),  # all of them: 61 = 4 x 15 + 1
+        (4, 0, [0, 0, 0, 0]),
+    ],
+)
+def test_dense_layers_of_deepseek_by_hand(pipeline: int, dense: int, per_stage: list[float]) -> None:
+    stage = stages(array(61), array(pipeline), array(dense))
+    present = stage.count[:, 0] > 0.0
+    np.testing.assert_allclose(stage.dense[present, 0], np.array(per_stage)[present])
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines(), share=st.floats(0.0, 1.0))
+def test_every_layer_has_one_kind_of_feed_forward(drawn: tuple[int, int], share: float) -> None:
+    layers, pipeline = drawn
+    dense = int(share * layers)
+    stage = stages(array(layers), array(pipeline), array(dense))
+    np.testing.assert_allclose(by_group(stage, "dense") + by_group(stage, "moe"), by_group(stage, "layer"))
+    assert float((stage.count * by_group(stage, "dense")).sum()) == pytest.approx(dense)
+    assert float((stage.count * by_group(stage, "moe")).sum()) == pytest.approx(layers - dense)
+
+
+def test_without_dense_layers_every_layer_may_be_routed() -> None:
+    stage = of(82, 8)
+    assert stage.dense.tolist() == np.zeros((4, 1)).tolist()
+    assert by_group(stage, "moe").tolist() == by_group(stage, "layer").tolist()
+
+
+def test_dense_layers_follow_the_points_axis() -> None:
+    together = stages(array(61), array([1.0, 16.0, 32.0]), array([3.0, 0.0, 40.0]))
+    for index, (pipeline, dense) in enumerate([(1, 3), (16, 0), (32, 40)]):
+        alone = stages(array(61), array(pipeline), array(dense))
+        np.testing.assert_array_equal(together.dense[:, index], alone.dense[:, 0])

@@ -37,6 +37,15 @@ PLAIN: dict[str, Any] = {
     "ffn_bias": True,
 }
 
+ROUTED: dict[str, Any] = {"experts": 8, "experts_per_token": 2, "expert_ffn": 32}
+LATENT: dict[str, Any] = {
+    "kv_heads": 8,
+    "query_latent": 24,
+    "kv_latent": 40,
+    "rope_dim": 4,
+    "value_dim": 12,
+}
+
 
 @pytest.fixture(scope="session")
 def describe() -> Callable[..., Model]:
@@ -65,3 +74,15 @@ def lowered(describe: Callable[..., Model]) -> Callable[..., ModelArrays]:
 def plain_choices() -> dict[str, Any]:
     """The choices of the GPT-2 family: plain feed-forward, layer norm, learned positions, tied, biased."""
     return dict(PLAIN)
+
+
+@pytest.fixture(scope="session")
+def routed_choices() -> dict[str, Any]:
+    """Two of eight experts of width 32 in every layer."""
+    return dict(ROUTED)
+
+
+@pytest.fixture(scope="session")
+def latent_choices() -> dict[str, Any]:
+    """Eight heads with keys of 16 + 4 and values of 12, from latents of 40 (keys and values) and 24 (queries)."""
+    return dict(LATENT)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from cosim.records import array
-from cosim.workload.blocks import Tokens, attention_block, embedding, feed_forward_block, head, joined, norms
+from cosim.workload.blocks import (
+    Tokens,
+    attention_block,
+    embedding,
+    feed_forward,
+    feed_forward_block,
+    head,
+    joined,
+    norms,
+)
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Graph, Matmul
 
@@ -161,3 +171,62 @@ def test_joining_keeps_every_op_in_order(lowered: Lowered, plain_choices: dict[s
     assert [op.name for op in whole.vectors] == ["norm_and_residual", "rotary_and_cache", "activation"]
     assert [op.name for op in whole.collectives] == ["attention_sum", "ffn_sum"]
     assert (len(whole.attentions), whole.phase) == (1, "decode")
+
+
+UNIFORM = array(0.0)
+
+
+def test_a_dense_model_has_one_feed_forward_in_every_layer(lowered: Lowered) -> None:
+    block, alone = feed_forward(lowered(), tokens(), UNIFORM), feed_forward_block(lowered(), tokens())
+    assert [(op.name, op.group) for op in block.matmuls] == [("ffn_in", "layer"), ("ffn_out", "layer")]
+    assert [op.name for op in block.vectors] == [op.name for op in alone.vectors]
+    assert [op.name for op in block.collectives] == [op.name for op in alone.collectives]
+
+
+def test_a_mixture_of_experts_without_dense_layers_is_routed_everywhere(
+    lowered: Lowered, routed_choices: dict[str, Any]
+) -> None:
+    block = feed_forward(lowered(**routed_choices), tokens(), UNIFORM)
+    assert {op.group for op in (*block.matmuls, *block.vectors, *block.collectives)} == {"moe"}
+
+
+def test_dense_layers_come_first_with_their_own_width(lowered: Lowered, routed_choices: dict[str, Any]) -> None:
+    block = feed_forward(lowered(**routed_choices, dense_layers=2), tokens(), UNIFORM)
+    groups = [(op.name, op.group) for op in block.matmuls]
+    assert groups == [
+        ("ffn_in", "dense"),
+        ("ffn_out", "dense"),
+        ("router", "moe"),
+        ("expert_in", "moe"),
+        ("expert_out", "moe"),
+    ]
+    assert (width(matmul(block, "ffn_in")), width(matmul(block, "expert_in"))) == (192.0, 64.0)  # 2 x 96, 2 x 32
+    assert [op.name for op in block.collectives] == ["ffn_sum", "dispatch", "combine", "moe_sum"]
+    assert {op.group for op in block.vectors if op.name == "activation"} == {"dense"}
+
+
+def test_a_sweep_of_dense_layers_that_starts_at_none_has_both_kinds(
+    lowered: Lowered, routed_choices: dict[str, Any]
+) -> None:
+    model = lowered(**routed_choices)
+    assert not model.has_dense_layers
+    swept = replace(model, dense_layers=array([0, 2]), has_dense_layers=True)
+    assert {op.group for op in feed_forward(swept, tokens(), UNIFORM).matmuls} == {"dense", "moe"}
+
+
+@pytest.mark.parametrize("imbalance", [0.0, 0.5])
+def test_the_feed_forward_knows_the_imbalance_of_its_router(
+    lowered: Lowered, routed_choices: dict[str, Any], imbalance: float
+) -> None:
+    block = feed_forward(lowered(**routed_choices, dense_layers=1), tokens(), array(imbalance))
+    assert {float(op.routed.imbalance) for op in block.matmuls if op.routed is not None} == {imbalance}
+    assert all(op.routed is None for op in block.matmuls if op.group == "dense")
+
+
+@pytest.mark.parametrize(
+    ("qk_norm", "sinks", "scales"),
+    [(False, False, 0.0), (True, False, 32.0), (False, True, 8.0), (True, True, 40.0)],  # 2 x 16, one a head
+)
+def test_sinks_are_one_number_a_head(lowered: Lowered, qk_norm: bool, sinks: bool, scales: float) -> None:
+    (rope,) = attention_block(lowered(qk_norm=qk_norm, sinks=sinks), tokens()).vectors
+    assert float(rope.parameters) == scales

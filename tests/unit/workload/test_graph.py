@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.workload.graph import (
+    active_parameters,
     attention_flop,
     decode_graph,
     kv_bytes_per_token,
@@ -176,3 +177,193 @@ def test_prefill_and_decode_differ_in_rows_only(lowered: Lowered) -> None:
     assert [op.name for op in prefill.matmuls] == [op.name for op in decode.matmuls]
     assert [float(op.m) for op in prefill.matmuls] == [32.0, 32.0, 32.0, 32.0, 2.0]
     assert [float(op.m) for op in decode.matmuls] == [2.0] * 5
+
+
+Choices = dict[str, Any]
+
+
+def feed_forward_tensors(
+    model: Model, into: int, width: int, *, name: str, bias: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Gate, up and down of one feed-forward or expert."""
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.up": (width, into), f"{name}.down": (into, width)}
+    if model.gated:
+        shapes[f"{name}.gate"] = (width, into)
+    if bias:
+        shapes |= {f"{matrix}.bias": shape[:1] for matrix, shape in list(shapes.items())}
+    return shapes
+
+
+def routed_tensors_of(model: Model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a routed model with latent attention, one by one; those of expert e end in #e."""
+    assert model.experts is not None
+    assert model.expert_ffn is not None
+    assert None not in (model.kv_latent, model.rope_dim, model.value_dim)
+    hidden, heads, key = model.hidden, model.heads, model.head_dim + int(model.rope_dim or 0)
+    latent, small, value = int(model.kv_latent or 0), model.query_latent, int(model.value_dim or 0)
+    shapes: dict[str, tuple[int, ...]] = {"embed": (model.vocab, hidden), "final.norm": (hidden,)}
+    if not model.tied_embeddings:
+        shapes["head"] = (model.vocab, hidden)
+    for layer in range(model.layers):
+        own: dict[str, tuple[int, ...]] = {"norm.1": (hidden,), "norm.2": (hidden,)}
+        own |= {"kv_down": (latent + int(model.rope_dim or 0), hidden), "kv_norm": (latent,)}
+        own |= {"kv_up": (heads * (model.head_dim + value), latent), "o": (hidden, heads * value)}
+        if small is None:
+            own["q"] = (heads * key, hidden)
+        else:
+            own |= {"q_down": (small, hidden), "q_norm": (small,), "q_up": (heads * key, small)}
+        if layer < model.dense_layers:
+            own |= feed_forward_tensors(model, hidden, model.ffn, name="ffn")
+        else:
+            own["router"] = (model.experts, hidden)
+            own |= {"router.bias": (model.experts,)} if model.router_bias else {}
+            for expert in range(model.experts):
+                alone = feed_forward_tensors(model, hidden, model.expert_ffn, name="expert")
+                own |= {f"{name}#{expert}": shape for name, shape in alone.items()}
+            for shared in range(model.shared_experts):
+                own |= feed_forward_tensors(model, hidden, model.expert_ffn, name=f"shared{shared}")
+        shapes |= {f"{layer}.{name}": shape for name, shape in own.items()}
+    return shapes
+
+
+ROUTED_MODELS = st.fixed_dictionaries(
+    {
+        "layers": st.integers(2, 5),
+        "dense_layers": st.integers(0, 1),
+        "shared_experts": st.integers(0, 2),
+        "experts_per_token": st.integers(1, 8),
+        "query_latent": st.none() | st.just(24),
+        "gated": st.booleans(),
+        "tied_embeddings": st.booleans(),
+        "router_bias": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=ROUTED_MODELS)
+def test_parameters_of_a_routed_latent_model_are_the_elements_of_every_tensor(
+    describe: Describe, routed_choices: Choices, latent_choices: Choices, changes: Choices
+) -> None:
+    model = describe(**{**routed_choices, **latent_choices, **changes})
+    elements = {name: int(np.prod(shape)) for name, shape in routed_tensors_of(model).items()}
+    arrays = lower_model(Varied(model))
+    assert float(parameters(arrays)) == sum(elements.values())
+    # A token meets the first experts_per_token of the experts, say; of the table one row, which multiplies nothing.
+    unused = [name for name in elements if "#" in name and int(name.split("#")[1]) >= model.experts_per_token]
+    if not model.tied_embeddings:
+        unused.append("embed")
+    assert float(active_parameters(arrays)) == sum(elements.values()) - sum(elements[name] for name in unused)
+
+
+@settings(max_examples=40, deadline=None)
+@given(biased=st.booleans(), experts=st.integers(2, 16), chosen=st.integers(1, 2), gated=st.booleans())
+def test_biases_of_experts_count_once_for_each_expert(
+    lowered: Lowered, biased: bool, experts: int, chosen: int, gated: bool
+) -> None:
+    model = lowered(
+        experts=experts, experts_per_token=chosen, expert_ffn=32, ffn_bias=biased, gated=gated, router_bias=biased
+    )
+    plain = lowered(experts=experts, experts_per_token=chosen, expert_ffn=32, gated=gated)
+    # an expert: 32 (twice where gated) and 64; the router one each; six layers
+    each = (32 * (1 + gated) + 64) * biased
+    assert float(parameters(model) - parameters(plain)) == 6 * experts * (each + biased)
+    assert float(active_parameters(model) - active_parameters(plain)) == 6 * (chosen * each + experts * biased)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_uses_all_of_a_dense_model_but_a_table_that_is_not_the_head(lowered: Lowered, tied: bool) -> None:
+    model = lowered(tied_embeddings=tied)
+    assert float(parameters(model) - active_parameters(model)) == (0.0 if tied else 6400.0)  # 100 x 64
+
+
+def test_a_mixture_of_one_expert_is_a_dense_model_and_a_router(lowered: Lowered) -> None:
+    dense, single = lowered(), lowered(experts=1, experts_per_token=1, expert_ffn=96)
+    assert float(parameters(single) - parameters(dense)) == 6 * 64  # one score from 64 features in six layers
+    assert float(active_parameters(single) - active_parameters(dense)) == 6 * 64
+    for build in (prefill_graph, decode_graph):
+        flop = [float(model_flop(model, build(model, array(2), array(16)))) for model in (single, dense)]
+        rows = 32 if build is prefill_graph else 2
+        assert flop[0] - flop[1] == 2 * rows * 64 * 6
+
+
+def test_decode_flop_of_a_routed_model_by_hand(lowered: Lowered, routed_choices: Choices) -> None:
+    model = lowered(**routed_choices, layers=3, dense_layers=1, shared_experts=1)
+    flop = float(model_flop(model, decode_graph(model, array(2), array(10), imbalance=array(3.0))))
+    # rows 2. A layer: qkv 64 x 192, out 128 x 64 -> 2 x 2 x 20480 = 81920; attention 4 x 2 x 8 x 16 x 10 = 10240
+    # dense: (192 + 96) x 64 x 4 = 73728.  routed: router 64 x 8, two of the experts and the shared one, each
+    # 64 x 64 + 32 x 64 = 6144 -> 4 x (512 + 3 x 6144) = 75776.  logits 4 x 6400 = 25600
+    assert flop == 3 * (81_920 + 10_240) + 73_728 + 2 * 75_776 + 25_600
+
+
+def test_decode_flop_of_a_latent_model_by_hand(lowered: Lowered, latent_choices: Choices) -> None:
+    model = lowered(**latent_choices, layers=1)
+    flop = float(model_flop(model, decode_graph(model, array(2), array(10))))
+    # rows 2. kv_down 64 x 44, query_down 64 x 24, query_up 24 x 160, out 96 x 64 -> 14336 weights
+    # absorbed: 8 heads x (16 x 40 + 40 x 12) = 8960;  ffn 288 x 64 = 18432;  logits 6400 -> 4 x 48128 = 192512
+    # attention 2 x 2 x 8 heads x (44 + 40) x 10 keys = 26880
+    assert flop == 192_512 + 26_880
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-235b-a22b", "gpt-oss-120b", "deepseek-v3"])
+def test_a_token_costs_two_flop_for_each_active_weight_that_multiplies(name: str) -> None:
+    model = lower_model(Varied(load_model(name)))
+    graph = decode_graph(model, array(1), array(1))
+    attended = sum(float(model.layers * op.count * attention_flop(op)) for op in graph.attentions)
+    matrix = float(model_flop(model, graph)) - attended
+    # Norms, biases and sinks add and scale: less than a thousandth of what multiplies.
+    assert matrix == pytest.approx(2.0 * float(active_parameters(model)), rel=1e-3)
+    assert matrix < 2.0 * float(active_parameters(model))
+
+
+@settings(max_examples=40, deadline=None)
+@given(imbalance=st.floats(0.0, 100.0), sequences=st.integers(1, 64))
+def test_imbalance_moves_work_and_makes_none(
+    lowered: Lowered, routed_choices: Choices, imbalance: float, sequences: int
+) -> None:
+    model = lowered(**routed_choices, shared_experts=1)
+    for build in (prefill_graph, decode_graph):
+        even, skewed = (build(model, array(sequences), array(16), imbalance=array(i)) for i in (0.0, imbalance))
+        assert float(model_flop(model, even)) == float(model_flop(model, skewed))
+
+
+@pytest.mark.parametrize(("element_bytes", "expected"), [(1.0, 35_136.0), (2.0, 70_272.0)])
+def test_cache_of_a_token_of_deepseek_v3(element_bytes: float, expected: float) -> None:
+    # 61 layers x (512 + 64), once for all 128 heads
+    model = lower_model(Varied(load_model("deepseek-v3")))
+    assert float(kv_bytes_per_token(model, element_bytes)) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(heads=st.integers(1, 256), layers=st.integers(1, 100), latent=st.integers(1, 2000), rope=st.integers(1, 200))
+def test_a_latent_is_cached_once_whatever_the_heads(
+    lowered: Lowered, latent_choices: Choices, heads: int, layers: int, latent: int, rope: int
+) -> None:
+    own = {"heads": heads, "kv_heads": heads, "layers": layers, "kv_latent": latent, "rope_dim": rope}
+    model = lowered(**{**latent_choices, **own})
+    assert float(kv_bytes_per_token(model, 2.0)) == layers * (latent + rope) * 2
+
+
+@pytest.mark.parametrize("build", [prefill_graph, decode_graph])
+def test_a_routed_latent_graph_names_each_op_once(
+    lowered: Lowered,
+    routed_choices: Choices,
+    latent_choices: Choices,
+    build: Callable[[ModelArrays, Array, Array], Any],
+) -> None:
+    model = lowered(**routed_choices, **latent_choices, dense_layers=1, shared_experts=1)
+    graph = build(model, array(2), array(16))
+    names = [op.name for ops in (graph.matmuls, graph.attentions, graph.vectors, graph.collectives) for op in ops]
+    assert len(names) == len(set(names))
+    assert ("kv_up" in names, "key_absorb" in names) == (build is prefill_graph, build is decode_graph)
+
+
+@pytest.mark.parametrize("absorbed", [True, False])
+@pytest.mark.parametrize("build", [prefill_graph, decode_graph])
+def test_a_step_takes_the_form_that_it_is_told(
+    lowered: Lowered, latent_choices: Choices, build: Callable[..., Any], absorbed: bool
+) -> None:
+    graph = build(lowered(**latent_choices), array(2), array(16), absorbed=absorbed)
+    assert ("key_absorb" in {op.name for op in graph.matmuls}) is absorbed
+    (attention,) = graph.attentions
+    assert float(attention.kv_heads) == (1.0 if absorbed else 8.0)

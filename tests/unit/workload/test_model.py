@@ -149,3 +149,131 @@ def test_lowered_records_are_frozen(describe: Describe) -> None:
     arrays: ModelArrays = lower_model(Varied(describe()))
     with pytest.raises(AttributeError):
         arrays.layers = np.array(7.0)  # type: ignore[misc]
+
+
+Choices = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"expert_ffn": None}, "expert_ffn", "is missing although experts is set"),
+        ({"experts_per_token": 9}, "experts_per_token", r"is more than experts \(got 9\)"),
+        ({"dense_layers": 6}, "dense_layers", r"leaves no routed layer \(got 6\)"),
+        ({"dense_layers": 7}, "dense_layers", r"leaves no routed layer \(got 7\)"),
+        ({"expert_groups": 4, "groups_per_token": 5}, "groups_per_token", r"is more than expert_groups \(got 5\)"),
+        ({"groups_per_token": 2}, "groups_per_token", r"is more than expert_groups \(got 2\)"),
+        ({"experts": 0}, "experts", "greater than 0"),
+        ({"experts_per_token": 0}, "experts_per_token", "greater than 0"),
+        ({"expert_ffn": 0}, "expert_ffn", "greater than 0"),
+        ({"shared_experts": -1}, "shared_experts", "greater than or equal to 0"),
+        ({"dense_layers": -1}, "dense_layers", "greater than or equal to 0"),
+        ({"expert_groups": 0}, "expert_groups", "greater than 0"),
+        ({"published_active_parameters": 0.5}, "published_active_parameters", "out of range"),
+    ],
+)
+def test_routing_that_cannot_be_is_refused(
+    describe: Describe, routed_choices: Choices, changes: Choices, field: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        describe(**{**routed_choices, **changes})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experts_per_token": 8},  # every expert
+        {"dense_layers": 5},  # one routed layer is left
+        {"expert_groups": 4, "groups_per_token": 4},
+        {"expert_groups": 4},
+        {"groups_per_token": 1},
+        {"shared_experts": 8},
+    ],
+)
+def test_routing_at_its_limits_is_accepted(describe: Describe, routed_choices: Choices, changes: Choices) -> None:
+    assert describe(**{**routed_choices, **changes}).experts == 8
+
+
+@pytest.mark.parametrize("missing", ["kv_latent", "rope_dim", "value_dim"])
+def test_latent_attention_needs_all_its_widths(describe: Describe, latent_choices: Choices, missing: str) -> None:
+    with pytest.raises(SpecError, match=r"is incomplete.*needs kv_latent, rope_dim and value_dim") as caught:
+        describe(**{**latent_choices, missing: None})
+    assert caught.value.field == "kv_latent"
+
+
+@pytest.mark.parametrize("field", ["query_latent", "kv_latent", "rope_dim", "value_dim"])
+@pytest.mark.parametrize("value", [0, -4, 1.5])
+def test_a_width_of_latent_attention_is_a_positive_whole_number(
+    describe: Describe, latent_choices: Choices, field: str, value: float
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        describe(**{**latent_choices, field: value})
+    assert (caught.value.field, caught.value.value) == (field, value)
+
+
+def test_a_dense_model_lowers_to_no_experts_and_no_latent(describe: Describe) -> None:
+    arrays = lower_model(Varied(describe()))
+    flags = (arrays.is_moe, arrays.has_dense_layers, arrays.has_shared_experts, arrays.is_latent)
+    assert not any((*flags, arrays.compresses_query, arrays.router_bias, arrays.sinks))
+    assert (float(arrays.experts), float(arrays.experts_per_token), float(arrays.node_limit)) == (0.0, 1.0, np.inf)
+
+
+def test_experts_lower_to_numbers_and_flags(describe: Describe, routed_choices: Choices) -> None:
+    more = {"shared_experts": 2, "dense_layers": 3, "expert_groups": 4, "groups_per_token": 3, "router_bias": True}
+    arrays = lower_model(Varied(describe(**routed_choices, **more)))
+    numbers = (arrays.experts, arrays.experts_per_token, arrays.expert_ffn, arrays.shared_experts, arrays.dense_layers)
+    assert tuple(float(number) for number in numbers) == (8.0, 2.0, 32.0, 2.0, 3.0)
+    assert float(arrays.node_limit) == 3.0
+    assert all((arrays.is_moe, arrays.has_dense_layers, arrays.has_shared_experts, arrays.router_bias))
+    assert not arrays.is_latent
+
+
+def test_latent_attention_lowers_to_numbers_and_flags(describe: Describe, latent_choices: Choices) -> None:
+    arrays = lower_model(Varied(describe(**latent_choices)))
+    numbers = (arrays.query_latent, arrays.kv_latent, arrays.rope_dim, arrays.value_dim)
+    assert tuple(float(number) for number in numbers) == (24.0, 40.0, 4.0, 12.0)
+    assert (arrays.is_latent, arrays.compresses_query, arrays.is_moe) == (True, True, False)
+    direct = lower_model(Varied(describe(**{**latent_choices, "query_latent": None})))
+    assert (direct.is_latent, direct.compresses_query) == (True, False)
+
+
+def test_the_cache_keeps_keys_and_values_of_every_head_or_one_latent(
+    describe: Describe, latent_choices: Choices
+) -> None:
+    ordinary, latent = (lower_model(Varied(describe(**changes))) for changes in ({}, latent_choices))
+    assert (float(ordinary.kept_per_token), float(ordinary.cache_heads)) == (32.0, 2.0)  # 2 x 16 of two heads
+    assert (float(latent.kept_per_token), float(latent.cache_heads)) == (44.0, 1.0)  # 40 + 4, once
+
+
+@pytest.mark.parametrize(
+    ("path", "flag"), [("dense_layers", "has_dense_layers"), ("shared_experts", "has_shared_experts")]
+)
+def test_a_sweep_that_starts_at_none_has_the_structure_of_all(
+    describe: Describe, routed_choices: Choices, path: str, flag: str
+) -> None:
+    spec = describe(**routed_choices)
+    assert not getattr(lower_model(Varied(spec)), flag)
+    swept = lower_model(vary(Varied(spec), {path: [0, 1, 2]}))
+    assert getattr(swept, flag)
+    assert getattr(swept, path).tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_sweep_of_groups_is_a_sweep_of_the_limit_of_nodes(describe: Describe, routed_choices: Choices) -> None:
+    spec = describe(**routed_choices, expert_groups=8, groups_per_token=8)
+    assert lower_model(vary(Varied(spec), {"groups_per_token": [1, 4, 8]})).node_limit.tolist() == [1.0, 4.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "message"),
+    [
+        ("experts_per_token", [2, 9], "is more than experts"),
+        ("experts", [8, 1], "is more than experts"),
+        ("dense_layers", [0, 6], "leaves no routed layer"),
+    ],
+)
+def test_a_sweep_out_of_what_routing_can_be_is_refused(
+    describe: Describe, routed_choices: Choices, path: str, values: list[int], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        vary(Varied(describe(**routed_choices)), {path: values}, root="workload.")

@@ -30,7 +30,9 @@ def test_every_shipped_experiment_reads_and_names_known_systems_and_workload(nam
     study = load_study(name)
     assert study.name == name
     assert set(study.experiment.systems) <= set(library.names("systems"))
-    assert study.experiment.workload in library.names("workloads")
+    assert study.serving is None or study.serving.workload in library.names("workloads")
+    assert study.training is None or {run.workload for run in study.training.runs} <= set(library.names("workloads"))
+    assert study.training is None or study.training.software in library.names("software")
 
 
 def test_a_study_holds_what_its_file_says_in_si(study_file: Path, study_text: str) -> None:

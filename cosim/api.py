@@ -127,9 +127,23 @@ def estimate_training(
 
 
 def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
-    """Point `index` of a training estimate as events: its time and the spans of every stage, link and stream."""
-    from cosim.explore.simulate import simulated
+    """Point `index` of a training estimate as events: its time and the spans of every stage, link and stream.
 
+    Raises SpecError for another phase or no such point, InfeasibleError for one that is infeasible.
+    """
+    from cosim.errors import SpecError
+    from cosim.explore.explain import explain
+    from cosim.explore.simulate import simulated
+    from cosim.records import take
+
+    count = len(estimated.result.time)
+    if estimated.case.phase != "train":
+        raise SpecError("is not a training estimate", field="estimated", value=estimated.case.phase)
+    if not 0 <= index < count:
+        raise SpecError("is no point of the estimate", field="index", value=index, hint=f"it has {count}, from 0")
+    if not estimated.result.feasible[index]:
+        one = np.array([index], dtype=np.intp)
+        raise explain(take(estimated.case, one), take(estimated.result, one))
     return simulated(estimated.case, index)
 
 

@@ -32,6 +32,10 @@ _BYTES: dict[str, float] = {
 SERVING_PRECISIONS: tuple[str, ...] = ("bf16", "fp8", "mxfp8", "int8", "nvfp4", "mxfp4")
 
 
+# Formats that gradients are taken in: integers are for serving.
+TRAINING_PRECISIONS: tuple[str, ...] = tuple(dtype for dtype in DTYPES if not dtype.startswith("int"))
+
+
 def bytes_per_element(dtype: str) -> float:
     """Storage of one element of `dtype` [B], scales included. Raises KeyError on an unknown name."""
     return _BYTES[dtype]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,10 +36,15 @@ def estimate_command(
 
     answer = estimate_request(phase, system, workload, overrides(settings or []))
     row = {**answer.to_row(), "plans_tried": answer.plans_tried, "defaults": dict(answer.defaults)}
+    row["system_chips"] = int(answer.case.system.chips.max())
     row["time_s_best"], row["time_s_worst"] = answer.spread or (None, None)
     listed = operator_rows(answer.case) if ops else []
     if timeline is not None:
-        write_timeline(timeline, simulated(answer.case), f"{phase} of {row['workload']} on {row['system']}")
+        run = simulated(answer.case)
+        write_timeline(timeline, run, f"{phase} of {row['workload']} on {row['system']}")
+        print(
+            f"timeline: {timeline}, {run.time_s:.4g} s as events, {row['time_s']:.4g} s in closed form", file=sys.stderr
+        )
     if emit({**row, "operators": listed} if ops else row, json_to):
         return
     print(estimate_text(row))

@@ -36,9 +36,15 @@ def estimate_text(row: Row) -> str:
         "memory": _shares(row, "memory_bytes.", row["memory_bytes.total"], "B"),
         "confidence": row["confidence"],
     }
-    lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {row['chips']} chips"]
+    lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {_chips(row)}"]
     lines += [f"  {name:<11} {text}" for name, text in facts.items()]
     return "\n".join(lines)
+
+
+def _chips(row: Row) -> str:
+    """Chips that the plan takes, and of how many where it leaves some idle."""
+    there = row.get("system_chips", row["chips"])
+    return f"{row['chips']} chips" if there <= row["chips"] else f"{row['chips']} of {there} chips"
 
 
 def _training_plan(row: Row) -> str:

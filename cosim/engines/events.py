@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cosim.engines.case import Case, device_graph, stage_classes
 from cosim.engines.step import op_costs, stage_costs, transfers
 from cosim.errors import SimulationError
-from cosim.mapping.placement import serving_stage
+from cosim.mapping.placement import crosses, serving_stage
 from cosim.records import at
 
 if TYPE_CHECKING:
@@ -69,11 +69,9 @@ def schedule(case: Case, index: int = 0) -> Schedule:
     counts = classes.count[:, 0].astype(int)
     stage_s = [float(cost) for cost, count in zip(costs, counts, strict=True) for _ in range(count)]
     moved = transfers(point)
-    per_node = max(int(point.system.tiers[0].size // serving_stage(point.plan)), 1)
-    boundaries = range(1, len(stage_s))
-    # A boundary crosses nodes where the next stage opens a new one.
-    spread = int(moved.across) > 0
-    transfer_s = [float(moved.across_time if spread and b % per_node == 0 else moved.inside_time) for b in boundaries]
+    stage, stages, node = int(serving_stage(point.plan)), len(stage_s), int(point.system.tiers[0].size)
+    across = [crosses(boundary, stage, stages, node) for boundary in range(stages - 1)]
+    transfer_s = [float(moved.across_time if far else moved.inside_time) for far in across]
     decode = case.phase == "decode"
     steps = SETTLING_STEPS + 2 * len(stage_s) + MEASURED_STEPS if decode else 1
     host = float(point.system.chip.launch.host_step)

@@ -1,12 +1,12 @@
 """The closed form of a pipeline that trains: 1F1B, and interleaved with v pieces a stage.
 
-    time      chain / v + transfers + (m - 1 / v) slowest
-    chain     every stage once, forward and back
-    slowest   the busiest stage; with one piece also any ring of stages with its transfers, over the stages in it:
-              a ring holds as many micro-batches as stages, so its transfers are not hidden
-
-With more pieces than one the schedule starts enough micro-batches to hide transfers, except on the way in and out,
-where a micro-batch goes round once for each of the v - 1 next pieces, and where transfers are longer than passes.
+One piece: the longest way through the schedule goes down to a stage e once, and m - 1 times round a ring of stages that
+ends there, at the mean of its stages and transfers, because a ring holds as many micro-batches as stages:
+    time      most over rings [a, e] of  through(0..e) + (m - 1) mean(a..e) + beyond
+    beyond    the way from e to the last stage and back, less the forward passes that e runs meanwhile
+Several pieces: enough micro-batches are under way to hide transfers, except on the way in and out, where a micro-batch
+goes round once for each of the v - 1 next pieces, and where transfers are longer than passes:
+    time      chain / v + transfers + rounds + (m - 1 / v) slowest
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cosim.mapping.stages import Stages
+from cosim.mapping.stages import CLASSES, Stages
 from cosim.records import Array
 
 
@@ -42,15 +43,49 @@ def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, vir
     moves = 2.0 * (schedule.inside * schedule.inside_time + schedule.across * schedule.across_time)
     chain = np.sum(count * busy, axis=0)
     slowest = np.max(np.where(count > 0.0, busy, 0.0), axis=0)
-    # The worst pair of neighbours has one of the slower kind between them.
-    transfer = np.where(schedule.across > 0.0, schedule.across_time, schedule.inside_time)
-    pair = np.where(pipeline > 1.0, chain / pipeline + transfer, 0.0)
-    ring = np.maximum((chain + moves) / pipeline, pair)
+    transfer = _slower(schedule)
     rounds = _rounds(schedule, moves / 2.0 + transfer, pipeline, micro_batches, virtual)
-    rounds = np.where((virtual > 1.0) & (pipeline > 1.0), rounds, 0.0)
-    slowest = np.where(virtual > 1.0, slowest, np.maximum(slowest, ring))
-    total: Array = chain / virtual + moves + rounds + (micro_batches - 1.0 / virtual) * slowest
-    return total
+    rounds = np.where(pipeline > 1.0, rounds, 0.0)
+    interleaved = chain / virtual + moves + rounds + (micro_batches - 1.0 / virtual) * slowest
+    return np.where(virtual > 1.0, interleaved, _one_piece(schedule, pipeline, micro_batches))
+
+
+def _slower(schedule: Schedule) -> Array:
+    """Time of the slower kind of transfer that a pipeline has (P,) [s]."""
+    return np.where(schedule.across > 0.0, schedule.across_time, schedule.inside_time)
+
+
+def _one_piece(schedule: Schedule, pipeline: Array, micro_batches: Array) -> Array:
+    """1F1B: the most over rings of stages (P,) [s]; a ring is one stage, two neighbours, or whole classes in a row."""
+    count, busy = schedule.stage.count, schedule.forward + schedule.backward
+    moves = 2.0 * (schedule.inside * schedule.inside_time + schedule.across * schedule.across_time)
+    hop = moves / np.maximum(pipeline - 1.0, 1.0)
+    slower = 2.0 * _slower(schedule)
+    behind = np.sum(count, axis=0) - np.cumsum(count, axis=0)
+    beyond = np.sum(count * busy, axis=0) - np.cumsum(count * busy, axis=0) + behind * hop
+    through = np.sum(count * busy, axis=0) + moves - beyond
+    rest = through + np.maximum(beyond - np.minimum(behind, micro_batches - 1.0) * schedule.forward, 0.0)
+    longest: Array = np.zeros_like(rest[0])
+
+    def ring(end: int, mean: Array, exists: NDArray[np.bool_]) -> None:
+        nonlocal longest
+        time = rest[end] + (micro_batches - 1.0) * mean
+        longest = np.maximum(longest, np.where(exists, time, 0.0))
+
+    for end in range(len(CLASSES)):
+        here = count[end] > 0.0
+        ring(end, busy[end], here)
+        ring(end, busy[end] + slower / 2.0, count[end] > 1.0)
+        stages, work = np.zeros_like(rest[0]), np.zeros_like(rest[0])
+        for start in range(end, -1, -1):
+            before = stages
+            stages, work = stages + count[start], work + count[start] * busy[start]
+            ring(end, (work + (stages - 1.0) * hop) / np.maximum(stages, 1.0), here & (count[start] > 0.0))
+            # Neighbours of two classes: nothing lies between them.
+            next_to = here & (count[start] > 0.0) & (start < end) & (before == count[end])
+            ring(end, (busy[start] + busy[end] + slower) / 2.0, next_to)
+    found: Array = longest
+    return found
 
 
 def _rounds(schedule: Schedule, way: Array, pipeline: Array, micro_batches: Array, virtual: Array) -> Array:

@@ -25,7 +25,7 @@ from cosim.mapping.placement import expert_placement, serving_stage, stage_hops,
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
-from cosim.timing.collective import all_gather, all_reduce, all_to_all, reduce_scatter, send
+from cosim.timing.collective import all_gather, all_reduce, all_to_all, exposed, reduce_scatter, send
 from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
@@ -146,12 +146,6 @@ def group_costs(
         own["energy"] += collective.count * link_energy(wire, chip)
         own["kernels"] += collective.count
     return {group: GroupCosts(**own) for group, own in sums.items()}
-
-
-def exposed(time: Array, behind: Array, cores: Array) -> Array:
-    """What a collective of `time` adds to work of `behind` [s]: what is longer, and the cores it takes meanwhile."""
-    hidden = np.minimum(time, behind)
-    return time - hidden + cores * hidden
 
 
 def transfers(case: Case) -> Transfers:

@@ -2,9 +2,9 @@
 
 The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
 order of its schedule (1F1B, or interleaved pieces), each when what it needs has arrived; a transfer occupies its link
-and direction alone. Weights are gathered and gradients reduced layer by layer on a second stream, or before and after
-where the software does not overlap; a pass beside traffic gives up the cores that the traffic takes. Agreement with
-`training` where nothing contends is a test.
+alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer by
+layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
+cores that the traffic takes. Agreement with `training` where nothing contends is a test.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cosim.engines.case import Case
 from cosim.engines.events import EventRun, Span
 from cosim.engines.training import software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
+from cosim.mapping.placement import crosses
 from cosim.records import Array, at
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
     plan, move = point.plan, table.schedule
     size, node = int(plan.tensor * plan.data), int(point.system.tiers[0].size)
     stages = int(plan.pipeline)
-    spread = size * stages > node
-    # The boundary behind a stage crosses nodes where the next one opens a new node.
-    across = [spread and (size >= node or (s + 1) * size % node == 0 or s + 1 == stages) for s in range(stages)]
+    across = [crosses(s, size, stages, node) for s in range(stages)]
     inside_s, across_s = float(move.inside_time), float(move.across_time)
     return StepSchedule(
         forward_s=along(move.forward),
@@ -197,7 +196,7 @@ class _Step:
             target = yield queue.get()
             start = float(self.env.now)
             yield self.env.timeout(time_s)
-            self._note(f"link {stage} to {neighbour}", f"{target[0]} {target[2]}", start)
+            self._note(f"link {stage} to {neighbour}, {direction}", f"{target[0]} {target[2]}", start)
             self.arrived[neighbour][target].succeed()
 
     def _pass(self, stage: int, kind: str, piece: int, micro: int) -> Generator[Any, Any, None]:

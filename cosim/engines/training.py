@@ -16,7 +16,7 @@ import numpy as np
 from cosim.engines.case import Case, device_graph, micro_batch_graph, stage_classes
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
 from cosim.engines.pipeline import Schedule, pipeline_time
-from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, exposed, group_costs, op_costs
+from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import stage_hops, tensor_placement
@@ -24,7 +24,7 @@ from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, by_group
 from cosim.mapping.training import Weights, group_parameters, stage_parameters
 from cosim.records import Array, array
-from cosim.timing.collective import all_gather, send
+from cosim.timing.collective import all_gather, exposed, send
 from cosim.timing.energy import link_energy
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cosim.dtypes import kv_dtype_for
+from cosim.dtypes import TRAINING_PRECISIONS, kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
 from cosim.engines.training import with_micro_batches
@@ -68,6 +68,9 @@ def estimate(
     planned = vary(Varied(Plan()), plan, root="plan.")
     _same_length({"system": system, "workload": model, "plan": planned, "scenario": asked})
     _belongs(phase, plan, scenario)
+    if "latent" in plan and not network.is_latent:
+        hint = f"{network.name} has ordinary attention"
+        raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)
     formats = _formats(phase, plan, machine)
     plans = lower_plan(vary(planned, formats, root="plan."))
     given = [name for name in _DEGREES if name in plan]
@@ -125,7 +128,7 @@ def _training(
     plans: PlanArrays,
     plan: Overrides,
 ) -> tuple[Case, int]:
-    """The case of a training step and the plans tried: the one given by its degrees, or the best that agrees."""
+    """The case of a training step and the plans tried: the one whose degrees are given, or the best that agrees."""
     software = lower_software(load_software(planned.spec.software))
     if any(name in plan for name in _DEGREES):
         case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
@@ -145,7 +148,10 @@ def _training(
 
 def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
     """Refuses what only the other kind of phase knows: nothing is read and then not used."""
-    serving = {"plan": ("micro_batches", "kv_dtype"), "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit")}
+    serving = {
+        "plan": ("micro_batches", "kv_dtype", "latent"),
+        "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit"),
+    }
     training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch",)}
     other, hint = (serving, "training has plan.micro_batch and scenario.global_batch")
     if phase != "train":
@@ -162,7 +168,11 @@ def _formats(phase: Phase, plan: Overrides, machine: SystemArrays) -> dict[str, 
     Training takes 16 bits where nothing is said.
     """
     if phase == "train":
-        return {"dtype": str(plan.get("dtype") or training_dtype(machine.chip)), "kv_dtype": "bf16"}
+        dtype = str(plan.get("dtype") or training_dtype(machine.chip))
+        if dtype not in TRAINING_PRECISIONS:
+            hint = f"formats to train in: {', '.join(TRAINING_PRECISIONS)}"
+            raise SpecError("is no format to train in", field="plan.dtype", value=dtype, hint=hint)
+        return {"dtype": dtype, "kv_dtype": "bf16"}
     dtype = str(plan.get("dtype") or best_native(machine.chip))
     return {"dtype": dtype, "kv_dtype": str(plan.get("kv_dtype") or kv_dtype_for(dtype))}
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from cosim import documents, library
 from cosim.datum import Seconds
 from cosim.documents import Document
-from cosim.dtypes import Dtype
+from cosim.dtypes import TRAINING_PRECISIONS, Dtype
 from cosim.errors import SpecError, nearest
 from cosim.schema import Frozen, validated
 
@@ -70,6 +70,18 @@ class TrainingStudy(Frozen):
     precision: Dtype = "bf16"
     software: str = "megatron"
     """Training software of the library: the same for all."""
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> TrainingStudy:
+        for field in ("systems", "runs"):
+            values = getattr(self, field)
+            twice = [value for index, value in enumerate(values) if value in values[:index]]
+            if twice:
+                raise SpecError("is listed twice", field=field, value=str(twice[0]), hint="name each once")
+        if self.precision not in TRAINING_PRECISIONS:
+            hint = f"formats to train in: {', '.join(TRAINING_PRECISIONS)}"
+            raise SpecError("is no format to train in", field="precision", value=self.precision, hint=hint)
+        return self
 
 
 class Compare(Frozen):

@@ -13,7 +13,7 @@ from cosim.explore.space import candidates_at, searched
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.memory import KINDS
-from cosim.mapping.plan import RECOMPUTES
+from cosim.mapping.plan import RECOMPUTES, PlanArrays
 from cosim.records import array, at, map_leaves
 from cosim.units import format_si
 
@@ -58,7 +58,7 @@ def _what_fits(case: Case, index: int) -> str:
     """The smallest thing that fits: a plan on this system, on more nodes, or the largest batch."""
     point = at(case, index)
     if case.phase == "train":
-        return "use more nodes, more tensor or pipeline parallelism, plan.zero=1 or 3, or plan.recompute=full"
+        return _training_hint(point.plan)
     scalars = map_leaves(point, lambda leaf: leaf.reshape(()))
     batch = int(scalars.scenario.batch)
     # What fits is asked of memory alone: a limit on time is another question.
@@ -76,6 +76,18 @@ def _what_fits(case: Case, index: int) -> str:
             best = int(np.nanargmin(result.time))
             return f"it fits with {plan_text(trial, best)} on {int(system.chips)} chips (system.nodes={nodes})"
     return f"it does not fit on {MOST_NODES} nodes: use a smaller batch or context, or a narrower format"
+
+
+def _training_hint(plan: PlanArrays) -> str:
+    """What takes less memory and is not in use yet."""
+    offers = ["more nodes (system.nodes)", "more tensor or pipeline parallelism"]
+    if plan.zero < 3:
+        offers.append("plan.zero=1 or 3" if plan.zero < 1 else "plan.zero=3")
+    if RECOMPUTES[int(plan.recompute)] != "full":
+        offers.append("plan.recompute=full")
+    if plan.micro_batch > 1:
+        offers.append("a smaller plan.micro_batch")
+    return "use " + ", ".join(offers[:-1]) + (" or " if len(offers) > 1 else "") + offers[-1]
 
 
 def _with_nodes(system: SystemArrays, nodes: float) -> SystemArrays:

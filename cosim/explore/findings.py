@@ -152,7 +152,11 @@ def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label:
         run = _pick(runs, system, goal, label, quality)
         rate = None
         if run is None:
-            missing = f"no matrix rate in {label}" if goal.phase != "train" else f"no rate in {label}, or no legal plan"
+            missing = (
+                f"no matrix rate in {label}"
+                if goal.phase != "train"
+                else f"no rate in {label}, no legal plan, or a node beyond the power"
+            )
             entry["why"] = entry["why"] or missing if quality == "own" else entry["why"]
         else:
             block, result = run

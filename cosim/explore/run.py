@@ -21,7 +21,7 @@ from cosim.explore.findings import Finding, Run, as_json, findings, operators, w
 from cosim.explore.rows import Columns, columns
 from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_results
 from cosim.explore.training_study import training_blocks, training_goals
-from cosim.hardware.load import read_system
+from cosim.hardware.load import described, read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.software import load_software
@@ -80,8 +80,19 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
         for index, run in enumerate(training.runs if training else ())
     }
     if training is not None:
-        files.append(library.find("software", training.software))
+        files += _software_files(study, training.software, f"{at}software")
+    if serving is None and "nodes" in parts["system"]:
+        raise SpecError("is not part of a study of training", field="system.nodes", hint="its chips say how many nodes")
     return Inputs(study, systems, model, trained, models, _hashes(files))
+
+
+def _software_files(study: Study, name: str, path: str) -> list[Path]:
+    """Files of the training software, its bases included. Raises SpecError at its line."""
+    try:
+        load_software(name)
+        return [document.path for document in described(name, "software")[1]]
+    except SpecError as error:
+        raise error.at(file=study.document.path, line=study.document.line(path)) from None
 
 
 def _systems(
@@ -216,9 +227,21 @@ def _blocks(inputs: Inputs) -> list[compare.Block]:
         models = {name: lower_model(model) for name, model in inputs.training_models.items()}
         equal = inputs.study.experiment.equal_quality
         try:
-            everything += training_blocks(training, inputs.training_systems, models, equal)
+            trained = list(training_blocks(training, inputs.training_systems, models, equal))
         except SpecError as error:
-            raise error.at(file=document.path) from None
+            at = "chips" if serving is None else "training.chips"
+            raise error.at(file=document.path, line=document.line(at)) from None
+        if not trained:
+            at = "precision" if serving is None else "training.precision"
+            raise SpecError(
+                "no system has a matrix rate in it, or a legal plan",
+                file=document.path,
+                line=document.line(at),
+                field=at,
+                value=training.precision,
+                hint="'cosim show CHIP' lists its formats",
+            )
+        everything += trained
     return everything
 
 

@@ -1,12 +1,14 @@
 """One training step now: the plan that is given, or the best of all legal ones.
 
 The space of a search: tensor x pipeline x data on all chips, micro-batches that divide, pieces of a stage, ZeRO
-stage, recompute; sequence parallelism always (it costs nothing and saves memory). What the user sets stays set.
+stage, recompute; sequence parallelism always (it costs nothing and saves memory). What is set stays set; `estimate`
+takes a plan with a degree as given whole.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +83,7 @@ def space(
     chips, batch = int(np.max(system.chips)), int(np.max(scenario.global_batch))
     # With fused attention there is no attention core to compute again.
     offered = [RECOMPUTES.index(name) for name in RECOMPUTES if not (software.fused and name == "selective")]
-    recomputes = [int(plan.recompute)] if "recompute" in given else offered
+    recomputes = [int(np.max(plan.recompute))] if "recompute" in given else offered
     rows = [(*row, again) for row in _numbers(scalars, chips, batch, given) for again in recomputes]
     if not rows:
         return None
@@ -111,21 +113,31 @@ def _numbers(model: ModelArrays, chips: int, batch: int, given: Overrides) -> li
         if _agrees(given, tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data) and batch % data == 0
         for micro in divisors(batch // data)
         if _agrees(given, micro_batch=micro) and (micro <= MOST_MICRO_BATCH or "micro_batch" in given)
-        for pieces in _pieces(layers, pipeline, batch // (data * micro))
+        for pieces in _pieces(layers, pipeline, batch // (data * micro), asked="virtual_pipeline" in given)
         if _agrees(given, virtual_pipeline=pieces)
-        for zero in (ZERO_STAGES if data > 1 else (0,))
-        if _agrees(given, zero=zero)
+        for zero in _zeros(given, data)
         for expert in expert_degrees(model, tensor, data)
         if _agrees(given, expert_parallel=expert)
     ]
 
 
 def _agrees(given: Overrides, **tried: int) -> bool:
-    return all(int(given.get(name, value)) == value for name, value in tried.items())
+    return all(_number(given.get(name, value)) == value for name, value in tried.items())
 
 
-def _pieces(layers: int, pipeline: int, micro_batches: int) -> list[int]:
+def _number(value: Any) -> float:  # noqa: ANN401  # a number, or an array of one
+    return float(np.ravel(value)[0])
+
+
+def _zeros(given: Overrides, data: int) -> tuple[int, ...]:
+    """ZeRO stages tried: the one that is asked for, or those that differ for so many replicas."""
+    if "zero" in given:
+        return (int(_number(given["zero"])),)
+    return ZERO_STAGES if data > 1 else (0,)
+
+
+def _pieces(layers: int, pipeline: int, micro_batches: int, *, asked: bool) -> list[int]:
     """Pieces per stage: they must divide the layers of a stage, and stages the micro-batches."""
     if pipeline == 1 or layers % pipeline or micro_batches % pipeline:
         return [1]
-    return [pieces for pieces in divisors(layers // pipeline) if pieces <= MOST_PIECES]
+    return [pieces for pieces in divisors(layers // pipeline) if asked or pieces <= MOST_PIECES]

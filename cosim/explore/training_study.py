@@ -46,8 +46,11 @@ def training_blocks(
             budget = provisioned_w(
                 with_nodes(systems[study.systems[0]], nodes_of(systems[study.systems[0]], study.chips))
             )
-            most = int(budget / provisioned_w(with_nodes(varied, 1)))
+            # A system fits its own budget whatever rounding does.
+            most = int(budget / provisioned_w(with_nodes(varied, 1)) * (1.0 + 1e-12))
             fits = with_nodes(varied, _round_count(most)) if most else None
+            if name == study.systems[0]:
+                fits = same
             for goal, system in ((by_chips, same), (by_power, fits)):
                 if system is not None:
                     yield from _blocks(study, run, goal, name, system, models[run.workload], equal)
@@ -75,7 +78,7 @@ def provisioned_w(varied: Varied[System]) -> float:
 
 
 def _goals(run: TrainingRun, study: TrainingStudy) -> tuple[Goal, Goal]:
-    text = f"training {run.workload}"
+    text = f"training {run.workload}, {run.global_batch:,} x {run.length:,} tokens"
     return (
         Goal("train", np.inf, f"{text}, {study.chips:,} chips each", "chip"),
         Goal("train", np.inf, f"{text}, facility power of {study.chips:,} chips of {study.systems[0]}", "kW"),

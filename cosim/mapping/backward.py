@@ -142,16 +142,18 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
             # Gradients travel the way back: out where tokens came in.
             found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
             continue
+        name, behind = f"{op.name}.grad", f"{op.into}.wgrad"
+        forward = sizes.get(op.name)
+        scattered = forward is not None and forward.kind == "reduce_scatter"
+        if scattered and forward is not None:
+            found.append(replace(forward, name=f"{name}_gather", kind="all_gather"))
         if not op.into:
             continue
-        name, behind = f"{op.name}.grad", f"{op.into}.wgrad"
-        if not sequence_parallel:
-            size = op.m * op.width * 2.0
+        width = op.width if op.gradient_width is None else op.gradient_width
+        size = op.m * width * ACTIVATION_BYTES
+        if not sequence_parallel or op.gradient_width is not None:
             found.append(DeviceCollective(name, op.group, "all_reduce", op.count, size, behind))
             continue
-        forward = sizes[op.name]
-        if op.kind == "all_reduce":
-            found.append(replace(forward, name=f"{name}_gather", kind="all_gather"))
-        found.append(replace(forward, name=name, kind="reduce_scatter", behind=behind))
-        found.append(replace(forward, name=f"{name}_input", kind="all_gather", behind=f"{op.into}.dgrad"))
+        found.append(DeviceCollective(name, op.group, "reduce_scatter", op.count, size, behind))
+        found.append(DeviceCollective(f"{name}_input", op.group, "all_gather", op.count, size, f"{op.into}.dgrad"))
     return tuple(found)

@@ -51,8 +51,16 @@ def expert_data_placement(plan: PlanArrays, node: Array) -> Placement:
     return data_placement(group, copies, node)
 
 
-def stage_hops(tensor: Array, pipeline: Array, node: Array) -> tuple[Array, Array]:
-    """Transfers between neighbouring stages of one replica: (inside a node, across nodes)."""
-    across = np.ceil(tensor * pipeline / node) - 1.0
-    across = np.minimum(across, pipeline - 1.0)
+def stage_hops(stage: Array, pipeline: Array, node: Array) -> tuple[Array, Array]:
+    """Transfers between neighbouring stages of `stage` chips each: (inside a node, across nodes)."""
+    fits = np.mod(node, stage) == 0.0
+    across = np.where(fits, np.ceil(stage * pipeline / node) - 1.0, pipeline - 1.0)
+    across = np.where(stage * pipeline > node, np.minimum(across, pipeline - 1.0), 0.0)
     return pipeline - 1.0 - across, across
+
+
+def crosses(boundary: int, stage: int, pipeline: int, node: int) -> bool:
+    """Whether the transfer behind stage `boundary` leaves a node, as `stage_hops` counts; the last one returns."""
+    if stage * pipeline <= node:
+        return False
+    return node % stage != 0 or (boundary + 1) * stage % node == 0 or boundary == pipeline - 1

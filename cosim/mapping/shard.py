@@ -154,7 +154,7 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         parameters * ACTIVATION_BYTES,
         parameters,
         op.core,
-        op.name.endswith("norm"),
+        op.scales,
     )
 
 
@@ -162,7 +162,8 @@ def _rows(op: Vector | Saved, plan: PlanArrays) -> Array:
     """Rows on a rank: a slice under sequence parallelism, those of the busiest rank where they are routed."""
     if op.routed is not None:
         return load(op.routed, op.m, plan).rows
-    return op.m / plan.tensor if op.sequence and plan.sequence_parallel else op.m
+    # A sequence that does not divide is padded.
+    return np.ceil(op.m / plan.tensor) if op.sequence and plan.sequence_parallel else op.m
 
 
 def _width(op: Vector | Saved, plan: PlanArrays) -> Array:

@@ -182,8 +182,11 @@ def verdict(run: dict[str, Any]) -> list[str]:
 def _sentence(finding: dict[str, Any]) -> str:
     head = f"{finding['goal']}, {finding['precision']}: "
     able = [entry for entry in finding["entries"] if entry["row"] is not None]
+    reasons = "; ".join(
+        f"{entry['system']} cannot: {entry['why']}" for entry in finding["entries"] if entry not in able
+    )
     if not able:
-        return head + "no system meets the limit."
+        return head + (f"{reasons}." if finding["phase"] == "train" else "no system meets the limit.")
     leader = able[0]
     per = finding.get("per", "chip")
     text = f"{head}{leader['system']} leads with {_number(leader['rate'])} tokens/s per {per}{_interval(leader)}"
@@ -197,8 +200,8 @@ def _sentence(finding: dict[str, Any]) -> str:
         text += f"; it stays first until its kernels fall to {factor:.2f} of their quality"
     equal = _order(able, "rate_equal")
     own = [entry["system"] for entry in able]
-    text += "; equal kernels give " + ("the same order." if equal == own else "the order " + ", ".join(equal) + ".")
-    return text
+    text += "; equal kernels give " + ("the same order" if equal == own else "the order " + ", ".join(equal))
+    return f"{text}; {reasons}." if reasons and finding["phase"] == "train" else f"{text}."
 
 
 def _clear(leader: dict[str, Any], rivals: list[dict[str, Any]]) -> bool:

@@ -17,7 +17,7 @@ MICRO = 1e6
 
 
 def timeline(run: EventRun, title: str) -> dict[str, Any]:
-    """The trace of a run: names of tracks first, in the order of their first use, then slices by start."""
+    """The trace of a run: names of tracks first, stages by number with what belongs to them, then slices by start."""
     tracks = {name: index for index, name in enumerate(dict.fromkeys(_in_order(run)), start=1)}
     named: list[dict[str, Any]] = [
         {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": title}},
@@ -51,6 +51,7 @@ def write_timeline(path: Path, run: EventRun, title: str) -> Path:
             draft.write_text(text, encoding="utf-8")
         draft.rename(path)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         reason = error.strerror or type(error).__name__
         raise SpecError(f"cannot be written: {reason}", file=path, hint="name another --timeline") from None
     return path

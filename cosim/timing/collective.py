@@ -76,6 +76,12 @@ def all_to_all(near: Array, far: Array, group: Placement, system: SystemArrays) 
     return CollectiveCost(time, near + far, np.zeros_like(time))
 
 
+def exposed(time: Array, behind: Array, cores: Array) -> Array:
+    """What a collective of `time` adds to work of `behind` [s]: what is longer, and the cores it takes meanwhile."""
+    hidden = np.minimum(time, behind)
+    return time - hidden + cores * hidden
+
+
 def send(size: Array, tier: TierArrays, system: SystemArrays) -> Array:
     """Time of one transfer of `size` bytes between two chips of a tier [s]."""
     return _sent(array(1.0), size / (reach(tier, array(2.0)) * reached(system, tier)), tier)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from cosim import library
-from cosim.dtypes import DTYPES
+from cosim.dtypes import TRAINING_PRECISIONS
 from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case
 from cosim.errors import SpecError
@@ -33,8 +33,6 @@ from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
 
 QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "samples_per_s")
-# Formats of a training step; integers are for serving.
-PRECISIONS = tuple(dtype for dtype in DTYPES if not dtype.startswith("int"))
 Spec = TypeVar("Spec", bound=BaseModel)
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
@@ -92,7 +90,7 @@ def training_case(row: Row) -> tuple[Case, tuple[str, ...]]:
         sequence_parallel=_choice(row, "sp", ("", "0", "1")) == "1",
         zero=_zero(row, degrees["data_parallel"]),
         recompute=_choice(row, "recompute", RECOMPUTES),
-        dtype=_choice(row, "precision", PRECISIONS),
+        dtype=_choice(row, "precision", TRAINING_PRECISIONS),
     )
     if plan.dtype not in system.chip.matrix.peak:
         raise CannotAnswerError(f"{system.chip.name} has no matrix rate in {plan.dtype}")

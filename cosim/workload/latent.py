@@ -26,7 +26,11 @@ def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph
     out = Matmul("attention_out", "layer", tokens.rows, (whole(model.hidden),), value, "k", bias=model.output_bias)
     up = _absorbed(model, tokens) if absorbed else _expanded(model, tokens)
     into = "query_up" if model.compresses_query else "query"
-    summed = Collective("attention_sum", "layer", "all_reduce", tokens.rows, model.hidden, into=into)
+    # Down-projections are whole on every rank: what is summed on the way back are gradients of the latents.
+    latents = model.kv_latent + model.rope_dim + (model.query_latent if model.compresses_query else model.hidden)
+    summed = Collective(
+        "attention_sum", "layer", "all_reduce", tokens.rows, model.hidden, into=into, gradient_width=latents
+    )
     attention = latent_attention(model, tokens, absorbed=absorbed)
     return Graph(tokens.phase, (*down, *up, out), (attention,), (*norms, cache), (summed,))
 
@@ -73,7 +77,7 @@ def _down(model: ModelArrays, tokens: Tokens) -> tuple[tuple[Matmul, ...], tuple
 
 def _norm(name: str, width: object, tokens: Tokens) -> Vector:
     size = array(width)
-    return Vector(name, "layer", tokens.rows, (whole(size),), 1.0, 1.0, flop=5.0, parameters=size)
+    return Vector(name, "layer", tokens.rows, (whole(size),), 1.0, 1.0, flop=5.0, parameters=size, scales=True)
 
 
 def _expanded(model: ModelArrays, tokens: Tokens) -> tuple[Matmul, ...]:

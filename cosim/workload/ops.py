@@ -141,6 +141,8 @@ class Vector:
     sequence: bool = False
     core: bool = False
     routed: Routing | None = None
+    scales: bool = False
+    """Whether `parameters` scale its elements, so that their gradient is a sum over rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ class Collective:
     count: Array = field(default_factory=lambda: array(1.0))
     into: str = ""
     routed: Routing | None = None
+    gradient_width: Array | None = None
+    """Width of the input gradient that is summed, where it is not `width`: a latent that every rank holds whole."""
 
 
 @dataclass(frozen=True, slots=True)

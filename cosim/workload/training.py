@@ -133,7 +133,9 @@ def _residuals(model: ModelArrays, tokens: Tokens) -> Graph:
     rows, width, two = tokens.rows, (whole(model.hidden),), array(2.0)
     scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
     flop = 5.0 if model.norm == "rms" else 8.0
-    norm = Vector("norm", "layer", rows, width, 1.0, 1.0, flop=flop, parameters=scales, count=two, sequence=True)
+    norm = Vector(
+        "norm", "layer", rows, width, 1.0, 1.0, flop=flop, parameters=scales, count=two, sequence=True, scales=True
+    )
     mask = MASK / HALF if model.dropout else 0.0
     add = Vector("residual", "layer", rows, width, 2.0, 1.0 + mask, flop=3.0, count=two, sequence=True)
     saved = [
@@ -160,7 +162,7 @@ def _loss(model: ModelArrays, tokens: Tokens) -> Graph:
     """Last norm, logits of every token, cross entropy over the split vocabulary in fp32."""
     rows, vocab, width = tokens.rows, whole(model.vocab), (whole(model.hidden),)
     scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
-    norm = Vector("final_norm", "head", rows, width, 1.0, 1.0, flop=5.0, parameters=scales, sequence=True)
+    norm = Vector("final_norm", "head", rows, width, 1.0, 1.0, flop=5.0, parameters=scales, sequence=True, scales=True)
     logits = Matmul("logits", "head", rows, (vocab,), width[0], "n", "head", owns_weights=not model.tied_embeddings)
     # Logits are read as 16 bits and kept as fp32 probabilities; maximum, sum and target are summed over ranks.
     loss = Vector("cross_entropy", "head", rows, (vocab,), 1.0, 2.0, flop=4.0, special=1.0, splits=True)

@@ -201,3 +201,94 @@ def test_a_study_that_is_not_there_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(cosim.SpecError, match="no experiment has this name"):
         cosim.run("no-such-study", tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+# Training.
+
+PLAN: dict[str, Any] = {
+    "tensor_parallel": 2,
+    "pipeline_parallel": 4,
+    "data_parallel": 2,
+    "micro_batch": 2,
+    "virtual_pipeline": 4,
+    "zero": 1,
+    "recompute": "full",
+    "sequence_parallel": True,
+    "software": "megatron-2022",
+}
+
+
+def test_a_training_strategy_and_a_mapping_are_alike() -> None:
+    system, model = cosim.system("dgx-h100", nodes=2), cosim.workload("llama-3.1-8b")
+    named = cosim.estimate_training(system, model, cosim.Strategy(**PLAN), global_batch=32, context=1024).to_row()
+    assert named["phase"] == "train"
+    assert {name: named[f"plan.{name}"] for name in PLAN} == PLAN
+    assert (named["plan.micro_batches"], named["scenario.global_batch"], named["scenario.context"]) == (8, 32, 1024)
+    for plan in (PLAN, {f"plan.{name}": value for name, value in PLAN.items()}):
+        assert cosim.estimate_training(system, model, plan, global_batch=32, context=1024).to_row() == named
+
+
+def test_training_without_degrees_is_searched_and_what_is_set_stays() -> None:
+    system, model = cosim.system("dgx-h100"), cosim.workload("llama-3.1-8b")
+    free = cosim.estimate_training(system, model, global_batch=16)
+    kept = cosim.estimate_training(system, model, cosim.Strategy(recompute="full", zero=3), global_batch=16)
+    assert cosim.estimate_training(system, model, cosim.Strategy(), global_batch=16).to_row() == free.to_row()
+    assert (kept.to_row()["plan.recompute"], kept.to_row()["plan.zero"]) == ("full", 3)
+    assert 0 < kept.plans_tried < free.plans_tried
+    assert kept.to_row()["time_s"] >= free.to_row()["time_s"]
+
+
+def test_arrays_of_training_points_are_each_alone() -> None:
+    system = cosim.system("asic-8").vary({"chip.memory.dram.bandwidth": np.array([2e12, 4e12, 6e12])})
+    model = cosim.workload("llama-3.1-8b").vary({"layers": [16, 32, 64]})
+    plans = {"tensor_parallel": [8, 4, 2], "data_parallel": [1, 2, 4], "zero": [0, 1, 3], "micro_batch": [1, 2, 1]}
+    found = cosim.estimate_training(system, model, plans, global_batch=np.array([8.0, 16.0, 32.0]))
+    for index in range(3):
+        one = cosim.estimate_training(
+            cosim.system("asic-8").vary({"chip.memory.dram.bandwidth": (2e12, 4e12, 6e12)[index]}),
+            cosim.workload("llama-3.1-8b").vary({"layers": (16, 32, 64)[index]}),
+            {name: values[index] for name, values in plans.items()},
+            global_batch=(8, 16, 32)[index],
+        )
+        assert one.result.time[0] == pytest.approx(found.result.time[index], rel=1e-12)
+        assert one.result.memory["total"][0] == pytest.approx(found.result.memory["total"][index], rel=1e-12)
+
+
+def test_training_refuses_keywords_of_serving_and_serving_those_of_training() -> None:
+    system, model = cosim.system("dgx-h100"), cosim.workload("llama-3.1-8b")
+    with pytest.raises(cosim.SpecError, match=r"^scenario\.batch: is not part of train"):
+        cosim.estimate_training(system, model, batch=8)
+    with pytest.raises(cosim.SpecError, match=r"^plan\.micro_batches: is not part of train"):
+        cosim.estimate_training(system, model, cosim.Strategy(micro_batches=2), global_batch=8)
+    with pytest.raises(cosim.SpecError, match=r"^scenario\.global_batch: is not part of decode"):
+        cosim.estimate_decode(system, model, global_batch=8)
+    with pytest.raises(cosim.SpecError, match=r"^plan\.zero: is not part of prefill; it belongs to 'estimate train'"):
+        cosim.estimate_prefill(system, model, cosim.Strategy(zero=1))
+
+
+def test_training_that_does_not_fit_is_an_error_that_a_script_can_catch() -> None:
+    with pytest.raises(cosim.InfeasibleError, match=r"use more nodes \(system\.nodes\)") as caught:
+        cosim.estimate_training(cosim.system("dgx-h100"), cosim.workload("llama-3.1-405b"), global_batch=8)
+    assert caught.value.limit == "memory"
+
+
+def test_a_training_estimate_is_simulated_point_by_point() -> None:
+    system, model = cosim.system("dgx-h100", nodes=2), cosim.workload("llama-3.1-8b")
+    plans = {**PLAN, "virtual_pipeline": [1, 4], "micro_batch": [1, 2]}
+    found = cosim.estimate_training(system, model, plans, global_batch=32)
+    for index in range(2):
+        run = cosim.simulate_training(found, index)
+        row = found.to_row(index)
+        assert run.time_s == pytest.approx(row["time_s"] - row["breakdown_s.throttle"], rel=5e-3)
+        stages = {span.resource for span in run.spans if span.resource.startswith("stage")}
+        assert stages == {f"stage {stage}" for stage in range(4)}
+        passes = [s for s in run.spans if s.resource == "stage 0" and s.label.startswith("forward")]
+        assert len(passes) == row["plan.micro_batches"] * row["plan.virtual_pipeline"]
+    assert cosim.simulate_training(found) == cosim.simulate_training(found, 0)
+
+
+def test_the_best_plan_is_simulated_as_it_was_found() -> None:
+    found = cosim.estimate_training(cosim.system("tpu-v5p-8"), cosim.workload("llama-3.1-8b"), global_batch=16)
+    run = cosim.simulate_training(found)
+    row = found.to_row()
+    assert run.time_s == pytest.approx(row["time_s"] - row["breakdown_s.throttle"], rel=6e-2)

@@ -227,3 +227,164 @@ def test_arrays_have_no_spread() -> None:
 
 def ask_on(name: str) -> Estimate:
     return estimate("decode", system(name), model("llama-3.1-8b"), {}, {"batch": 8})
+
+
+# Training.
+
+
+def train(plan: dict[str, Any], scenario: dict[str, Any], name: str = "dgx-h100", nodes: int = 1) -> Estimate:
+    return estimate("train", system(name, nodes), model("llama-3.1-8b"), plan, scenario)
+
+
+def test_what_training_takes_where_nothing_is_said() -> None:
+    found = train({}, {})
+    assert found.defaults == {
+        "scenario.global_batch": 512,
+        "scenario.context": 2048,
+        "plan.dtype": "bf16",
+        "plan.software": "megatron",
+        "phase": "train",
+    }
+    row = found.to_row()
+    assert (row["scenario.global_batch"], row["scenario.context"], row["plan.dtype"]) == (512, 2048, "bf16")
+    assert row["plan.software"] == "megatron"
+    told = train({"dtype": "fp8", "software": "megatron-2022"}, {"global_batch": 8, "context": 100})
+    assert told.defaults == {"phase": "train"}
+    assert (told.case.plan.dtype, told.to_row()["plan.software"]) == ("fp8", "megatron-2022")
+
+
+def test_a_row_of_training_has_what_training_has_and_nothing_of_serving() -> None:
+    row = train({"tensor_parallel": 2, "pipeline_parallel": 4, "micro_batch": 2}, {"global_batch": 64}).to_row()
+    assert (row["phase"], row["plan.micro_batch"], row["plan.micro_batches"]) == ("train", 2, 32)
+    assert [row[name] for name in ("scenario.batch", "scenario.capacity", "tokens_per_s_per_user")] == [None] * 3
+    assert (row["plan.kv_dtype"], row["memory_bytes.kv"]) == ("", 0)
+    assert row["tokens_per_s_per_chip"] == pytest.approx(64 * 2048 / row["time_s"] / 8, rel=1e-12)
+    assert row["tokens_per_j_chip"] == pytest.approx(64 * 2048 / row["energy_j"], rel=1e-12)
+    served = ask("prefill", {"tensor_parallel": 2}, {}).to_row()
+    unknown = ("scenario.global_batch", "plan.micro_batch", "plan.virtual_pipeline", "plan.zero")
+    assert [served[name] for name in unknown] == [None] * 4
+    assert (served["plan.recompute"], served["plan.software"]) == ("", "")
+
+
+def test_a_training_point_carries_the_spread_of_its_chips_software() -> None:
+    for name in ("dgx-h100", "mi300x-8gpu", "tpu-v5p-8", "asic-8"):
+        answer = train({}, {"global_batch": 16}, name)
+        assert answer.spread is not None
+        best, worst = answer.spread
+        assert best < float(answer.result.time[0]) < worst
+
+
+def test_arrays_of_training_plans_give_a_row_each_as_alone() -> None:
+    plans: dict[str, list[Any]] = {
+        "tensor_parallel": [1, 3, 8, 2, 1],
+        "pipeline_parallel": [1, 1, 1, 4, 1],
+        "data_parallel": [8, 1, 1, 1, 8],
+        "micro_batch": [1, 1, 4, 2, 1],
+        "virtual_pipeline": [1, 1, 1, 4, 1],
+        "zero": [1, 0, 0, 0, 0],
+    }
+    batches = [16, 16, 16, 64, 16]
+    found = train(plans, {"global_batch": batches})
+    rows = [found.to_row(index) for index in range(5)]
+    assert [row["limit"] for row in rows] == ["", "tensor_parallel", "", "", "memory"]
+    assert [row["plan.micro_batches"] for row in rows] == [2, 16, 4, 32, 2]
+    for index in (0, 2, 3):
+        one = {name: values[index] for name, values in plans.items()}
+        alone = train(one, {"global_batch": batches[index]}).to_row()
+        for name, value in alone.items():
+            assert rows[index][name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
+
+
+@pytest.mark.parametrize(
+    ("plan", "scenario"), [({}, {"global_batch": [8, 16]}), ({"zero": [1, 3]}, {}), ({"micro_batch": [1, 2]}, {})]
+)
+def test_arrays_of_training_points_without_degrees_are_refused(plan: dict[str, Any], scenario: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"plan: a plan is needed for arrays of points; give plan\.tensor_parallel"):
+        train(plan, scenario)
+
+
+TO_TRAINING = "it belongs to 'estimate train'"
+TO_SERVING = "training has plan.micro_batch and scenario.global_batch"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("plan", "scenario", "path"),
+    [
+        ({"zero": 1}, {}, "plan.zero"),
+        ({"recompute": "full"}, {}, "plan.recompute"),
+        ({"micro_batch": 2}, {}, "plan.micro_batch"),
+        ({"virtual_pipeline": 2}, {}, "plan.virtual_pipeline"),
+        ({"sequence_parallel": True}, {}, "plan.sequence_parallel"),
+        ({"software": "megatron"}, {}, "plan.software"),
+        ({}, {"global_batch": 8}, "scenario.global_batch"),
+    ],
+)
+def test_what_belongs_to_training_is_refused_in_serving(
+    phase: Phase, plan: dict[str, Any], scenario: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        ask(phase, plan, scenario)
+    assert str(caught.value) == f"{path}: is not part of {phase}; {TO_TRAINING}"
+
+
+@pytest.mark.parametrize(
+    ("plan", "scenario", "path"),
+    [
+        ({"micro_batches": 2}, {}, "plan.micro_batches"),
+        ({"kv_dtype": "fp8"}, {}, "plan.kv_dtype"),
+        ({}, {"batch": 8}, "scenario.batch"),
+        ({}, {"capacity": 4096}, "scenario.capacity"),
+        ({}, {"ttft_limit": 1.0}, "scenario.ttft_limit"),
+        ({}, {"tpot_limit": 1.0}, "scenario.tpot_limit"),
+    ],
+)
+def test_what_belongs_to_serving_is_refused_in_training(
+    plan: dict[str, Any], scenario: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        train(plan, scenario)
+    assert str(caught.value) == f"{path}: is not part of train; {TO_SERVING}"
+
+
+@pytest.mark.parametrize(
+    ("plan", "scenario", "message"),
+    [
+        ({"zero": 4}, {}, r"^plan\.zero: .*less than or equal to 3 \(got 4\)"),
+        ({"recompute": "half"}, {}, r"^plan\.recompute: .*'none', 'selective' or 'full' \(got 'half'\)"),
+        ({"recompute": ["none", "full"]}, {}, r"^plan\.recompute: is a choice: an array of points must hold numbers"),
+        ({"software": "megatrn"}, {}, r"no software has this name \(got 'megatrn'\); nearest: megatron"),
+        ({"micro_batch": 0}, {}, r"^plan\.micro_batch: .*greater than or equal to 1"),
+        ({}, {"global_batch": 0}, r"^scenario\.global_batch: .*greater than or equal to 1"),
+        ({}, {"global_bach": 8}, r"^scenario\.global_bach: unknown path; nearest: scenario\.global_batch"),
+    ],
+)
+def test_bad_input_of_training_names_the_path(plan: dict[str, Any], scenario: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        train(plan, scenario)
+
+
+@pytest.mark.parametrize(
+    ("plan", "limit", "message"),
+    [
+        ({"tensor_parallel": 3}, "tensor_parallel", "must divide heads"),
+        ({"tensor_parallel": 16}, "chips", "use no more chips"),
+        ({"pipeline_parallel": 4, "virtual_pipeline": 3}, "virtual_pipeline", "stages x pieces must divide layers"),
+        ({"tensor_parallel": 8, "virtual_pipeline": 2}, "virtual_pipeline", "where stages hold several pieces"),
+        ({"tensor_parallel": 8, "micro_batch": 3}, "batch", "in training data_parallel x micro_batch the global batch"),
+        ({"data_parallel": 8, "zero": 0}, "memory", r"plan\.zero=1 or 3"),
+        ({"tensor_parallel": 2, "recompute": "none", "micro_batch": 16}, "memory", r"plan\.recompute=full"),
+    ],
+)
+def test_a_training_plan_that_breaks_a_limit_is_explained(plan: dict[str, Any], limit: str, message: str) -> None:
+    with pytest.raises(InfeasibleError, match=message) as caught:
+        train(plan, {"global_batch": 16})
+    assert caught.value.limit == limit
+
+
+def test_a_plan_that_does_not_fit_tells_what_takes_the_memory() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        train({"data_parallel": 8, "micro_batch": 1}, {"global_batch": 16})
+    # 8.03 G parameters: 12 B of state, 4 B of gradient, 2 B of weight each, on every replica.
+    assert "tensor 1 x pipeline 1 x data 8, 2 micro-batches, zero 0, recompute none, bf16 lacks" in str(caught.value)
+    assert "(optimizer 96.4 GB, gradients 32.1 GB, weights 16.1 GB, activations" in str(caught.value)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cosim import library
 from cosim.errors import SpecError
-from cosim.explore.experiment import Compare, load_study
+from cosim.explore.experiment import Compare, Train, load_study
 
 
 def write(folder: Path, text: str) -> str:
@@ -131,3 +131,77 @@ def test_a_missing_file_a_folder_a_binary_file_and_an_unknown_name_are_refused(t
             load_study(str(tmp_path / name))
     with pytest.raises(SpecError, match=r"no experiment has this name.*nearest: gpu-vs-asic"):
         load_study("gpu-vs-asics")
+
+
+# Studies that train.
+
+TRAINS = """\
+kind: train
+question: How fast does it train?
+systems: [dgx-h100]
+chips: 16
+runs: [{workload: llama-3.1-8b, global_batch: 64, length: 4096}]
+equal_quality:
+  {matmul: 0.75, attention: 0.5, memory: 0.82, collective: 0.8, launch_gap: 2 us, collective_start: 5 us, source: ours}
+"""
+PART = """\
+training:
+  systems: [asic-8]
+  chips: 8
+  runs: [{workload: llama-3.1-8b, global_batch: 64, length: 4096}]
+  precision: fp8
+"""
+
+
+def test_a_study_that_trains_holds_what_its_file_says(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, TRAINS))
+    found = study.experiment
+    assert isinstance(found, Train)
+    assert (study.serving, study.training) == (None, found)
+    assert (found.systems, found.chips) == (("dgx-h100",), 16)
+    assert [(run.workload, run.global_batch, run.length) for run in found.runs] == [("llama-3.1-8b", 64, 4096)]
+    assert (found.precision, found.software) == ("bf16", "megatron")
+    assert found.equal_quality.collective_start == pytest.approx(5e-6)
+
+
+def test_a_comparison_trains_where_it_has_a_part_for_it(tmp_path: Path, study_text: str) -> None:
+    without, with_ = (load_study(write(tmp_path, text)) for text in (study_text, study_text + PART))
+    assert (without.training, without.serving) == (None, without.experiment)
+    assert (with_.training is not None, with_.serving) == (True, with_.experiment)
+    assert with_.training is not None
+    assert (with_.training.systems, with_.training.precision) == (("asic-8",), "fp8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "line", "said"),
+    [
+        ("kind: train", "kind: training", "kind", 1, "nearest: train"),
+        ("chips: 16\n", "", "chips", None, "is missing"),
+        ("chips: 16", "chips: 0", "chips", 4, "greater than or equal to 1"),
+        ("chips: 16", "chips: 1.5", "chips", 4, "integer"),
+        ("[dgx-h100]", "[]", "systems", 3, "at least 1 item"),
+        ("runs: [{workload: llama-3.1-8b, global_batch: 64, length: 4096}]", "runs: []", "runs", 5, "at least 1 item"),
+        ("global_batch: 64", "global_batch: many", "runs.0.global_batch", 5, "integer"),
+        ("global_batch: 64", "batch: 64", "runs.0.batch", 5, "nearest: global_batch"),
+        ("length: 4096", "length: 0", "runs.0.length", 5, "greater than or equal to 1"),
+        ("chips: 16", "chips: 16\nprecision: bf61", "precision", 5, "bf16"),
+        ("chips: 16", "chips: 16\nsoftwares: megatron", "softwares", 5, "nearest: software"),
+        ("chips: 16", "chips: 16\nscenario: {input: 1, output: 1}", "scenario", 5, "unknown field"),
+        ("matmul: 0.75", "matmul: 1.75", "equal_quality.matmul", 7, "less than or equal to 1"),
+    ],
+)
+def test_a_fault_in_a_study_that_trains_is_told_where_it_is(
+    tmp_path: Path, old: str, new: str, field: str, line: int | None, said: str
+) -> None:
+    assert old in TRAINS
+    error = fault(tmp_path, TRAINS.replace(old, new, 1))
+    assert (error.file, error.field, error.line) == (tmp_path / "mine.yaml", field, line)
+    assert said in str(error)
+
+
+def test_a_fault_in_the_training_part_is_told_where_it_is(tmp_path: Path, study_text: str) -> None:
+    lines = len(study_text.splitlines())
+    error = fault(tmp_path, study_text + PART.replace("chips: 8", "chips: none"))
+    assert (error.field, error.line) == ("training.chips", lines + 3)
+    error = fault(tmp_path, study_text + PART.replace("length", "lengths"))
+    assert (error.field, error.line) == ("training.runs.0.lengths", lines + 4)

@@ -153,3 +153,79 @@ def test_a_point_that_does_not_fit_is_told_apart_from_bad_input() -> None:
 
 def test_paths_have_four_roots() -> None:
     assert ROOTS == ("system", "workload", "plan", "scenario")
+
+
+# Training.
+
+
+def test_a_training_request_reaches_all_four_roots() -> None:
+    overrides = {
+        "system.nodes": 4,
+        "system.chip.memory.dram.bandwidth": "5 TB/s",
+        "workload.layers": 40,
+        "plan.tensor_parallel": 2,
+        "plan.pipeline_parallel": 4,
+        "plan.data_parallel": 4,
+        "plan.virtual_pipeline": 5,
+        "plan.micro_batch": 2,
+        "plan.zero": "1",
+        "plan.recompute": "selective",
+        "plan.sequence_parallel": True,
+        "plan.software": "megatron-2022",
+        "scenario.global_batch": 64,
+        "scenario.context": "500",
+    }
+    found = estimate_request("train", "dgx-h100", "llama-3.1-8b", overrides)
+    row = found.to_row()
+    assert (row["phase"], row["chips"], row["plan.micro_batches"], row["scenario.context"]) == ("train", 32, 8, 500)
+    assert (row["plan.virtual_pipeline"], row["plan.zero"], row["plan.recompute"]) == (5, 1, "selective")
+    assert (row["plan.sequence_parallel"], row["plan.software"]) == (True, "megatron-2022")
+    assert float(found.case.model.layers) == 40.0
+    assert float(found.case.system.chip.memory["dram"].bandwidth) == 5e12
+
+
+def test_words_and_descriptions_give_the_same_training_step() -> None:
+    overrides = {"system.nodes": 2, "workload.layers": 20, "plan.recompute": "full", "scenario.global_batch": 16}
+    machine = vary_system(Varied(load_system("mi300x-8gpu")), {"nodes": 2})
+    model = vary(Varied(load_model("qwen3-32b")), {"layers": 20})
+    direct = estimate("train", machine, model, {"recompute": "full"}, {"global_batch": 16})
+    asked = estimate_request("train", "mi300x-8gpu", "qwen3-32b", overrides)
+    assert asked.to_row() == direct.to_row()
+    assert asked.plans_tried == direct.plans_tried > 0
+
+
+def test_the_best_training_plan_of_the_defaults() -> None:
+    found = estimate_request("train", "asic-8", "llama-3.1-8b", {})
+    assert found.to_row()["feasible"]
+    assert set(found.defaults) == {
+        "scenario.global_batch",
+        "scenario.context",
+        "plan.dtype",
+        "plan.software",
+        "phase",
+    }
+
+
+def test_training_software_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: megatron\nname: mine\ntitle: Of my own\nhost_step: 1 s\n", encoding="utf-8")
+    settings = {"plan.tensor_parallel": 8, "scenario.global_batch": 8}
+    usual = estimate_request("train", "dgx-h100", "llama-3.1-8b", settings).to_row()
+    mine = estimate_request("train", "dgx-h100", "llama-3.1-8b", {**settings, "plan.software": str(path)}).to_row()
+    assert mine["plan.software"] == "mine"
+    assert mine["time_s"] - usual["time_s"] == pytest.approx(0.995, rel=1e-6)  # 5 ms until now
+
+
+@pytest.mark.parametrize(
+    ("phase", "path", "message"),
+    [
+        ("train", "plan.micro_batches", r"^plan\.micro_batches: is not part of train; training has plan\.micro_batch"),
+        ("train", "scenario.batch", r"^scenario\.batch: is not part of train"),
+        ("decode", "plan.zero", r"^plan\.zero: is not part of decode; it belongs to 'estimate train'"),
+        ("decode", "scenario.global_batch", r"^scenario\.global_batch: is not part of decode"),
+        ("prefill", "plan.virtual_pipeline", r"^plan\.virtual_pipeline: is not part of prefill"),
+    ],
+)
+def test_what_belongs_to_the_other_phase_is_refused(phase: str, path: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        estimate_request(phase, "dgx-h100", "llama-3.1-8b", {path: 1})

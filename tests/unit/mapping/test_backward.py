@@ -192,6 +192,7 @@ def test_under_sequence_parallelism_a_gradient_is_gathered_and_scattered_and_the
 ) -> None:
     _, back = passes_of(sequence_parallel=True)
     assert [said(op) for op in back.collectives] == [
+        ("embedding_sum.grad_gather", "all_gather", ""),
         ("attention_sum.grad_gather", "all_gather", ""),
         ("attention_sum.grad", "reduce_scatter", "qkv.wgrad"),
         ("attention_sum.grad_input", "all_gather", "qkv.dgrad"),

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cosim.engines.analytic import BREAKDOWN
+from cosim.explore.run import run_study
+from cosim.report.page import report_run
 
+TRAINS = """\
+kind: train
+question: Which of two machines trains a small model?
+systems: [dgx-h100, asic-8]
+chips: 8
+runs:
+  - {workload: llama-3.1-8b, global_batch: 8, length: 2048}
+equal_quality:
+  {matmul: 0.75, attention: 0.5, memory: 0.82, collective: 0.8, launch_gap: 2 us, collective_start: 5 us, source: ours}
+"""
 Entry = dict[str, Any]
 
 
@@ -59,3 +72,64 @@ def finding() -> Callable[..., Entry]:
         return {"goal": goal, "phase": phase, "limit_s": 0.015, "precision": precision, "entries": list(entries)}
 
     return _finding
+
+
+@pytest.fixture
+def trained() -> Callable[..., Entry]:
+    """One system's entry of a training finding: 1,000 tokens/s unless told; `able` False is one that cannot train."""
+    row = {
+        "chips": 2048,
+        "plan.tensor_parallel": 8,
+        "plan.pipeline_parallel": 4,
+        "plan.data_parallel": 64,
+        "plan.expert_parallel": 1,
+        "plan.micro_batch": 2,
+        "plan.virtual_pipeline": 1,
+        "plan.zero": 1,
+        "plan.recompute": "full",
+        "time_s": 12.3456,
+        "mfu": 0.4567,
+        "bottleneck": "matmul",
+        "memory_bytes.total": 64.32e9,
+        "power_w": 612.0,
+        "tokens_per_j_facility": 0.8765,
+        **{f"breakdown_s.{name}": 0.5 for name in BREAKDOWN},
+    }
+
+    def _trained(system: str, rate: float | None = 1000.0, *, able: bool = True, **changes: object) -> Entry:
+        money = {f"usd_per_million{end}": None for end in ("", "_low", "_high")}
+        made: Entry = {"system": system, "why": "", "row": copy.deepcopy(row), "plans": 12345, "has_range": True}
+        made |= {"break_even": {"factor": None, "reason": "no rival", "against": None}, "price": None, **money}
+        if not able:
+            made |= {"row": None, "why": "infeasible: memory"}
+            rate = None
+        return made | dict.fromkeys(("rate", "rate_equal", "rate_low", "rate_high"), rate) | changes
+
+    return _trained
+
+
+@pytest.fixture
+def training() -> Callable[..., Entry]:
+    """A training finding of these entries, best first."""
+
+    def _training(*entries: Entry, goal: str = "training a model, 2,048 chips each", per: str = "chip") -> Entry:
+        return {
+            "goal": goal,
+            "phase": "train",
+            "limit_s": None,
+            "per": per,
+            "precision": "bf16",
+            "entries": list(entries),
+        }
+
+    return _training
+
+
+@pytest.fixture(scope="session")
+def training_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a study of training alone, with figure and page."""
+    path = tmp_path_factory.mktemp("trains") / "trains.yaml"
+    path.write_text(TRAINS, encoding="utf-8")
+    return run_study(
+        str(path), path.parent / "run", overrides={}, progress=lambda _done, _of, _what: None, report=report_run
+    )

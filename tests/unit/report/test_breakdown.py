@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
 
 from cosim.engines.analytic import BREAKDOWN
-from cosim.report.breakdown import breakdown_figure
+from cosim.explore.store import read_run
+from cosim.report.breakdown import breakdown_figure, training_figure
 
 Entry = dict[str, Any]
 Make = Callable[..., Entry]
@@ -73,4 +75,37 @@ def test_a_system_that_cannot_serve_has_no_bar_and_only_the_first_precision_is_d
 
 def test_a_study_without_any_winner_is_drawn_empty(entry: Make, finding: Make) -> None:
     (panel,) = breakdown_figure({"findings": [finding(entry("a", able=False))]}).axes
+    assert panel.containers == []
+
+
+# Training.
+
+
+def test_a_panel_a_training_run_with_equal_chips_shows_every_winner_whole_in_seconds(training_run: Path) -> None:
+    content = read_run(training_run)
+    (panel,) = training_figure(content).axes
+    finding = content["training"][0]
+    assert finding["per"] == "chip"
+    assert panel.get_title() == f"{finding['goal']} (bf16)"
+    assert panel.get_xlabel() == "time of a step, s"
+    assert [label.get_text() for label in panel.get_yticklabels()] == [e["system"] for e in finding["entries"]]
+    parts = lengths(panel)
+    assert "optimizer" in parts
+    for place, entry in enumerate(finding["entries"]):
+        total = sum(widths[place] for widths in parts.values())
+        assert total == pytest.approx(entry["row"]["time_s"], rel=1e-9)
+
+
+def test_equal_power_is_not_drawn_and_runs_lie_side_by_side(trained: Make, training: Make) -> None:
+    runs = [training(trained("a"), trained("b", able=False), goal=f"training {model}, 8 chips each") for model in "xy"]
+    power = training(trained("b"), trained("a"), goal="training x, facility power", per="kW")
+    panels = training_figure({"training": [runs[0], power, runs[1]]}).axes
+    assert [panel.get_title() for panel in panels] == [f"training {model}, 8 chips each (bf16)" for model in "xy"]
+    for panel in panels:
+        assert [label.get_text() for label in panel.get_yticklabels()] == ["a"]
+        assert list(lengths(panel)) == list(BREAKDOWN)
+
+
+def test_training_that_nobody_can_do_is_drawn_empty(trained: Make, training: Make) -> None:
+    (panel,) = training_figure({"training": [training(trained("a", able=False))]}).axes
     assert panel.containers == []

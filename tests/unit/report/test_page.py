@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from cosim.errors import SpecError
-from cosim.report.page import SERVING_FIGURES, render, report_run
+from cosim.explore.store import read_run
+from cosim.report.page import SERVING_FIGURES, TRAINING_FIGURES, captions, render, report_run
+from cosim.report.tables import TRAINING_HEAD, training
 
 FETCHING = {"src", "href", "xlink:href", "srcset", "poster", "action", "formaction", "data", "background", "cite"}
 DRAWINGS = dict.fromkeys(SERVING_FIGURES, "<svg></svg>")
@@ -153,3 +155,61 @@ def test_what_is_no_run_folder_gets_no_page(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is not a run folder"):
         report_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# A run of training alone.
+
+
+@pytest.fixture(scope="module")
+def training_page(training_run: Path) -> str:
+    return (training_run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_training_alone_has_its_figure_and_its_tables(training_page: str, training_run: Path) -> None:
+    content = read_run(training_run)
+    tags, rows = parsed(training_page)
+    assert [attributes["id"] for tag, attributes in tags if tag == "figure"] == ["training"]
+    assert {path.name for path in (training_run / "figures").iterdir()} == {"training.svg", "training.png"}
+    assert f"<title>{content['question']}</title>" in training_page
+    assert [finding["per"] for finding in content["training"]] == ["chip", "kW"]
+    for finding in content["training"]:
+        assert TRAINING_HEAD[finding["per"]] in rows
+        for line in training(finding):
+            assert line in rows
+    headings = re.findall(r"<h2>(.*?)</h2>", training_page)
+    assert "Training" in headings
+    assert not {"Rankings", "Whole requests"} & set(headings)
+
+
+def test_the_page_of_training_fetches_nothing_and_lists_what_it_rests_on(
+    training_page: str, training_run: Path
+) -> None:
+    content = read_run(training_run)
+    tags, rows = parsed(training_page)
+    for tag, attributes in tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "img", "base", "form")
+        assert all(name not in FETCHING or value.startswith("#") for name, value in attributes.items())
+    listed = {
+        (item["path"], item["value"], item["kind"]) for items in content["assumptions"].values() for item in items
+    }
+    assert listed <= {tuple(row[:3]) for row in rows if len(row) == 4}
+    for name, digest in content["inputs"].items():
+        assert f"{name} {digest[:12]}" in training_page
+
+
+def test_figures_are_those_of_the_parts_that_a_run_has(content: dict[str, Any], training_run: Path) -> None:
+    trains = read_run(training_run)
+    assert list(captions(content)) == list(SERVING_FIGURES)
+    assert list(captions(trains)) == list(TRAINING_FIGURES)
+    both = {**content, "training": trains["training"]}
+    assert list(captions(both)) == [*SERVING_FIGURES, *TRAINING_FIGURES]
+    text = render(both, dict.fromkeys(captions(both), "<svg></svg>"))
+    assert re.findall(r"<h2>(.*?)</h2>", text)[1:5] == ["Figures", "Training", "Whole requests", "Rankings"]
+
+
+def test_the_page_of_training_is_made_again_alike_from_what_was_stored(training_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(training_run, folder, ignore=shutil.ignore_patterns("figures", "report.html"))
+    assert report_run(folder) == folder / "report.html"
+    again, before = ({p.name: p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in (folder, training_run))
+    assert again == before

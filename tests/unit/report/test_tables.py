@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-from cosim.report.tables import COST_HEAD, RANKING_HEAD, bottom_line, costs, plan_text, ranking, verdict, whole
+from cosim.report.tables import (
+    COST_HEAD,
+    RANKING_HEAD,
+    TRAINING_HEAD,
+    bottom_line,
+    costs,
+    plan_text,
+    ranking,
+    training_line,
+    training_plan_text,
+    verdict,
+    whole,
+)
+from cosim.report.tables import training as training_rows
 
 Entry = dict[str, Any]
 Make = Callable[..., Entry]
@@ -157,3 +170,113 @@ def test_whole_requests_come_first_and_in_a_table(entry: Make, finding: Make) ->
     text = bottom_line({"training": [], "findings": [finding(entry("a"))], "whole_requests": [group]})
     assert "a serves 300 output tokens/s per chip, prefill included, 2.00 times b" in text
     assert whole(group) == [["a", "300", "25%", "0.5"], ["b", "150", "50%", "unknown"], ["c", "none", "", "unknown"]]
+
+
+# Training.
+
+
+def shown(line: list[str], name: str, per: str = "chip") -> str:
+    return line[TRAINING_HEAD[per].index(name)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "TP8 PP4 DP64 mb2 ZeRO1, recompute full"),
+        ({"zero": 0, "recompute": "none"}, "TP8 PP4 DP64 mb2, recompute none"),
+        ({"virtual_pipeline": 6}, "TP8 PP4 DP64 v6 mb2 ZeRO1, recompute full"),
+        ({"expert_parallel": 16, "zero": 3}, "TP8 PP4 DP64 EP16 mb2 ZeRO3, recompute full"),
+    ],
+)
+def test_a_training_plan_reads_as_degrees_pieces_and_what_is_shared(
+    trained: Make, changes: dict[str, Any], text: str
+) -> None:
+    row = trained("a")["row"] | {f"plan.{name}": value for name, value in changes.items()}
+    assert training_plan_text(row) == text
+
+
+@pytest.mark.parametrize(("per", "rate"), [("chip", "tokens/s/chip"), ("kW", "tokens/s per facility kW")])
+def test_training_has_a_row_a_system_in_the_order_given_and_fills_its_head(
+    trained: Make, training: Make, per: str, rate: str
+) -> None:
+    lines = training_rows(training(trained("b", 2000.0), trained("a"), trained("c", able=False), per=per))
+    assert [line[0] for line in lines] == ["b", "a", "c"]
+    assert {len(line) for line in lines} == {len(TRAINING_HEAD[per])}
+    assert [shown(line, f"{rate}, own kernels", per) for line in lines] == [
+        "2,000",
+        "1,000",
+        "cannot: infeasible: memory",
+    ]
+    assert set(lines[2][2:]) == {""}
+
+
+def test_a_row_of_training_shows_rate_range_step_plan_and_cost(trained: Make, training: Make) -> None:
+    entry = trained("a", 1234.4, rate_low=1000.0, rate_high=1500.0, rate_equal=98.76)
+    entry["break_even"] = {"factor": 0.876, "reason": "", "against": "b"}
+    entry |= {"usd_per_million": 0.1103, "usd_per_million_low": 0.09, "usd_per_million_high": 0.12}
+    (line,) = training_rows(training(entry))
+    expected = {
+        "range": "1,000 to 1,500",
+        "equal kernels": "98.8",
+        "break-even quality": "x 0.88 to tie b",
+        "chips": "2,048",
+        "s per step": "12.3",
+        "plan": "TP8 PP4 DP64 mb2 ZeRO1, recompute full",
+        "plans tried": "12,345",
+        "MFU": "45.7%",
+        "bottleneck": "matmul",
+        "memory per chip": "64.3 GB",
+        "power per chip": "612 W",
+        "tokens/J facility": "0.876",
+        "USD per M tokens": "0.11 (0.09 to 0.12)",
+    }
+    assert {name: shown(line, name) for name in expected} == expected
+
+
+def test_training_without_a_price_or_a_range_says_no_more_than_is_known(trained: Make, training: Make) -> None:
+    (line,) = training_rows(training(trained("a", rate_low=None, rate_equal=None)))
+    cells = [shown(line, name) for name in ("range", "equal kernels", "break-even quality", "USD per M tokens")]
+    assert cells == ["", "none", "no rival", "unknown"]
+
+
+def test_the_line_of_training_names_the_first_of_each_run_and_what_is_open(trained: Make, training: Make) -> None:
+    clear = training(trained("a", 300.0, rate_low=250.0), trained("b", 100.0), goal="training x, 8 chips each")
+    open_ = training(
+        trained("b", 110.0, rate_low=90.0), trained("a", 100.0, rate_high=105.0), goal="training x, power", per="kW"
+    )
+    alone = training(trained("a"), trained("b", able=False), goal="training y, 8 chips each")
+    nobody = training(trained("a", able=False), goal="training z, 8 chips each")
+    assert training_line({"training": [clear, open_, alone, nobody]}) == (
+        "Training, first of each: training x, 8 chips each: a (3.00 times b); "
+        "training x, power: b (1.10 times a), ranges overlap; training y, 8 chips each: a; "
+        "training z, 8 chips each: no system can."
+    )
+    assert training_line({"training": []}) == ""
+
+
+def test_the_bottom_line_has_training_beside_serving_or_alone(
+    entry: Make, finding: Make, trained: Make, training: Make
+) -> None:
+    train = training(trained("b", 300.0), trained("a", 100.0), goal="training x, 8 chips each")
+    line = "Training, first of each: training x, 8 chips each: b (3.00 times a)."
+    both = bottom_line({"training": [train], "findings": [finding(entry("a"))], "whole_requests": []})
+    assert both.startswith(f"{line} Of 1 serving cases a leads 1; ")
+    assert bottom_line({"training": [train], "findings": [], "whole_requests": []}) == line
+    nobody = training(trained("a", able=False), goal="training x, 8 chips each")
+    assert bottom_line({"training": [nobody], "findings": [], "whole_requests": []}) == (
+        "Training, first of each: training x, 8 chips each: no system can."
+    )
+
+
+def test_a_verdict_on_training_says_what_it_ranks_by_and_comes_after_serving(
+    entry: Make, finding: Make, trained: Make, training: Make
+) -> None:
+    by_chip = training(trained("b", 300.0), trained("a", 100.0))
+    by_power = training(trained("a", 2000.0, rate_equal=50.0), trained("b", 1000.0, rate_equal=60.0), per="kW")
+    told = verdict({"findings": [finding(entry("a"))], "training": [by_chip, by_power]})
+    assert told[0].startswith("decode, TPOT")
+    assert told[1] == (
+        "training a model, 2,048 chips each, bf16: b leads with 300 tokens/s per chip, 3.00 times a; "
+        "equal kernels give the same order."
+    )
+    assert told[2].endswith("a leads with 2,000 tokens/s per kW, 2.00 times b; equal kernels give the order b, a.")

@@ -1,4 +1,7 @@
-"""Hub configurations: dimensions as the file states them, choices as the family fixes them."""
+"""Hub configurations: dimensions as the file states them, choices as the family fixes them.
+
+One file for one reader: every family is read by the same fixtures.
+"""
 
 from __future__ import annotations
 

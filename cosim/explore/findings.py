@@ -79,13 +79,15 @@ def _whole(decode: dict[str, Any], prefill: dict[str, Any], lengths: Lengths) ->
     """One system: output tokens/s per chip over both phases, share of chips that prefill, USD per M output tokens."""
     known = decode["rate"] is not None and prefill["rate"] is not None
     if not known:
-        return {"system": decode["system"], "rate": None, "prefill_share": None, "usd_per_million": None}
+        named = {"system": decode["system"], "confidence": decode["confidence"]}
+        return {**named, "rate": None, "prefill_share": None, "usd_per_million": None}
     per_decode, per_prefill = lengths.output / decode["rate"], lengths.input / prefill["rate"]
     costs = (decode["usd_per_million"], prefill["usd_per_million"])
     priced = None not in costs
     ratio = lengths.input / lengths.output
     return {
         "system": decode["system"],
+        "confidence": decode["confidence"],
         "rate": lengths.output / (per_decode + per_prefill),
         "prefill_share": per_prefill / (per_decode + per_prefill),
         "usd_per_million": costs[0] + ratio * costs[1] if priced else None,
@@ -146,7 +148,7 @@ def _pick(runs: Sequence[Run], system: str, goal: Goal, label: str, quality: str
 
 def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label: str) -> dict[str, Any]:
     """One system's best at each quality: the whole row at its own, the rate at the others."""
-    entry: dict[str, Any] = {"system": system, "rate": None, "why": "", "row": None}
+    entry: dict[str, Any] = {"system": system, "confidence": confidence, "rate": None, "why": "", "row": None}
     entry["has_range"] = _pick(runs, system, goal, label, "low") is not None
     for quality in ("own", "equal", "low", "high"):
         run = _pick(runs, system, goal, label, quality)

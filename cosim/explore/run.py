@@ -184,7 +184,14 @@ def run_study(
         "name": inputs.study.name,
         "kind": study.kind,
         "question": study.question,
-        "systems": {n: {"title": s.spec.title, "chip": s.spec.chip.title} for n, s in inputs.every_system.items()},
+        "systems": {
+            name: {
+                "title": varied.spec.title,
+                "chip": varied.spec.chip.title,
+                "confidence": varied.spec.chip.confidence,
+            }
+            for name, varied in inputs.every_system.items()
+        },
         "workload": {
             "name": inputs.every_model[0].name,
             "title": ", ".join(model.title for model in inputs.every_model),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cosim.engines.analytic import BREAKDOWN
-from cosim.report.style import colour_of, new_figure
+from cosim.report.style import colour_of, labelled, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,17 +15,18 @@ def breakdown_figure(run: dict[str, Any]) -> Figure:
     """One panel a serving goal in the study's first precision: exposed time of a step by part, stacked per system."""
     first = run["findings"][0]["precision"]
     found = [finding for finding in run["findings"] if finding["precision"] == first]
-    return _stacked(found, [f"{finding['goal']} ({first})" for finding in found], "ms", 1e3)
+    return _stacked(run, found, [f"{finding['goal']} ({first})" for finding in found], "ms", 1e3)
 
 
 def training_figure(run: dict[str, Any]) -> Figure:
     """The same of every training run with equal chips: seconds of a step."""
     found = [finding for finding in run["training"] if finding["per"] == "chip"]
-    return _stacked(found, [f"{finding['goal']} ({finding['precision']})" for finding in found], "s", 1.0)
+    return _stacked(run, found, [f"{finding['goal']} ({finding['precision']})" for finding in found], "s", 1.0)
 
 
-def _stacked(found: list[dict[str, Any]], titles: list[str], unit: str, scale: float) -> Figure:
-    figure, panels = new_figure(max(4.2 * len(found), 6.4), 3.4, len(found))
+def _stacked(run: dict[str, Any], found: list[dict[str, Any]], titles: list[str], unit: str, scale: float) -> Figure:
+    most = max((len(finding["entries"]) for finding in found), default=1)
+    figure, panels = new_figure(max(4.2 * len(found), 6.4), max(3.4, 1.2 + 0.3 * most), len(found))
     colours = colour_of(BREAKDOWN)
     for axes, finding, title in zip(panels, found, titles, strict=True):
         rows = [(entry["system"], entry["row"]) for entry in finding["entries"] if entry["row"] is not None]
@@ -36,7 +37,7 @@ def _stacked(found: list[dict[str, Any]], titles: list[str], unit: str, scale: f
             if max(widths, default=0.0) > 0.0:
                 axes.barh(places, widths, left=left, color=colours[part], label=part, height=0.62)
             left = [a + b for a, b in zip(left, widths, strict=True)]
-        axes.set_yticks(places, [name for name, _ in rows])
+        axes.set_yticks(places, [labelled(name, run["systems"][name]) for name, _ in rows])
         axes.invert_yaxis()
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(f"time of a step, {unit}", fontsize=9)

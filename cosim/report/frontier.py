@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cosim.errors import SpecError
 from cosim.records import Array
-from cosim.report.style import MARKERS, colour_of, new_figure
+from cosim.report.style import MARKERS, colour_of, labelled, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +58,7 @@ def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Fig
     limits = sorted({f["limit_s"] for f in run["findings"] if f["phase"] == "decode"})
     figure, panels = new_figure(4.4 * len(precisions), 3.9, len(precisions), shared_y=True)
     colours = colour_of(list(run["systems"]))
+    names = {name: labelled(name, about) for name, about in run["systems"].items()}
     base = (points["phase"] == "decode") & (points["quality"] == "own") & points["feasible"].astype(bool)
     for axes, precision in zip(panels, precisions, strict=True):
         for place, system in enumerate(run["systems"]):
@@ -67,7 +68,9 @@ def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Fig
             user, chip = points["tokens_per_s_per_user"][rows], points["tokens_per_s_per_chip"][rows]
             front = pareto(user, chip)
             style = f"{MARKERS[place % len(MARKERS)]}-"
-            axes.plot(user[front], chip[front], style, color=colours[system], markersize=3, linewidth=1, label=system)
+            axes.plot(
+                user[front], chip[front], style, color=colours[system], markersize=3, linewidth=1, label=names[system]
+            )
         for limit in limits:
             axes.axvline(1.0 / limit, color="#888888", linewidth=0.8, linestyle="--")
             axes.annotate(

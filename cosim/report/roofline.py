@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosim.report.style import MARKERS, colour_of, new_figure
+from cosim.report.style import MARKERS, colour_of, labelled, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,9 @@ def _panel(axes: Axes, run: dict[str, Any], goal: str) -> None:
                 continue
             shape = shapes.setdefault(operator["name"], MARKERS[len(shapes) % len(MARKERS)])
             axes.plot(*place, shape, color=colours[system], markersize=5, alpha=0.8)
-    systems = [Line2D([], [], color=colours[name], label=name) for name in run["rooflines"]]
+    systems = [
+        Line2D([], [], color=colours[name], label=labelled(name, run["systems"][name])) for name in run["rooflines"]
+    ]
     marks = [Line2D([], [], color="#555555", marker=m, linestyle="", markersize=5, label=n) for n, m in shapes.items()]
     axes.legend(handles=[*systems, *marks], fontsize=7, loc="lower right", frameon=False, ncols=2)
     axes.set_title(f"{goal}, roofs in {precision}", fontsize=9)

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, darkest first, and two of Tol's.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C", "#882255", "#999933")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<")
+# Okabe and Ito's palette, darkest first, and four of Tol's.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8C8C8C",
+    "#882255",
+    "#999933",
+    "#332288",
+    "#AA4499",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">", "p")
 
 
 def colour_of(names: Sequence[str]) -> dict[str, str]:
     """One colour a name, by order."""
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
+
+
+def labelled(name: str, about: Mapping[str, Any]) -> str:
+    """A system as tables and figures name it: marked where all that is said of its chip is estimated."""
+    return f"{name} (estimated)" if about.get("confidence") == "estimated" else name
 
 
 def new_figure(width: float, height: float, columns: int, *, shared_y: bool = False) -> tuple[Figure, list[Axes]]:

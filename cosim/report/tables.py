@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cosim.report.style import labelled
 from cosim.units import format_si
 
 Cells = list[list[str]]
@@ -70,7 +71,7 @@ def whole(group: dict[str, Any]) -> Cells:
     """One row a system: both phases of a request together."""
     return [
         [
-            entry["system"],
+            labelled(entry["system"], entry),
             _number(entry["rate"]),
             "" if entry["prefill_share"] is None else f"{entry['prefill_share']:.0%}",
             UNKNOWN if entry["usd_per_million"] is None else f"{entry['usd_per_million']:.3g}",
@@ -86,11 +87,11 @@ def training(finding: dict[str, Any]) -> Cells:
 
 def _trained(entry: dict[str, Any]) -> list[str]:
     if entry["row"] is None:
-        return [entry["system"], f"cannot: {entry['why']}", *[""] * len(_TRAINING)]
+        return [labelled(entry["system"], entry), f"cannot: {entry['why']}", *[""] * len(_TRAINING)]
     row, cost = entry["row"], entry["usd_per_million"]
     low, high = entry["usd_per_million_low"], entry["usd_per_million_high"]
     return [
-        entry["system"],
+        labelled(entry["system"], entry),
         _number(entry["rate"]),
         _interval(entry).strip(" ()"),
         _number(entry.get("rate_equal")),
@@ -189,7 +190,8 @@ def _sentence(finding: dict[str, Any]) -> str:
         return head + (f"{reasons}." if finding["phase"] == "train" else "no system meets the limit.")
     leader = able[0]
     per = finding.get("per", "chip")
-    text = f"{head}{leader['system']} leads with {_number(leader['rate'])} tokens/s per {per}{_interval(leader)}"
+    text = f"{head}{labelled(leader['system'], leader)} leads with {_number(leader['rate'])} tokens/s per {per}"
+    text += _interval(leader)
     if len(able) > 1:
         second = able[1]
         text += f", {leader['rate'] / second['rate']:.2f} times {second['system']}"
@@ -218,10 +220,10 @@ def _order(entries: list[dict[str, Any]], key: str) -> list[str]:
 
 def _ranked(entry: dict[str, Any]) -> list[str]:
     if entry["row"] is None:
-        return [entry["system"], f"cannot: {entry['why']}", *[""] * (len(RANKING_HEAD) - 2)]
+        return [labelled(entry["system"], entry), f"cannot: {entry['why']}", *[""] * (len(RANKING_HEAD) - 2)]
     row = entry["row"]
     return [
-        entry["system"],
+        labelled(entry["system"], entry),
         _number(entry["rate"]),
         _interval(entry).strip(" ()"),
         _number(entry.get("rate_equal")),
@@ -241,7 +243,7 @@ def _cost(entry: dict[str, Any]) -> list[str]:
     price, cost, even = entry["price"], entry["usd_per_million"], entry["break_even_price_usd"]
     low, high = entry["break_even_price_low_usd"], entry["break_even_price_high_usd"]
     return [
-        entry["system"],
+        labelled(entry["system"], entry),
         format_si(row["power_w"], "W", 3),
         format_si(row["energy_j"], "J", 3),
         f"{row['tokens_per_j_chip']:.3g}",

@@ -287,8 +287,8 @@ def test_operators_are_those_of_the_point_that_is_asked_for(runs: Runs) -> None:
 
 def test_whole_requests_share_chips_between_the_phases_as_the_lengths_ask() -> None:
     """100 tokens out at 50/s take 2 s of a chip, 400 in at 200/s another 2 s: 100 per 4 s, half of it prefill."""
-    decode = {"system": "a", "rate": 50.0, "usd_per_million": 3.0}
-    prefill = {"system": "a", "rate": 200.0, "usd_per_million": 0.5}
+    decode = {"system": "a", "confidence": "measured", "rate": 50.0, "usd_per_million": 3.0}
+    prefill = {"system": "a", "confidence": "measured", "rate": 200.0, "usd_per_million": 0.5}
     found = [
         Finding(Goal("decode", 0.015), "fp8", (decode,)),
         Finding(Goal("prefill", 2.0), "fp8", (prefill,)),

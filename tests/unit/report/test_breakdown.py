@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from cosim.engines.analytic import BREAKDOWN
 from cosim.explore.store import read_run
 from cosim.report.breakdown import breakdown_figure, training_figure
+from cosim.report.style import labelled
 
 Entry = dict[str, Any]
 Make = Callable[..., Entry]
+SYSTEMS: dict[str, Entry] = {name: {"confidence": "measured"} for name in "abcdef"}
 
 
 def lengths(panel: Axes) -> dict[str, list[float]]:
@@ -49,7 +51,7 @@ def test_a_part_that_takes_no_time_anywhere_is_left_out_of_bars_and_legend(entry
     one, other = entry("a"), entry("b")
     for each in (one, other):
         each["row"]["breakdown_s.throttle"] = 0.0
-    figure = breakdown_figure({"findings": [finding(one, other)]})
+    figure = breakdown_figure({"systems": SYSTEMS, "findings": [finding(one, other)]})
     shown = [part for part in BREAKDOWN if part != "throttle"]
     assert list(lengths(figure.axes[0])) == shown
     assert [text.get_text() for text in figure.legends[0].get_texts()] == shown
@@ -58,7 +60,9 @@ def test_a_part_that_takes_no_time_anywhere_is_left_out_of_bars_and_legend(entry
 def test_a_part_of_one_panel_is_in_the_legend_once(entry: Make, finding: Make) -> None:
     one, other = entry("a"), entry("a")
     one["row"]["breakdown_s.collective"] = 0.0
-    figure = breakdown_figure({"findings": [finding(one), finding(other, goal="prefill, TTFT <= 2 s")]})
+    figure = breakdown_figure(
+        {"systems": SYSTEMS, "findings": [finding(one), finding(other, goal="prefill, TTFT <= 2 s")]}
+    )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(BREAKDOWN)
     assert "collective" not in lengths(figure.axes[0])
 
@@ -68,13 +72,13 @@ def test_a_system_that_cannot_serve_has_no_bar_and_only_the_first_precision_is_d
 ) -> None:
     first = finding(entry("a"), entry("b", able=False), precision="bf16")
     second = finding(entry("b"), entry("a"), precision="fp8")
-    figure = breakdown_figure({"findings": [first, second]})
+    figure = breakdown_figure({"systems": SYSTEMS, "findings": [first, second]})
     assert len(figure.axes) == 1
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a"]
 
 
 def test_a_study_without_any_winner_is_drawn_empty(entry: Make, finding: Make) -> None:
-    (panel,) = breakdown_figure({"findings": [finding(entry("a", able=False))]}).axes
+    (panel,) = breakdown_figure({"systems": SYSTEMS, "findings": [finding(entry("a", able=False))]}).axes
     assert panel.containers == []
 
 
@@ -88,7 +92,9 @@ def test_a_panel_a_training_run_with_equal_chips_shows_every_winner_whole_in_sec
     assert finding["per"] == "chip"
     assert panel.get_title() == f"{finding['goal']} (bf16)"
     assert panel.get_xlabel() == "time of a step, s"
-    assert [label.get_text() for label in panel.get_yticklabels()] == [e["system"] for e in finding["entries"]]
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        labelled(e["system"], e) for e in finding["entries"]
+    ]
     parts = lengths(panel)
     assert "optimizer" in parts
     for place, entry in enumerate(finding["entries"]):
@@ -99,7 +105,7 @@ def test_a_panel_a_training_run_with_equal_chips_shows_every_winner_whole_in_sec
 def test_equal_power_is_not_drawn_and_runs_lie_side_by_side(trained: Make, training: Make) -> None:
     runs = [training(trained("a"), trained("b", able=False), goal=f"training {model}, 8 chips each") for model in "xy"]
     power = training(trained("b"), trained("a"), goal="training x, facility power", per="kW")
-    panels = training_figure({"training": [runs[0], power, runs[1]]}).axes
+    panels = training_figure({"systems": SYSTEMS, "training": [runs[0], power, runs[1]]}).axes
     assert [panel.get_title() for panel in panels] == [f"training {model}, 8 chips each (bf16)" for model in "xy"]
     for panel in panels:
         assert [label.get_text() for label in panel.get_yticklabels()] == ["a"]
@@ -107,5 +113,5 @@ def test_equal_power_is_not_drawn_and_runs_lie_side_by_side(trained: Make, train
 
 
 def test_training_that_nobody_can_do_is_drawn_empty(trained: Make, training: Make) -> None:
-    (panel,) = training_figure({"training": [training(trained("a", able=False))]}).axes
+    (panel,) = training_figure({"systems": SYSTEMS, "training": [training(trained("a", able=False))]}).axes
     assert panel.containers == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosim.report.style import COLOURS, MARKERS, colour_of, new_figure, save
+from cosim.report.style import COLOURS, MARKERS, colour_of, labelled, new_figure, save
 
 
 @given(names=st.lists(st.text(max_size=4), max_size=len(COLOURS), unique=True))
@@ -22,9 +22,9 @@ def test_every_name_has_a_colour_of_its_own_while_there_are_any(names: list[str]
 
 
 def test_a_name_keeps_its_colour_when_others_follow_and_colours_come_round() -> None:
-    few, many = colour_of(["a", "b"]), colour_of([*"abcdefghijkl"])
+    few, many = colour_of(["a", "b"]), colour_of([*"abcdefghijklmn"])
     assert {name: many[name] for name in few} == few
-    assert many["k"] == many["a"]
+    assert many["m"] == many["a"]
 
 
 def test_colours_and_markers_are_distinct() -> None:
@@ -58,3 +58,8 @@ def test_a_figure_is_saved_twice_alike_as_drawing_and_as_picture(tmp_path: Path)
     picture = one.with_suffix(".png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", picture[16:24]) == (520, 260)  # 4 x 2 inch at 130 dots per inch
+
+
+def test_a_system_is_marked_where_its_chip_is_estimated() -> None:
+    assert labelled("asic-8", {"confidence": "estimated"}) == "asic-8 (estimated)"
+    assert labelled("dgx-h100", {"confidence": "measured"}) == labelled("dgx-h100", {}) == "dgx-h100"

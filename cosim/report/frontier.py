@@ -84,5 +84,9 @@ def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Fig
         axes.set_title(f"decode, {precision}", fontsize=9)
         axes.set_xlabel("tokens/s per user", fontsize=9)
     panels[0].set_ylabel("tokens/s per chip", fontsize=9)
-    panels[0].legend(fontsize=7, frameon=False, loc="lower left")
+    # A system may lack the first panel's format: the legend is of all panels.
+    shown = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    order = [label for label in names.values() if label in shown]
+    lines = [shown[label] for label in order]
+    figure.legend(lines, order, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     return figure

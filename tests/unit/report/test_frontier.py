@@ -68,7 +68,8 @@ def test_every_system_has_its_front_in_its_colour(figure: Figure, content: dict[
     colours = colour_of(list(content["systems"]))
     drawn = {line.get_label(): line.get_color() for line in panel.lines if not str(line.get_label()).startswith("_")}
     assert drawn == colours
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == list(colours)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(colours)
 
 
 def test_what_is_drawn_are_feasible_decode_points_at_own_kernels(figure: Figure, points: dict[str, np.ndarray]) -> None:

@@ -27,6 +27,7 @@ from cosim.mapping.device import (
     DeviceVector,
 )
 from cosim.mapping.plan import RECOMPUTES
+from cosim.mapping.shard import SLICES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
 from cosim.workload.ops import Graph
@@ -149,11 +150,15 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
             found.append(replace(forward, name=f"{name}_gather", kind="all_gather"))
         if not op.into:
             continue
+        slices = sizes.get(f"{op.name}{SLICES}")
+        if slices is not None:
+            found.append(replace(slices, name=f"{name}{SLICES}"))
+        count = op.count if forward is None else forward.count
         width = op.width if op.gradient_width is None else op.gradient_width
         size = op.m * width * ACTIVATION_BYTES
         if not sequence_parallel or op.gradient_width is not None:
-            found.append(DeviceCollective(name, op.group, "all_reduce", op.count, size, behind))
+            found.append(DeviceCollective(name, op.group, "all_reduce", count, size, behind))
             continue
-        found.append(DeviceCollective(name, op.group, "reduce_scatter", op.count, size, behind))
-        found.append(DeviceCollective(f"{name}_input", op.group, "all_gather", op.count, size, f"{op.into}.dgrad"))
+        found.append(DeviceCollective(name, op.group, "reduce_scatter", count, size, behind))
+        found.append(DeviceCollective(f"{name}_input", op.group, "all_gather", count, size, f"{op.into}.dgrad"))
     return tuple(found)

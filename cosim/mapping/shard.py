@@ -29,6 +29,8 @@ from cosim.workload.ops import Attention, Collective, Graph, Matmul, Routing, Sa
 
 ONE_NODE = array(np.inf)
 """A node that holds all chips."""
+SLICES = ".slices"
+"""Ending of the collective that joins slices of tokens."""
 
 
 def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE) -> DeviceGraph:
@@ -187,6 +189,8 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
         each = op.width * (narrow if op.kind == "dispatch" else ACTIVATION_BYTES)
         near, far = sent(op.routed, op.m, plan, node)
         return (DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each),)
+    if op.kind == "routed_sum":
+        return _routed_sum(op, size, plan)
     if op.kind == "sequence_gather":
         gathered = DeviceCollective(op.name, op.group, "all_gather", op.count, size)
         return (gathered,) if plan.sequence_parallel else ()
@@ -196,3 +200,20 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
     if not op.into:
         return (scattered,)
     return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", op.count, size))
+
+
+def _routed_sum(op: Collective, size: Array, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
+    """The sum over tensor ranks after routed experts, with count 0 where tokens travelled.
+
+    A rank then sent its slice of the tokens and has it back whole: slices are joined, or stay slices under sequence
+    parallelism.
+    """
+    travelled = plan.expert > plan.tensor
+    summed, joined = (op.count * np.where(where, 1.0, 0.0) for where in (~travelled, travelled))
+    if plan.sequence_parallel:
+        scattered = DeviceCollective(op.name, op.group, "reduce_scatter", summed, size)
+        return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", summed, size))
+    return (
+        DeviceCollective(op.name, op.group, "all_reduce", summed, size),
+        DeviceCollective(f"{op.name}{SLICES}", op.group, "all_gather", joined, size),
+    )

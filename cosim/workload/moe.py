@@ -45,7 +45,15 @@ def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     collectives = (
         Collective("dispatch", "moe", "dispatch", rows, model.hidden, routed=routing),
         Collective("combine", "moe", "combine", rows, model.hidden, routed=routing),
-        Collective("moe_sum", "moe", "all_reduce", rows, model.hidden, into="router"),
+        # Shared experts are split over the tensor ranks and so are always summed.
+        Collective(
+            "moe_sum",
+            "moe",
+            "all_reduce" if model.has_shared_experts else "routed_sum",
+            rows,
+            model.hidden,
+            into="router",
+        ),
     )
     graph = Graph(tokens.phase, (router, into, out), (), vectors, collectives)
     return _with_shared(graph, model, tokens) if model.has_shared_experts else graph

@@ -150,14 +150,15 @@ class Collective:
     """Communication over the tensor ranks: m x width elements at 16 bits.
 
     `all_reduce` sums partial results; `all_gather` joins slices, its bytes those of the whole result.
-    `sequence_gather` is one only where sequence parallelism left slices. `into` names the product whose input
-    gradient is summed in return when the model is trained. `dispatch` and `combine` carry tokens to the ranks of
-    their experts and back: m tokens of `width`, to as many ranks as `routed` says.
+    `sequence_gather` is one only where sequence parallelism left slices; `routed_sum` sums what experts inside the
+    tensor group made, and only joins slices where tokens travelled and came back whole. `into` names the product
+    whose input gradient is summed in return when the model is trained. `dispatch` and `combine` carry tokens to the
+    ranks of their experts and back: m tokens of `width`, to as many ranks as `routed` says.
     """
 
     name: str
     group: Group
-    kind: Literal["all_reduce", "all_gather", "sequence_gather", "dispatch", "combine"]
+    kind: Literal["all_reduce", "all_gather", "sequence_gather", "routed_sum", "dispatch", "combine"]
     m: Array
     width: Array
     count: Array = field(default_factory=lambda: array(1.0))

@@ -305,6 +305,20 @@ def test_experts_inside_a_tensor_group_send_nothing_and_sum(
     assert (summed.kind, float(summed.size_bytes)) == ("all_reduce", 4 * 4096 * 2.0)
 
 
+@pytest.mark.parametrize(("tensor", "expert", "travels"), [(4, 4, False), (4, 2, False), (4, 8, True), (1, 8, True)])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_tokens_that_travelled_come_back_whole_and_are_only_joined(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, expert: int, travels: bool, parallel: bool
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, data_parallel=8, expert_parallel=expert, sequence_parallel=parallel)
+    device = sharded(model_of("mixtral-8x7b"), plan)
+    often = {op.kind: float(op.count) for op in device.collectives if op.name.startswith("moe_sum")}
+    summed, joined = float(not travels), float(travels)
+    assert often == (
+        {"reduce_scatter": summed, "all_gather": summed} if parallel else {"all_reduce": summed, "all_gather": joined}
+    )
+
+
 def test_a_prompt_of_deepseek_v3_is_sent_once_to_each_of_four_nodes(model_of: ModelOf, plan_of: PlanOf) -> None:
     plan = expert_plan(plan_of, 1, 64, dtype="fp8")
     device = shard(prefill_graph(model_of("deepseek-v3"), array(2), array(500)), plan, array(8))

@@ -140,8 +140,11 @@ def test_tokens_go_out_come_back_and_are_summed_over_tensor_ranks(lowered: Lower
     assert found == [
         ("dispatch", "dispatch", 64.0, ""),
         ("combine", "combine", 64.0, ""),
-        ("moe_sum", "all_reduce", 64.0, "router"),
+        ("moe_sum", "routed_sum", 64.0, "router"),
     ]
+    # Shared experts are split over the tensor ranks whatever tokens do.
+    shared = block_of(lowered(**{**routed_choices, "shared_experts": 1}))
+    assert [op.kind for op in shared.collectives if op.name == "moe_sum"] == ["all_reduce"]
 
 
 @pytest.mark.parametrize(

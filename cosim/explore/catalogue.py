@@ -131,14 +131,10 @@ def _system(path: str) -> Item:
 
 def _model(path: str) -> Item:
     model = load_model(path)
-    count = float(parameters(lower_model(Varied(model))))
-    active = f" ({float(active_parameters(lower_model(Varied(model)))) / 1e9:.4g} B active)" if model.experts else ""
-    return {
-        "title": model.title,
-        "parameters": f"{count / 1e9:.4g} B{active}",
-        "layers": model.layers,
-        "hidden": model.hidden,
-    }
+    arrays = lower_model(Varied(model))
+    active = {"active": f"{float(active_parameters(arrays)) / 1e9:.4g} B"} if model.experts is not None else {}
+    counted = {"parameters": f"{float(parameters(arrays)) / 1e9:.4g} B", **active}
+    return {"title": model.title, **counted, "layers": model.layers, "hidden": model.hidden}
 
 
 def _software(path: str) -> Item:

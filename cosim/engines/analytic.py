@@ -23,7 +23,7 @@ from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs,
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
 from cosim.mapping.memory import KINDS, Memory, serving_memory
-from cosim.mapping.stages import Stages
+from cosim.mapping.stages import Stages, at_class, fullest
 from cosim.mapping.training import training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.cost import rate
@@ -172,13 +172,11 @@ def _trained(case: Case) -> tuple[dict[str, Array], Array]:
 
 def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:
     """Exposed parts of a step [s]: the slowest stage's own times m times, the bubble, the host."""
-    own = np.where(stage.count > 0.0, costs.time, -np.inf)
-    slowest = np.expand_dims(np.argmax(own, axis=0), 0)
+    slowest = fullest(stage, costs.time)
     m = case.plan.micro_batches
 
     def at_slowest(values: Array) -> Array:
-        chosen: Array = np.take_along_axis(np.broadcast_to(values, own.shape), slowest, axis=0)[0]
-        return chosen
+        return at_class(values, slowest)
 
     stage_time = at_slowest(costs.time)
     through = np.sum(stage.count * costs.time, axis=0)

@@ -47,9 +47,9 @@ def micro_batch_graph(case: Case) -> Graph:
     return build(case.model, sequences, case.scenario.context, imbalance=imbalance, absorbed=absorbed)
 
 
-def device_graph(case: Case) -> DeviceGraph:
-    """The same as one tensor rank sees it."""
-    return shard(micro_batch_graph(case), case.plan, case.system.tiers[0].size)
+def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
+    """The same as one tensor rank sees it; `graph` spares making it anew."""
+    return shard(micro_batch_graph(case) if graph is None else graph, case.plan, case.system.tiers[0].size)
 
 
 def stage_classes(case: Case) -> Stages:

@@ -154,8 +154,7 @@ def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
 def _apart(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
     """Time between passes of one micro-batch on two pieces of a stage (P,) [s]: a round, or the slowest's group."""
     count = schedule.stage.count
-    way = schedule.inside * schedule.inside_time + schedule.across * schedule.across_time
-    way = way + np.where(schedule.across > 0.0, schedule.across_time, schedule.inside_time)
+    way = schedule.way + schedule.slower
     group = plan.pipeline * np.max(np.where(count > 0.0, passes, 0.0), axis=0) / plan.virtual
     longest: Array = np.maximum(np.sum(count * passes, axis=0) / plan.virtual + way, group)
     return longest

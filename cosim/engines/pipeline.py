@@ -35,32 +35,36 @@ class Schedule:
     inside_time: Array
     across_time: Array
 
+    @property
+    def way(self) -> Array:
+        """All transfers from the first stage to the last (P,) [s]."""
+        return self.inside * self.inside_time + self.across * self.across_time
+
+    @property
+    def slower(self) -> Array:
+        """Time of the slower kind of transfer that the pipeline has (P,) [s]."""
+        return np.where(self.across > 0.0, self.across_time, self.inside_time)
+
 
 def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, virtual: Array) -> Array:
     """From the first forward to the last backward pass of the first stage [s], shape (P,)."""
     busy = schedule.forward + schedule.backward
     count = schedule.stage.count
-    moves = 2.0 * (schedule.inside * schedule.inside_time + schedule.across * schedule.across_time)
+    moves = 2.0 * schedule.way
     chain = np.sum(count * busy, axis=0)
     slowest = np.max(np.where(count > 0.0, busy, 0.0), axis=0)
-    transfer = _slower(schedule)
-    rounds = _rounds(schedule, moves / 2.0 + transfer, pipeline, micro_batches, virtual)
+    rounds = _rounds(schedule, schedule.way + schedule.slower, pipeline, micro_batches, virtual)
     rounds = np.where(pipeline > 1.0, rounds, 0.0)
     interleaved = chain / virtual + moves + rounds + (micro_batches - 1.0 / virtual) * slowest
     return np.where(virtual > 1.0, interleaved, _one_piece(schedule, pipeline, micro_batches))
 
 
-def _slower(schedule: Schedule) -> Array:
-    """Time of the slower kind of transfer that a pipeline has (P,) [s]."""
-    return np.where(schedule.across > 0.0, schedule.across_time, schedule.inside_time)
-
-
 def _one_piece(schedule: Schedule, pipeline: Array, micro_batches: Array) -> Array:
     """1F1B: the most over rings of stages (P,) [s]; a ring is one stage, two neighbours, or whole classes in a row."""
     count, busy = schedule.stage.count, schedule.forward + schedule.backward
-    moves = 2.0 * (schedule.inside * schedule.inside_time + schedule.across * schedule.across_time)
+    moves = 2.0 * schedule.way
     hop = moves / np.maximum(pipeline - 1.0, 1.0)
-    slower = 2.0 * _slower(schedule)
+    slower = 2.0 * schedule.slower
     behind = np.sum(count, axis=0) - np.cumsum(count, axis=0)
     beyond = np.sum(count * busy, axis=0) - np.cumsum(count * busy, axis=0) + behind * hop
     through = np.sum(count * busy, axis=0) + moves - beyond

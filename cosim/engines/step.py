@@ -50,8 +50,8 @@ class OpCost:
 
 
 @dataclass(frozen=True, slots=True)
-class StageCosts:
-    """Of one micro-batch on a stage of each class, shape (4, P): seconds by class of time, dynamic J per chip."""
+class ClassTimes:
+    """Seconds by class of time, and dynamic J per chip, of one micro-batch."""
 
     matmul: Array
     attention: Array
@@ -68,22 +68,15 @@ class StageCosts:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupCosts:
-    """Of one micro-batch in one run of a group, arrays (P,): seconds by class, dynamic J, kernels issued."""
+class StageCosts(ClassTimes):
+    """On a stage of each class, shape (4, P)."""
 
-    matmul: Array
-    attention: Array
-    vector: Array
-    launch: Array
-    collective: Array
-    energy: Array
+
+@dataclass(frozen=True, slots=True)
+class GroupCosts(ClassTimes):
+    """In one run of a group, arrays (P,), with the kernels that are issued, collectives among them."""
+
     kernels: Array
-
-    @property
-    def time(self) -> Array:
-        """Sum of the exposed parts, in the order of CLASSES_OF_TIME [s]."""
-        total: Array = sum((getattr(self, name) for name in CLASSES_OF_TIME), array(0.0))
-        return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import stage_hops, tensor_placement
 from cosim.mapping.software import SoftwareArrays
-from cosim.mapping.stages import Stages, by_group
+from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.mapping.training import Weights, group_parameters, stage_parameters
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, exposed, send
@@ -72,7 +72,8 @@ def software_of(case: Case) -> SoftwareArrays:
 def passes(case: Case) -> Passes:
     """Every kernel of a micro-batch with its cost; what runs again costs what it cost before."""
     software, plan = software_of(case), case.plan
-    graph, device = micro_batch_graph(case), device_graph(case)
+    graph = micro_batch_graph(case)
+    device = device_graph(case, graph)
     gradients = backward(device, graph, sequence_parallel=plan.sequence_parallel, software=software)
     again = recomputed(device, plan.recompute)
     together = DeviceGraph(
@@ -142,13 +143,11 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
     """Exposed parts of a step [s]: the busiest stage's own times m times, what it waits for, what follows."""
     schedule, plan, software = table.schedule, case.plan, software_of(case)
     stage, cores = table.stage, case.system.chip.collective_cores
-    busy, present = schedule.forward + schedule.backward, stage.count > 0.0
-    own = np.where(present, busy, -np.inf)
-    slowest = np.expand_dims(np.argmax(own, axis=0), 0)
+    busy = schedule.forward + schedule.backward
+    slowest = fullest(stage, busy)
 
     def at_slowest(values: Array) -> Array:
-        chosen: Array = np.take_along_axis(np.broadcast_to(values, own.shape), slowest, axis=0)[0]
-        return chosen
+        return at_class(values, slowest)
 
     m = plan.micro_batches
     parts = {name: m * at_slowest(table.classes[name]) for name in CLASSES_OF_TIME}
@@ -157,8 +156,7 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
     parts["bubble"] = np.maximum(pipeline - m * at_slowest(busy), 0.0)
     before, after = table.closing.waits(schedule, plan, cores, overlap=software.gradient_overlap)
     ends = after + table.optimizer
-    last = np.expand_dims(np.argmax(ends, axis=0), 0)
-    update, end = np.take_along_axis(np.broadcast_to(table.optimizer, own.shape), last, axis=0)[0], np.max(ends, axis=0)
+    update, end = at_class(table.optimizer, fullest(stage, ends)), np.max(ends, axis=0)
     # A stage that ended early may have begun its update before the first one ended.
     parts["optimizer"] = np.minimum(update, end)
     parts["data_parallel"] = before + end - parts["optimizer"]

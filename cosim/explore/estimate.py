@@ -77,8 +77,8 @@ def estimate(
     defaults = _defaults(phase, plan, scenario, formats)
     confidence = system.spec.chip.confidence
     if phase == "train":
-        case, tried = _training(machine, network, scenarios, planned, plans, plan)
-        return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
+        case, result, tried = _training(machine, network, scenarios, planned, plans, plan)
+        return Estimate(case, result, tried, confidence, defaults, _spread(case, system))
     if not given and _is_scalar(machine, network, scenarios):
         tried, case = _best(phase, machine, network, scenarios, plans)
         return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
@@ -127,15 +127,15 @@ def _training(
     planned: Varied[Plan],
     plans: PlanArrays,
     plan: Overrides,
-) -> tuple[Case, int]:
-    """The case of a training step and the plans tried: the one whose degrees are given, or the best that agrees."""
+) -> tuple[Case, Estimates, int]:
+    """The case of a training step, its estimates, the plans tried: with a degree as given, or the best that agrees."""
     software = lower_software(load_software(planned.spec.software))
     if any(name in plan for name in _DEGREES):
         case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
         result = evaluate(case)
         if points(case) == 1 and not result.feasible[0]:
             raise explain(case, result)
-        return case, 0
+        return case, result, 0
     if not _is_scalar(machine, network, scenario, plans):
         raise SpecError(
             "a plan is needed for arrays of points",
@@ -143,7 +143,7 @@ def _training(
             hint="give plan.tensor_parallel, or estimate the points one by one",
         )
     found = best_plan(machine, network, scenario, software, plans, plan)
-    return with_micro_batches(found.case), found.tried
+    return with_micro_batches(found.case), found.result, found.tried
 
 
 def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:

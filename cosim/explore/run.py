@@ -163,7 +163,6 @@ def run_study(
     started = time.perf_counter()
     inputs = read_inputs(name, overrides)
     identity = stamp(inputs.study.document.text, overrides, inputs.hashes)
-    study = inputs.study.experiment
     everything = _blocks(inputs)
     folder = RunFolder(out)
     folder.start(content_hash(json.dumps(identity, sort_keys=True, default=str)), resume=resume)
@@ -178,41 +177,45 @@ def run_study(
         trained = findings(runs, inputs.training_systems, training_goals(training), [training.precision])
     rows = write_results(folder.partial, [_table(block, result, inputs) for block, result in runs])
     elapsed = time.perf_counter() - started
-    feasible = int(sum(result.feasible.sum() for _, result in runs))
     content = {
         **identity,
-        "name": inputs.study.name,
-        "kind": study.kind,
-        "question": study.question,
-        "systems": {
-            name: {
-                "title": varied.spec.title,
-                "chip": varied.spec.chip.title,
-                "confidence": varied.spec.chip.confidence,
-            }
-            for name, varied in inputs.every_system.items()
-        },
-        "workload": {
-            "name": inputs.every_model[0].name,
-            "title": ", ".join(model.title for model in inputs.every_model),
-        },
+        **_about(inputs, runs),
         "points": rows,
-        "feasible_points": feasible,
+        "feasible_points": int(sum(result.feasible.sum() for _, result in runs)),
         "elapsed_s": elapsed,
         "points_per_s": rows / elapsed,
-        "host": host(),
-        "warnings": _warnings(inputs, runs),
         "findings": as_json(found),
         "training": as_json(trained),
         "whole_requests": whole,
         "operators": _operators(runs, found),
-        "rooflines": _rooflines(inputs),
-        "assumptions": assumptions(inputs.every_system, inputs.every_model, study),
     }
     write_json(folder.partial / "run.json", content)
     progress(0, 0, "figures and page")
     report(folder.partial)
     return folder.finish()
+
+
+def _about(inputs: Inputs, runs: list[Run]) -> dict[str, Any]:
+    """What a run is about, apart from its results: question, systems, models, host, warnings, assumptions."""
+    study = inputs.study.experiment
+    chips = {name: (varied.spec, varied.spec.chip) for name, varied in inputs.every_system.items()}
+    return {
+        "name": inputs.study.name,
+        "kind": study.kind,
+        "question": study.question,
+        "systems": {
+            name: {"title": spec.title, "chip": chip.title, "confidence": chip.confidence}
+            for name, (spec, chip) in chips.items()
+        },
+        "workload": {
+            "name": inputs.every_model[0].name,
+            "title": ", ".join(model.title for model in inputs.every_model),
+        },
+        "host": host(),
+        "warnings": _warnings(inputs, runs),
+        "rooflines": _rooflines(inputs),
+        "assumptions": assumptions(inputs.every_system, inputs.every_model, study),
+    }
 
 
 def _blocks(inputs: Inputs) -> list[compare.Block]:

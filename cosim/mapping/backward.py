@@ -113,7 +113,7 @@ def _scale_gradient(op: DeviceVector) -> DeviceVector:
 
 def _bias_gradient(op: DeviceMatmul) -> DeviceVector:
     """Column sums of the gradient of a product's output."""
-    elements = op.m * op.n
+    elements = op.m * op.n * op.batch
     none = np.zeros_like(elements)
     read = elements * ACTIVATION_BYTES
     return DeviceVector(f"{op.name}.bias", op.group, op.count, read, none, elements, none, none)

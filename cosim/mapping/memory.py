@@ -10,7 +10,7 @@ from cosim.dtypes import bytes_per_element
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.shard import kv_heads_per_rank
-from cosim.mapping.stages import Stages, by_group
+from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
 
@@ -47,16 +47,11 @@ def serving_memory(
     weights = _weights(device, stage)
     kv = _cache(stage, model, plan, scenario)
     live = _activations(device, stage)
-    present = stage.count > 0.0
-    total = np.where(present, weights + kv + live, -np.inf)
-    fullest = np.expand_dims(np.argmax(total, axis=0), 0)
-
-    def of(kind: Array) -> Array:
-        chosen: Array = np.take_along_axis(np.broadcast_to(kind, total.shape), fullest, axis=0)[0]
-        return chosen
-
+    total = weights + kv + live
+    most = fullest(stage, total)
     zero = np.zeros_like(total[0])
-    return Memory(of(weights), of(kv), of(live), zero, zero, zero + reserved)
+    held = [at_class(kind, most) for kind in (weights, kv, live)]
+    return Memory(held[0], held[1], held[2], zero, zero, zero + reserved)
 
 
 def _weights(device: DeviceGraph, stage: Stages) -> Array:

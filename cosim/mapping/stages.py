@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosim.records import Array, array
 
@@ -52,6 +53,19 @@ def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0) -> Stages
         heads=np.stack([single, zero, zero, one]),
         dense=filled / np.maximum(count, 1.0),
     )
+
+
+def fullest(stage: Stages, values: Array) -> NDArray[np.intp]:
+    """Index (1, P) of the class, among those that have a stage, where `values` (4, P) are most; for `at_class`."""
+    present: Array = np.where(stage.count > 0.0, values, -np.inf)
+    return np.expand_dims(np.argmax(present, axis=0), 0)
+
+
+def at_class(values: Array, index: NDArray[np.intp]) -> Array:
+    """`values` of every class, (4, P) or alike for all, at the class that `index` (1, P) names: (P,)."""
+    shape = (len(CLASSES), index.shape[-1])
+    chosen: Array = np.take_along_axis(np.broadcast_to(values, shape), index, axis=0)[0]
+    return chosen
 
 
 def by_group(stage: Stages, group: str) -> Array:

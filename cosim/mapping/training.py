@@ -19,7 +19,7 @@ from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_tensor
 from cosim.mapping.software import SoftwareArrays
-from cosim.mapping.stages import Stages, by_group
+from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.records import Array, array
 
 
@@ -49,15 +49,11 @@ def training_memory(
     gradients = kept(2.0, software.gradient_bytes)
     optimizer = kept(1.0, software.optimizer_bytes)
     live = saved_bytes(device, stage, plan)
-    total = np.where(stage.count > 0.0, weights + gradients + optimizer + live, -np.inf)
-    fullest = np.expand_dims(np.argmax(total, axis=0), 0)
-
-    def of(kind: Array) -> Array:
-        chosen: Array = np.take_along_axis(np.broadcast_to(kind, total.shape), fullest, axis=0)[0]
-        return chosen
-
+    total = weights + gradients + optimizer + live
+    most = fullest(stage, total)
     zero = np.zeros_like(total[0])
-    return Memory(of(weights), zero, of(live), of(gradients), of(optimizer), zero + reserved)
+    held_of = [at_class(kind, most) for kind in (weights, live, gradients, optimizer)]
+    return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved)
 
 
 def stage_parameters(device: DeviceGraph, stage: Stages) -> Weights:

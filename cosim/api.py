@@ -152,11 +152,11 @@ def run(name: str, out: str | Path | None = None, *, changes: Changes | None = N
 
     Raises SpecError on bad input, before anything is written.
     """
-    from cosim.explore.run import run_study
+    from cosim.explore.studies import run_experiment
     from cosim.report.page import report_run
 
     folder = Path("runs") / Path(name).stem if out is None else Path(out)
-    return run_study(
+    return run_experiment(
         name, folder, overrides=changes or {}, resume=resume, progress=lambda _done, _of, _what: None, report=report_run
     )
 

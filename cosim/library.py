@@ -18,6 +18,7 @@ FOLDERS: Mapping[str, str] = {
     "workloads": "workloads",
     "experiments": "experiments",
     "software": "accelerators/software",
+    "technology": "accelerators/technology",
 }
 _ONE = {
     "accelerators": "accelerator",
@@ -25,6 +26,7 @@ _ONE = {
     "workloads": "workload",
     "experiments": "experiment",
     "software": "software",
+    "technology": "technology",
 }
 
 

@@ -72,6 +72,17 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
     return Varied(_revalidated(type(varied.spec), dump, root), {**arrays, **fresh}, touched)
 
 
+def value_at(spec: BaseModel, path: str) -> object:
+    """What stands at `path` of a description; None where nothing does."""
+    node: Any = spec
+    for part in _canonical(path, spec).split("."):
+        if isinstance(node, tuple):
+            node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
+        else:
+            node = node.get(part) if isinstance(node, dict) else getattr(node, part, None)
+    return node
+
+
 def _is_array(value: object, present: object) -> bool:
     if not isinstance(value, np.ndarray | list | tuple) or isinstance(present, list | tuple):
         return False

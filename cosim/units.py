@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cosim.errors import SpecError, nearest
 
-_DIMENSIONS = ("B", "s", "FLOP", "J", "USD", "mm2", "cycle", "g", "op")
+_DIMENSIONS = ("B", "s", "FLOP", "J", "USD", "mm2", "cycle", "g", "op", "mm")
 Dims = tuple[int, ...]
 
 
@@ -49,11 +49,13 @@ _BASE: dict[str, Unit] = {
     "USD": Unit(1.0, _dims(USD=1)),
     "$": Unit(1.0, _dims(USD=1)),
     "mm2": Unit(1.0, _dims(mm2=1)),
+    "um2": Unit(1e-6, _dims(mm2=1)),
+    "mm": Unit(1.0, _dims(mm=1)),
     "cycle": Unit(1.0, _dims(cycle=1)),
     "clk": Unit(1.0, _dims(cycle=1)),
     "g": Unit(1.0, _dims(g=1)),
 }
-_NO_PREFIX = {"", "%", "min", "h", "year", "mm2", "cycle", "clk", "$", "USD"}
+_NO_PREFIX = {"", "%", "min", "h", "year", "mm2", "um2", "mm", "cycle", "clk", "$", "USD"}
 _PREFIX: dict[str, float] = {
     "f": 1e-15,
     "p": 1e-12,

@@ -19,25 +19,29 @@ def run(
     settings: SetOption = None,
     json_to: JsonOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Take up an unfinished run of the same inputs.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that share a sweep; default one a core.")] = None,
 ) -> None:
     """Run a study: results, figures and the page of a design review."""
     from cosim.cli.progress import Progress
-    from cosim.explore.run import run_study
     from cosim.explore.store import read_run
+    from cosim.explore.studies import run_experiment
     from cosim.report.page import report_run
-    from cosim.report.tables import bottom_line, verdict
+    from cosim.report.summary import summary
 
     folder = Path("runs") / Path(experiment).stem if out is None else out
     changes = overrides(settings or [])
     with Progress(sys.stderr) as progress:
-        run_study(experiment, folder, overrides=changes, resume=resume, progress=progress.show, report=report_run)
+        run_experiment(
+            experiment, folder, overrides=changes, resume=resume, progress=progress.show, report=report_run, jobs=jobs
+        )
     content = read_run(folder)
     page = str(folder / "report.html")
-    if emit({"run": str(folder), "page": page, "bottom_line": bottom_line(content), **content}, json_to):
+    line, sentences = summary(content)
+    if emit({"run": str(folder), "page": page, "bottom_line": line, **content}, json_to):
         return
     print(content["question"])
-    print(bottom_line(content))
-    for sentence in verdict(content):
+    print(line)
+    for sentence in sentences:
         print(f"  {sentence}")
     print(f"{content['points']:,} points, {content['feasible_points']:,} feasible, {content['elapsed_s']:.1f} s")
     print(f"page: {page}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
+from cosim.cli.output import table
 from cosim.units import format_si
+
+if TYPE_CHECKING:
+    from cosim.explore.difference import Difference
 
 Row = dict[str, Any]
 
@@ -34,11 +39,19 @@ def estimate_text(row: Row) -> str:
         "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",
         "breakdown": _shares(row, "breakdown_s.", row["time_s"], "s"),
         "memory": _shares(row, "memory_bytes.", row["memory_bytes.total"], "B"),
+        "silicon": _silicon(row),
         "confidence": row["confidence"],
     }
     lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {_chips(row)}"]
     lines += [f"  {name:<11} {text}" for name, text in facts.items()]
     return "\n".join(lines)
+
+
+def _silicon(row: Row) -> str:
+    """Area and TDP that follow from the chip's structure."""
+    if row["area_mm2"] is None:
+        return "area and TDP unknown: the structure or the node of the chip is not known"
+    return f"dies of {row['area_mm2']:,.0f} mm2 by their components, TDP {format_si(row['tdp_w'], 'W', 3)}"
 
 
 def _chips(row: Row) -> str:
@@ -97,3 +110,41 @@ def _shares(row: Row, prefix: str, total: float, unit: str) -> str:
     parts = [(value, name.removeprefix(prefix)) for name, value in row.items() if name.startswith(prefix) and value]
     named = [(value, name) for value, name in parts if name != "total"]
     return ", ".join(f"{name} {format_si(v, unit, 3)} ({v / total:.0%})" for v, name in sorted(named, reverse=True))
+
+
+def difference_text(found: Difference) -> str:
+    """Headlines, parts of the time, operators and factors of the machine, as tables."""
+    from cosim.explore.difference import COMPONENTS
+
+    a, b = found.labels
+    lines = [f"from {a} to {b}: tokens/s per chip x {found.ratio:.3g}", ""]
+    rows = [[name, _shown(one), _shown(two), _ratio(one, two)] for name, (one, two) in found.headlines.items()]
+    lines += [table(["", a, b, "b / a"], rows), ""]
+    for title, pairs in (("time of a step", found.parts), ("operators, all layers", found.operators)):
+        whole = sum(two - one for one, two in pairs.values())
+        moved = sorted(pairs.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
+        shown = [
+            [name, _shown(one * 1e3), _shown(two * 1e3), f"{(two - one) * 1e3:+.3g}", _share(two - one, whole)]
+            for name, (one, two) in moved
+            if one or two
+        ]
+        lines += [table([f"{title} [ms]", a, b, "b - a", "of it"], shown), ""]
+    rows = [
+        [" + ".join(COMPONENTS[part] for part in name.split(" + ")), f"x {factor:.3g}"]
+        for name, factor in sorted(found.factors.items(), key=lambda item: -abs(math.log(item[1])))
+    ]
+    lines.append(table(["what the machine's components bring to tokens/s per chip", "factor"], rows))
+    lines.append(f"their product is x {found.ratio:.3g}; a factor is the mean over all orders of exchanging components")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+def _ratio(one: float | None, two: float | None) -> str:
+    return "" if not one or two is None else f"x {two / one:.3g}"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else ""

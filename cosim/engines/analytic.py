@@ -33,7 +33,7 @@ from cosim.workload.ops import Graph
 from cosim.workload.training import training_graph
 
 BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle")
-CHUNK_POINTS = 8192
+CHUNK_POINTS = 16384
 TRAINING_FLOP = 3.0
 """Forward, input gradients, weight gradients: every product three times."""
 
@@ -84,6 +84,17 @@ def evaluate_cells(cells: list[tuple[Case, NDArray[np.intp]]]) -> Estimates:
     together = joined([evaluate(case) for case, _ in cells])
     order = np.argsort(np.concatenate([rows for _, rows in cells]), kind="stable")
     return map_leaves(together, lambda leaf: leaf[order])
+
+
+def blank(total: int) -> Estimates:
+    """Estimates of `total` points of which nothing is known: no limit broken, every number NaN."""
+    unknown = {name: np.full(total, np.nan) for name in ("chips", *_TIMED)}
+    return Estimates(
+        verdict=Verdict(np.zeros(total, dtype=np.int64), np.full(total, np.nan)),
+        breakdown={name: np.full(total, np.nan) for name in BREAKDOWN},
+        memory={name: np.full(total, np.nan) for name in (*KINDS, "total")},
+        **unknown,
+    )
 
 
 def _evaluate_chunk(case: Case, total: int) -> Estimates:

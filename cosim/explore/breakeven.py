@@ -20,7 +20,7 @@ from cosim.records import Array, take
 LEAST, MOST = 0.25, 4.0
 GRID = 17
 ROUNDS = 2
-PLANS_KEPT = 3
+PLANS_KEPT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ def _promising(case: Case, result: Estimates, goal: Goal) -> NDArray[np.intp]:
     within = np.where(result.time <= goal.limit_s, rate, -np.inf)
     score = within if np.isfinite(within).any() else np.where(result.feasible, -result.time, -np.inf)
     plan = case.plan
-    key = plan.tensor * 1e6 + plan.pipeline
+    # Four degrees, each below 10,000, as one exact number.
+    key = ((plan.tensor * 1e4 + plan.pipeline) * 1e4 + plan.expert) * 1e4 + plan.data
     key = np.broadcast_to(key, rate.shape)
     best_first = np.argsort(-score, kind="stable")
     chosen = list(dict.fromkeys(key[i] for i in best_first if np.isfinite(score[i])))[:PLANS_KEPT]

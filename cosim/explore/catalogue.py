@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from cosim import documents, library
 from cosim.errors import SpecError, nearest
 from cosim.explore.assumptions import data_of, derived_of, model_facts
+from cosim.explore.die import die_facts
 from cosim.explore.experiment import Compare, Train, load_study
+from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import chip_checks
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, load_system
@@ -19,6 +21,7 @@ from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, Scenario
 from cosim.mapping.software import Software, load_software
 from cosim.overrides import Varied
+from cosim.silicon.technology import Technology, load_technology
 from cosim.units import format_si
 from cosim.workload.graph import active_parameters, kv_bytes_per_token, parameters
 from cosim.workload.hub import is_hub_config
@@ -31,10 +34,12 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "system": System,
     "workload": Model,
     "software": Software,
+    "technology": Technology,
     "plan": Plan,
     "scenario": Scenario,
     "compare": Compare,
     "train": Train,
+    "sweep": Sweep,
 }
 
 
@@ -46,6 +51,7 @@ def listing(kind: str) -> list[Item]:
         "workloads": _model,
         "experiments": _experiment,
         "software": _software,
+        "technology": _technology,
     }[kind]
     items: list[Item] = []
     for name, path in library.names(kind).items():
@@ -72,6 +78,9 @@ def details(name: str) -> Item:
     if kind == "software":
         software = load_software(name)
         return {**content, "title": software.title, "data": list(data_of(software))}
+    if kind == "technology":
+        technology = load_technology(name)
+        return {**content, "title": technology.title, "data": list(data_of(technology))}
     spec: Chip | System = load_chip(name) if kind == "accelerators" else load_system(name)
     chip = spec if isinstance(spec, Chip) else spec.chip
     checks = [
@@ -84,7 +93,13 @@ def details(name: str) -> Item:
         }
         for check in chip_checks(chip)
     ]
-    return {**content, "title": spec.title, "data": list(data_of(spec)), "derived": derived_of(chip), "checks": checks}
+    return {
+        **content,
+        "title": spec.title,
+        "data": list(data_of(spec)),
+        "derived": [*derived_of(chip), *die_facts(chip)],
+        "checks": checks,
+    }
 
 
 def schema_of(kind: str) -> dict[str, Any]:
@@ -105,6 +120,8 @@ def _kind_of(name: str) -> str:
         return "experiments"
     if "host_kernel" in data:
         return "software"
+    if "reticle" in data:
+        return "technology"
     return "workloads" if "layers" in data or is_hub_config(data) else "accelerators"
 
 
@@ -140,6 +157,12 @@ def _model(path: str) -> Item:
 def _software(path: str) -> Item:
     software = load_software(path)
     return {"title": software.title, "attention": software.attention, "host per kernel": software.host_kernel.text}
+
+
+def _technology(path: str) -> Item:
+    technology = load_technology(path)
+    nodes = ", ".join(node.names[0] for node in technology.nodes)
+    return {"title": technology.title, "nodes": nodes, "reticle": technology.reticle.text}
 
 
 def _experiment(path: str) -> Item:

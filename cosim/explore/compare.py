@@ -6,7 +6,8 @@ call. Selection under a limit happens on the evaluated points, so that every tie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
 from cosim.explore.experiment import Compare, EqualQuality
-from cosim.explore.space import batch_grid, best_native, candidates_over, searched, unlimited
+from cosim.explore.space import Candidates, batch_grid, best_native, candidates_over, on_nodes, searched, unlimited
 from cosim.hardware.lower import QualityArrays, SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.overrides import Varied
@@ -30,7 +31,8 @@ PHASES: tuple[Phase, ...] = ("decode", "prefill")
 class Block:
     """Points of one system in one phase, precision and quality. `label` is the precision as the study names it.
 
-    A training block belongs to one goal; `scale` turns its tokens/s per chip into what that goal ranks by.
+    A training block belongs to one goal, a serving block to one workload; `scale` turns its tokens/s per chip into
+    what that goal ranks by.
     """
 
     system: str
@@ -41,6 +43,7 @@ class Block:
     plans: int
     goal: str = ""
     scale: float = 1.0
+    workload: str = ""
 
     def rate(self, result: Estimates) -> Array:
         """What points are ranked by: tokens/s per chip, or what the goal makes of it."""
@@ -49,7 +52,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a winner is chosen for: a phase and the most time of its step [s].
+    """What a winner is chosen for: a workload, a phase and the most time of its step [s].
 
     A training goal has a `name` of its own and ranks by tokens/s `per` something.
     """
@@ -58,10 +61,11 @@ class Goal:
     limit_s: float
     name: str = ""
     per: str = "chip"
+    workload: str = ""
 
     def holds(self, block: Block) -> bool:
         """Whether the block's points answer this goal."""
-        return block.phase == self.phase and block.goal == self.name
+        return (block.phase, block.goal, block.workload) == (self.phase, self.name, self.workload)
 
     @property
     def text(self) -> str:
@@ -70,40 +74,53 @@ class Goal:
             return self.name
         what = "TPOT" if self.phase == "decode" else "TTFT"
         shown = f"{self.limit_s * 1e3:g} ms" if self.limit_s < 1.0 else f"{self.limit_s:g} s"
-        return f"{self.phase}, {what} <= {shown}"
+        return f"{self.workload} {self.phase}, {what} <= {shown}"
 
 
 def goals(study: Compare) -> list[Goal]:
-    """The tiers of the study, tightest decode first."""
-    decode = [Goal("decode", limit) for limit in sorted(study.decode.tpot_limits)]
-    return [*decode, Goal("prefill", study.prefill.ttft_limit)]
+    """The tiers of every workload, tightest decode first."""
+    decode: list[tuple[Phase, float]] = [("decode", limit) for limit in sorted(study.decode.tpot_limits)]
+    tiers: list[tuple[Phase, float]] = [*decode, ("prefill", study.prefill.ttft_limit)]
+    return [Goal(phase, limit, workload=name) for name in study.workload for phase, limit in tiers]
 
 
-def blocks(study: Compare, systems: dict[str, Varied[System]], model: ModelArrays) -> Iterator[Block]:
+def blocks(study: Compare, systems: Mapping[str, Varied[System]], models: Mapping[str, ModelArrays]) -> Iterator[Block]:
     """Every block of the study in a fixed order. Formats that a chip has not are left out here and said later."""
-    for name, varied in systems.items():
-        lowered = lower_system(varied)
-        for label in study.precisions:
-            dtype = best_native(lowered.chip) if label == "native" else label
-            if dtype not in lowered.chip.matrix.peak:
-                continue
-            for phase in PHASES:
+    for workload, model in models.items():
+        for name, varied in systems.items():
+            lowered = lower_system(varied)
+            formats = {label: best_native(lowered.chip) if label == "native" else label for label in study.precisions}
+            able = [(label, dtype) for label, dtype in formats.items() if dtype in lowered.chip.matrix.peak]
+            for (label, dtype), phase in itertools.product(able, PHASES):
+                found = _candidates(study, lowered, model, phase)
                 for quality in QUALITIES:
                     machine = with_quality(lowered, varied, quality, study.equal_quality)
                     if machine is not None:
-                        case, plans = block_case(study, machine, model, phase, dtype)
-                        yield Block(name, phase, label, quality, case, plans)
+                        case = _block_case(study, machine, model, found, phase, dtype)
+                        yield Block(name, phase, label, quality, case, found.plans, workload=workload)
 
 
-def block_case(study: Compare, system: SystemArrays, model: ModelArrays, phase: Phase, dtype: str) -> tuple[Case, int]:
-    """All plans and batches of one block; decode reads the mean context and must hold the whole request."""
+def _candidates(study: Compare, system: SystemArrays, model: ModelArrays, phase: Phase) -> Candidates:
+    """All plans and batches of one block, over the numbers of nodes that the study names."""
+    per_node, counts = int(system.tiers[0].size), [int(system.chips)]
+    if study.max_chips is not None:
+        # A system of one tier has no network to a second node.
+        most = max(study.max_chips // per_node, 1) if len(system.tiers) > 1 else 1
+        counts = [per_node * 2**doubling for doubling in range(most.bit_length())]
+    grid = batch_grid(study.max_batch) if phase == "decode" else np.array([1, 2, 4, 8, 16], dtype=np.int64)
+    return candidates_over(model, counts, grid, phase)
+
+
+def _block_case(
+    study: Compare, system: SystemArrays, model: ModelArrays, found: Candidates, phase: Phase, dtype: str
+) -> Case:
+    """The case of a block; decode reads the mean context and must hold the whole request."""
     prompt, answer = float(study.scenario.input), float(study.scenario.output)
+    scenario = unlimited(1.0, prompt, prompt)
     if phase == "decode":
-        scenario, grid = unlimited(1.0, prompt + answer / 2.0, prompt + answer), batch_grid(study.max_batch)
-    else:
-        scenario, grid = unlimited(1.0, prompt, prompt), np.array([1, 2, 4, 8, 16], dtype=np.int64)
-    found = candidates_over(model, int(system.chips), grid, phase)
-    return searched(phase, system, model, scenario, dtype, found), found.plans
+        scenario = unlimited(1.0, prompt + answer / 2.0, prompt + answer)
+    machine = on_nodes(system, found.tensor * found.pipeline * found.data) if study.max_chips is not None else system
+    return searched(phase, machine, model, scenario, dtype, found)
 
 
 def with_quality(

@@ -14,6 +14,7 @@ from cosim.engines.case import Case, Phase
 from cosim.engines.training import with_micro_batches
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.compare import at_range_end
+from cosim.explore.die import chip_of, die_columns
 from cosim.explore.explain import explain
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
@@ -23,7 +24,7 @@ from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Overrides, Varied, vary
-from cosim.records import array, map_leaves, points, take
+from cosim.records import Array, array, map_leaves, points, take
 from cosim.workload.model import Model, ModelArrays, lower_model
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
@@ -43,11 +44,13 @@ class Estimate:
     plans_tried: int
     confidence: str
     defaults: Mapping[str, object]
+    die: Mapping[str, Array]
+    """Area and TDP, see `die_columns`."""
     spread: tuple[float, float] | None = None
 
     def table(self) -> Columns:
         """Columns of all points."""
-        return columns(self.case, self.result, quality="own", confidence=self.confidence)
+        return columns(self.case, self.result, quality="own", confidence=self.confidence, die=self.die)
 
     def to_row(self, index: int = 0) -> dict[str, Any]:
         """One point as plain values, NaN as None."""
@@ -63,25 +66,18 @@ def estimate(
     InfeasibleError when nothing fits, or when a given plan of a single point breaks a limit.
     """
     machine, network = lower_system(system), lower_model(model)
-    asked = vary(Varied(Scenario()), scenario, root="scenario.")
-    scenarios = lower_scenario(asked)
-    planned = vary(Varied(Plan()), plan, root="plan.")
-    _same_length({"system": system, "workload": model, "plan": planned, "scenario": asked})
-    _belongs(phase, plan, scenario)
-    if "latent" in plan and not network.is_latent:
-        hint = f"{network.name} has ordinary attention"
-        raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)
-    formats = _formats(phase, plan, machine)
-    plans = lower_plan(vary(planned, formats, root="plan."))
+    prepared = prepare(phase, machine, network, plan, scenario)
+    planned, plans, scenarios = prepared.planned, prepared.plans, prepared.scenarios
+    _same_length({"system": system, "workload": model, "plan": planned, "scenario": prepared.asked})
     given = [name for name in _DEGREES if name in plan]
-    defaults = _defaults(phase, plan, scenario, formats)
-    confidence = system.spec.chip.confidence
+    defaults = _defaults(phase, plan, scenario, prepared.formats)
+    confidence, die = system.spec.chip.confidence, die_columns(chip_of(system))
     if phase == "train":
         case, result, tried = _training(machine, network, scenarios, planned, plans, plan)
-        return Estimate(case, result, tried, confidence, defaults, _spread(case, system))
+        return Estimate(case, result, tried, confidence, defaults, die, _spread(case, system))
     if not given and _is_scalar(machine, network, scenarios):
         tried, case = _best(phase, machine, network, scenarios, plans)
-        return Estimate(case, evaluate(case), tried, confidence, defaults, _spread(case, system))
+        return Estimate(case, evaluate(case), tried, confidence, defaults, die, _spread(case, system))
     if not given:
         raise SpecError(
             "a plan is needed for arrays of points",
@@ -92,7 +88,32 @@ def estimate(
     result = evaluate(case)
     if points(case) == 1 and not result.feasible[0]:
         raise explain(case, result)
-    return Estimate(case, result, 0, confidence, defaults, _spread(case, system))
+    return Estimate(case, result, 0, confidence, defaults, die, _spread(case, system))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan and a scenario as asked: with overrides, formats filled in, and as arrays."""
+
+    planned: Varied[Plan]
+    asked: Varied[Scenario]
+    formats: Mapping[str, str]
+    plans: PlanArrays
+    scenarios: ScenarioArrays
+
+
+def prepare(
+    phase: Phase, machine: SystemArrays, network: ModelArrays, plan: Overrides, scenario: Overrides
+) -> Prepared:
+    """Plan and scenario from overrides of their defaults. Raises SpecError for what the phase or model has not."""
+    asked = vary(Varied(Scenario()), scenario, root="scenario.")
+    planned = vary(Varied(Plan()), plan, root="plan.")
+    _belongs(phase, plan, scenario)
+    if "latent" in plan and not network.is_latent:
+        hint = f"{network.name} has ordinary attention"
+        raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)
+    formats = _formats(phase, plan, machine)
+    return Prepared(planned, asked, formats, lower_plan(vary(planned, formats, root="plan.")), lower_scenario(asked))
 
 
 def _spread(case: Case, system: Varied[System]) -> tuple[float, float] | None:

@@ -13,9 +13,11 @@ from cosim.datum import Seconds
 from cosim.documents import Document
 from cosim.dtypes import TRAINING_PRECISIONS, Dtype
 from cosim.errors import SpecError, nearest
+from cosim.explore.axes import Names
+from cosim.explore.sweep_file import Sweep
 from cosim.schema import Frozen, validated
 
-KINDS = ("compare", "train")
+KINDS = ("compare", "train", "sweep")
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -85,12 +87,16 @@ class TrainingStudy(Frozen):
 
 
 class Compare(Frozen):
-    """Systems that serve one workload, prefill and decode apart, and train others."""
+    """Systems that serve workloads, prefill and decode apart, and train others."""
 
     kind: Literal["compare"]
     question: str
     systems: Annotated[tuple[str, ...], Field(min_length=1)]
-    workload: str
+    workload: Names
+    """One name or several."""
+    max_chips: Positive | None = None
+    """1, 2, 4, ... nodes up to so many chips, the best per chip; one node where it holds more. None: as many nodes
+    as each system has."""
     scenario: Lengths
     decode: DecodeStudy
     prefill: PrefillStudy
@@ -103,7 +109,7 @@ class Compare(Frozen):
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> Compare:
-        for field in ("systems", "precisions"):
+        for field in ("systems", "workload", "precisions"):
             values = getattr(self, field)
             twice = [value for index, value in enumerate(values) if value in values[:index]]
             if twice:
@@ -124,7 +130,7 @@ class Study:
     """An experiment as read: its name, content and file."""
 
     name: str
-    experiment: Compare | Train
+    experiment: Compare | Train | Sweep
     document: Document
 
     @property
@@ -133,8 +139,17 @@ class Study:
         return self.experiment if isinstance(self.experiment, Compare) else None
 
     @property
+    def compared(self) -> Compare | Train:
+        """The experiment where it compares systems. Raises SpecError for another kind."""
+        if isinstance(self.experiment, Sweep):
+            raise SpecError("compares no systems", file=self.document.path, field="kind", value=self.experiment.kind)
+        return self.experiment
+
+    @property
     def training(self) -> TrainingStudy | None:
         """The part that trains, if there is one."""
+        if isinstance(self.experiment, Sweep):
+            return None
         return self.experiment if isinstance(self.experiment, Train) else self.experiment.training
 
 
@@ -152,6 +167,9 @@ def load_study(name: str) -> Study:
             value=kind,
             hint=nearest(str(kind), KINDS),
         )
+    data = document.data
+    if kind == "sweep":
+        return Study(path.stem, validated(Sweep, data, document), document)
     if kind == "train":
-        return Study(path.stem, validated(Train, document.data, document), document)
-    return Study(path.stem, validated(Compare, document.data, document), document)
+        return Study(path.stem, validated(Train, data, document), document)
+    return Study(path.stem, validated(Compare, data, document), document)

@@ -9,8 +9,7 @@ import numpy as np
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case
 from cosim.errors import InfeasibleError
-from cosim.explore.space import candidates_at, searched
-from cosim.hardware.lower import SystemArrays
+from cosim.explore.space import candidates_at, on_nodes, searched
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.memory import KINDS
 from cosim.mapping.plan import RECOMPUTES, PlanArrays
@@ -64,7 +63,7 @@ def _what_fits(case: Case, index: int) -> str:
     # What fits is asked of memory alone: a limit on time is another question.
     scenario = replace(scalars.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
     for nodes in (1, 2, 4, 8, 16, 32, MOST_NODES):
-        system = _with_nodes(scalars.system, float(nodes))
+        system = on_nodes(scalars.system, scalars.system.tiers[0].size * nodes)
         found = candidates_at(scalars.model, int(system.chips), batch, case.phase)
         if found.plans == 0:
             continue
@@ -88,9 +87,3 @@ def _training_hint(plan: PlanArrays) -> str:
     if plan.micro_batch > 1:
         offers.append("a smaller plan.micro_batch")
     return "use " + ", ".join(offers[:-1]) + (" or " if len(offers) > 1 else "") + offers[-1]
-
-
-def _with_nodes(system: SystemArrays, nodes: float) -> SystemArrays:
-    inner, *outer = system.tiers
-    tiers = (inner, *(replace(tier, size=array(nodes)) for tier in outer))
-    return replace(system, chips=array(inner.size * nodes), tiers=tiers)

@@ -15,6 +15,7 @@ from cosim.engines.step import OpCost, op_costs
 from cosim.engines.training import kernels
 from cosim.explore.breakeven import break_even
 from cosim.explore.compare import Block, Goal, winner
+from cosim.explore.die import chip_of, die_columns
 from cosim.explore.experiment import Lengths
 from cosim.explore.rows import columns, row
 from cosim.hardware.system import System
@@ -48,6 +49,7 @@ def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
     return [
         {
             "goal": f.goal.text,
+            "workload": f.goal.workload,
             "phase": f.goal.phase,
             "limit_s": f.goal.limit_s,
             "per": f.goal.per,
@@ -64,14 +66,18 @@ def whole_requests(found: Sequence[Finding], lengths: Lengths) -> list[dict[str,
     Chips are split between the phases as the lengths ask: a chip serves out / (out / decode + in / prefill)
     output tokens/s. Cost per million output tokens adds in / out prefill tokens to each.
     """
-    prefill = {f.label: {e["system"]: e for e in f.entries} for f in found if f.goal.phase == "prefill"}
+    prefill = {
+        (f.goal.workload, f.label): {e["system"]: e for e in f.entries} for f in found if f.goal.phase == "prefill"
+    }
     rows: list[dict[str, Any]] = []
     for finding in found:
-        if finding.goal.phase != "decode" or finding.label not in prefill:
+        key = (finding.goal.workload, finding.label)
+        if finding.goal.phase != "decode" or key not in prefill:
             continue
-        entries = [_whole(e, prefill[finding.label][e["system"]], lengths) for e in finding.entries]
+        entries = [_whole(e, prefill[key][e["system"]], lengths) for e in finding.entries]
         entries.sort(key=lambda e: -(e["rate"] or 0.0))
-        rows.append({"goal": finding.goal.text, "precision": finding.label, "entries": entries})
+        about = {"goal": finding.goal.text, "workload": finding.goal.workload, "precision": finding.label}
+        rows.append({**about, "entries": entries})
     return rows
 
 
@@ -132,7 +138,7 @@ def _operator(op: OpCost, case: Case) -> dict[str, Any]:
 
 
 def _finding(runs: Sequence[Run], systems: dict[str, Varied[System]], goal: Goal, label: str) -> Finding:
-    entries = [_entry(runs, name, varied.spec.chip.confidence, goal, label) for name, varied in systems.items()]
+    entries = [_entry(runs, name, varied, goal, label) for name, varied in systems.items()]
     ranked = sorted(entries, key=lambda e: -(e["rate"] or 0.0))
     _with_break_even(ranked, runs, goal, label)
     _with_prices(ranked, systems)
@@ -146,8 +152,9 @@ def _pick(runs: Sequence[Run], system: str, goal: Goal, label: str, quality: str
     return None
 
 
-def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label: str) -> dict[str, Any]:
+def _entry(runs: Sequence[Run], system: str, varied: Varied[System], goal: Goal, label: str) -> dict[str, Any]:
     """One system's best at each quality: the whole row at its own, the rate at the others."""
+    confidence = varied.spec.chip.confidence
     entry: dict[str, Any] = {"system": system, "confidence": confidence, "rate": None, "why": "", "row": None}
     entry["has_range"] = _pick(runs, system, goal, label, "low") is not None
     for quality in ("own", "equal", "low", "high"):
@@ -172,7 +179,8 @@ def _entry(runs: Sequence[Run], system: str, confidence: str, goal: Goal, label:
                 else:
                     one = np.array([best], dtype=np.intp)
                     alone = map_leaves(result, lambda leaf, one=one: leaf[one])  # type: ignore[misc]
-                    table = columns(take(block.case, one), alone, quality="own", confidence=confidence)
+                    die = die_columns(chip_of(varied))
+                    table = columns(take(block.case, one), alone, quality="own", confidence=confidence, die=die)
                     entry["row"], entry["index"] = row(table, 0), best
         entry["rate" if quality == "own" else f"rate_{quality}"] = rate
     return entry

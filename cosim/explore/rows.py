@@ -2,92 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
+from cosim.explore.metrics import Die, metric, metric_names
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.plan import RECOMPUTES
 from cosim.records import Array
 
 Columns = dict[str, Any]
 
-UNITS: dict[str, str] = {
-    "time_s": "s",
-    "tokens_per_s_per_chip": "token/s",
-    "tokens_per_s_per_user": "token/s",
-    "energy_j": "J",
-    "power_w": "W",
-    "tokens_per_j_chip": "token/J",
-    "tokens_per_j_server": "token/J",
-    "tokens_per_j_facility": "token/J",
-}
+
+@dataclass(frozen=True, slots=True)
+class Text(Sequence[str]):
+    """A column of words: `names[codes[i]]` at each point. Millions of points share a few names."""
+
+    codes: NDArray[np.int32]
+    names: tuple[str, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Text: ...
+
+    def __getitem__(self, index: int | slice) -> str | Text:
+        if isinstance(index, slice):
+            return Text(self.codes[index], self.names)
+        return self.names[int(self.codes[index])]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.names[code] for code in self.codes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # a column is compared by content
+
+    @classmethod
+    def same(cls, word: str, count: int) -> Text:
+        """One word at every point."""
+        return cls(np.zeros(count, dtype=np.int32), (word,))
 
 
-def unit_of(column: str) -> str:
-    """Unit of a result column, empty where it has none."""
-    if column.startswith("breakdown_s."):
-        return "s"
-    if column.startswith("memory_bytes."):
-        return "B"
-    return UNITS.get(column, "")
-
-
-def columns(case: Case, result: Estimates, *, quality: str, confidence: str) -> Columns:
-    """Columns of all points of a case, arrays or lists of length P."""
+def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die: Die) -> Columns:
+    """Columns of all points of a case, arrays or Text of length P; `die` as `die_columns` gives it."""
     total = result.time.shape[0]
+    phase = case.phase
+
+    def same(word: str) -> Text:
+        return Text.same(word, total)
 
     def full(value: Array) -> Array:
         return np.broadcast_to(value, (total,))
 
+    def number(name: str) -> Array:
+        return metric(name, case, result, die)
+
     trains = case.phase == "train"
-    per_user = _where(not trains, result.tokens / full(case.scenario.batch) / result.time)
     plan, scenario = case.plan, case.scenario
+    codes = result.verdict.code.astype(np.int32)
     table: Columns = {
-        "system": [case.system.name] * total,
-        "workload": [case.model.name] * total,
-        "phase": [case.phase] * total,
+        "system": same(case.system.name),
+        "workload": same(case.model.name),
+        "phase": same(phase),
         "chips": result.chips,
         "plan.tensor_parallel": full(plan.tensor),
         "plan.pipeline_parallel": full(plan.pipeline),
         "plan.data_parallel": full(plan.data),
         "plan.micro_batches": full(plan.micro_batches),
         "plan.expert_parallel": full(plan.expert),
-        "plan.dtype": [plan.dtype] * total,
-        "plan.kv_dtype": ["" if trains else plan.kv_dtype] * total,
+        "plan.dtype": same(plan.dtype),
+        "plan.kv_dtype": same("" if trains else plan.kv_dtype),
         "plan.micro_batch": _where(trains, full(plan.micro_batch)),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
-        "plan.sequence_parallel": [plan.sequence_parallel] * total,
+        "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
         "plan.zero": _where(trains, full(plan.zero)),
-        "plan.recompute": [RECOMPUTES[int(which)] if trains else "" for which in full(plan.recompute)],
-        "plan.software": ["" if case.software is None else case.software.name] * total,
+        "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
+        "plan.software": same("" if case.software is None else case.software.name),
         "scenario.batch": _where(not trains, full(scenario.batch)),
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),
         "scenario.context": full(scenario.context),
         "scenario.expert_imbalance": full(scenario.expert_imbalance),
         "scenario.capacity": _where(not trains, full(scenario.capacity)),
         "feasible": result.feasible,
-        "limit": [LIMITS[code].name for code in result.verdict.code],
+        "limit": Text(codes, tuple(limit.name for limit in LIMITS)),
         "limit_by": np.where(result.feasible, np.nan, result.verdict.shortfall),
-        "limit_unit": [LIMITS[code].unit for code in result.verdict.code],
-        "time_s": result.time,
-        "tokens_per_s_per_chip": result.tokens / result.time / result.chips,
-        "tokens_per_s_per_user": per_user,
-        "mfu": result.utilisation,
+        "limit_unit": Text(codes, tuple(limit.unit for limit in LIMITS)),
     }
+    table |= {name: number(name) for name in metric_names() if name not in table and "." not in name}
     table |= {f"memory_bytes.{kind}": value for kind, value in result.memory.items()}
-    table |= {
-        "energy_j": result.energy,
-        "power_w": result.power,
-        "tokens_per_j_chip": result.tokens / result.energy,
-        "tokens_per_j_server": result.tokens / result.server_energy,
-        "tokens_per_j_facility": result.tokens / result.facility_energy,
-        "bottleneck": bottlenecks(result),
-    }
+    table["bottleneck"] = bottlenecks(result)
     table |= {f"breakdown_s.{name}": result.breakdown[name] for name in BREAKDOWN}
-    return table | {"quality": [quality] * total, "confidence": [confidence] * total}
+    return table | {"quality": same(quality), "confidence": same(confidence)}
 
 
 def _where(applies: bool, values: Array) -> Array:  # reads as numpy's where
@@ -95,11 +111,11 @@ def _where(applies: bool, values: Array) -> Array:  # reads as numpy's where
     return values if applies else np.full_like(values, np.nan)
 
 
-def bottlenecks(result: Estimates) -> list[str]:
+def bottlenecks(result: Estimates) -> Text:
     """The largest exposed share of each point; empty where infeasible."""
     shares = np.stack([result.breakdown[name] for name in BREAKDOWN])
     largest = np.argmax(np.nan_to_num(shares, nan=-1.0), axis=0)
-    return [BREAKDOWN[i] if ok else "" for i, ok in zip(largest, result.feasible, strict=True)]
+    return Text(np.where(result.feasible, largest, len(BREAKDOWN)).astype(np.int32), (*BREAKDOWN, ""))
 
 
 def row(table: Columns, index: int) -> dict[str, Any]:

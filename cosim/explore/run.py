@@ -16,9 +16,11 @@ from cosim.engines.analytic import Estimates
 from cosim.errors import SpecError, nearest
 from cosim.explore import compare
 from cosim.explore.assumptions import assumptions
+from cosim.explore.command import command_of
+from cosim.explore.die import chip_of, die_columns
 from cosim.explore.experiment import Study, load_study
 from cosim.explore.findings import Finding, Run, as_json, findings, operators, whole_requests
-from cosim.explore.rows import Columns, columns
+from cosim.explore.rows import Columns, Text, columns
 from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_results
 from cosim.explore.training_study import training_blocks, training_goals
 from cosim.hardware.load import described, read_system
@@ -26,6 +28,7 @@ from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.software import load_software
 from cosim.overrides import Varied, vary
+from cosim.records import Array
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
 
@@ -37,12 +40,12 @@ ROOTS = ("system", "workload", "scenario")
 class Inputs:
     """Everything a study reads: the study, systems and models with overrides, hashes of the files.
 
-    `systems` and `model` serve, `training_systems` and `training_models` train; a study may have one part only.
+    `systems` and `models` serve, `training_systems` and `training_models` train; a study may have one part only.
     """
 
     study: Study
     systems: dict[str, Varied[System]]
-    model: Varied[Model] | None
+    models: dict[str, Varied[Model]]
     training_systems: dict[str, Varied[System]]
     training_models: dict[str, Varied[Model]]
     hashes: dict[str, str]
@@ -55,7 +58,7 @@ class Inputs:
     @property
     def every_model(self) -> list[Model]:
         """Models of both parts, each once."""
-        known = ([self.model] if self.model is not None else []) + list(self.training_models.values())
+        known = [*self.models.values(), *self.training_models.values()]
         return list({varied.spec.name: varied.spec for varied in known}.values())
 
 
@@ -74,8 +77,13 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
     files = [study.document.path]
     systems = _systems(study, serving.systems if serving else (), "systems", parts["system"], files)
     trained = _systems(study, training.systems if training else (), f"{at}systems", parts["system"], files)
-    model = None if serving is None else _model(study, serving.workload, "workload", parts["workload"], files)
+    if serving is not None and serving.max_chips is not None and "nodes" in parts["system"]:
+        raise SpecError("is chosen by the study", field="system.nodes", hint="change max_chips in its file")
     models = {
+        name: _model(study, name, "workload", parts["workload"], files)
+        for name in (serving.workload if serving is not None else ())
+    }
+    trained_models = {
         run.workload: _model(study, run.workload, f"{at}runs.{index}.workload", parts["workload"], files)
         for index, run in enumerate(training.runs if training else ())
     }
@@ -83,7 +91,7 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
         files += _software_files(study, training.software, f"{at}software")
     if serving is None and "nodes" in parts["system"]:
         raise SpecError("is not part of a study of training", field="system.nodes", hint="its chips say how many nodes")
-    return Inputs(study, systems, model, trained, models, _hashes(files))
+    return Inputs(study, systems, models, trained, trained_models, hashes_of(files))
 
 
 def _software_files(study: Study, name: str, path: str) -> list[Path]:
@@ -120,7 +128,7 @@ def _model(study: Study, name: str, path: str, changes: Mapping[str, Any], files
     return model
 
 
-def _hashes(files: list[Path]) -> dict[str, str]:
+def hashes_of(files: list[Path]) -> dict[str, str]:
     """Content hash of every input by folder and name; a number is added where two files share both."""
     found: dict[str, str] = {}
     for path in dict.fromkeys(p.absolute() for p in files):
@@ -175,7 +183,9 @@ def run_study(
         whole = whole_requests(found, serving.scenario)
     if training is not None:
         trained = findings(runs, inputs.training_systems, training_goals(training), [training.precision])
-    rows = write_results(folder.partial, [_table(block, result, inputs) for block, result in runs])
+    _with_commands([*found, *trained], inputs, overrides)
+    dies = {system: die_columns(chip_of(varied)) for system, varied in inputs.every_system.items()}
+    rows = write_results(folder.partial, [_table(block, result, inputs, dies) for block, result in runs])
     elapsed = time.perf_counter() - started
     content = {
         **identity,
@@ -195,9 +205,21 @@ def run_study(
     return folder.finish()
 
 
+def _with_commands(found: list[Finding], inputs: Inputs, overrides: Mapping[str, Any]) -> None:
+    """Adds to every winner the command that makes its row again."""
+    changes = {path: value for path, value in overrides.items() if path.split(".")[0] in ("system", "workload")}
+    for finding in found:
+        for entry in finding.entries:
+            row = entry["row"]
+            if row is not None:
+                spec = inputs.every_system[entry["system"]].spec
+                nodes = {"system.nodes": round(row["chips"] * spec.nodes.si / spec.chips)}
+                entry["command"] = command_of(row, entry["system"], row["workload"], {**changes, **nodes})
+
+
 def _about(inputs: Inputs, runs: list[Run]) -> dict[str, Any]:
     """What a run is about, apart from its results: question, systems, models, host, warnings, assumptions."""
-    study = inputs.study.experiment
+    study = inputs.study.compared
     chips = {name: (varied.spec, varied.spec.chip) for name, varied in inputs.every_system.items()}
     return {
         "name": inputs.study.name,
@@ -222,8 +244,9 @@ def _blocks(inputs: Inputs) -> list[compare.Block]:
     """Every block of the study. Raises SpecError where no system has any of the formats."""
     serving, training, document = inputs.study.serving, inputs.study.training, inputs.study.document
     everything: list[compare.Block] = []
-    if serving is not None and inputs.model is not None:
-        everything += compare.blocks(serving, inputs.systems, lower_model(inputs.model))
+    if serving is not None:
+        models = {name: lower_model(model) for name, model in inputs.models.items()}
+        everything += compare.blocks(serving, inputs.systems, models)
         if not everything:
             raise SpecError(
                 "no system has a matrix rate in any of these",
@@ -235,7 +258,7 @@ def _blocks(inputs: Inputs) -> list[compare.Block]:
             )
     if training is not None:
         models = {name: lower_model(model) for name, model in inputs.training_models.items()}
-        equal = inputs.study.experiment.equal_quality
+        equal = inputs.study.compared.equal_quality
         try:
             trained = list(training_blocks(training, inputs.training_systems, models, equal))
         except SpecError as error:
@@ -259,7 +282,8 @@ def _evaluated(everything: list[compare.Block], folder: RunFolder, progress: Pro
     """Estimates of every block: stored ones taken up, others evaluated and stored."""
     runs: list[Run] = []
     for index, block in enumerate(everything):
-        progress(index, len(everything), f"{block.system} {block.goal or block.phase} {block.label} {block.quality}")
+        what = block.goal or f"{block.workload} {block.phase}"
+        progress(index, len(everything), f"{block.system} {what} {block.label} {block.quality}")
         result = folder.part(index)
         if result is None:
             result = compare.run_block(block)
@@ -269,24 +293,25 @@ def _evaluated(everything: list[compare.Block], folder: RunFolder, progress: Pro
     return runs
 
 
-def _table(block: compare.Block, result: Estimates, inputs: Inputs) -> Columns:
+def _table(block: compare.Block, result: Estimates, inputs: Inputs, dies: Mapping[str, Mapping[str, Array]]) -> Columns:
     confidence = inputs.every_system[block.system].spec.chip.confidence
-    table = columns(block.case, result, quality=block.quality, confidence=confidence)
+    table = columns(block.case, result, quality=block.quality, confidence=confidence, die=dies[block.system])
     # The study's own name of a system, which may be a file: findings and figures use it.
-    table["system"] = [block.system] * len(result.time)
-    return {**table, "precision": [block.label] * len(result.time)}
+    count = len(result.time)
+    table["system"] = Text.same(block.system, count)
+    return {**table, "precision": Text.same(block.label, count)}
 
 
 def _operators(runs: list[Run], found: list[Finding]) -> dict[str, Any]:
     """Operators of every system's winner, per goal text, in the first precision of the study."""
-    by_key = {(b.system, b.phase, b.label, b.quality): b for b, _ in runs if not b.goal}
+    by_key = {(b.system, b.workload, b.phase, b.label, b.quality): b for b, _ in runs if not b.goal}
     chosen: dict[str, Any] = {}
     for finding in found:
         if finding.label != found[0].label:
             continue
         chosen[finding.goal.text] = {
             entry["system"]: operators(
-                by_key[entry["system"], finding.goal.phase, finding.label, "own"], entry["index"]
+                by_key[entry["system"], finding.goal.workload, finding.goal.phase, finding.label, "own"], entry["index"]
             )
             for entry in finding.entries
             if entry["row"] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,10 +34,10 @@ class Candidates:
 
 
 def batch_grid(most: int) -> NDArray[np.int64]:
-    """Batches per replica: every one to 16, then eight per doubling, up to `most`."""
-    steps = [*range(1, 17)]
+    """Batches per replica: every one to 8, then four per doubling, up to `most`."""
+    steps = [*range(1, 9)]
     while steps[-1] < most:
-        steps.append(steps[-1] + max(2 ** (steps[-1].bit_length() - 4), 1))
+        steps.append(steps[-1] + 2 ** (steps[-1].bit_length() - 3))
     return np.array([s for s in steps if s <= most], dtype=np.int64)
 
 
@@ -52,23 +53,38 @@ def candidates_at(model: ModelArrays, chips: int, batch: int, phase: Phase) -> C
     return _as_candidates(rows)
 
 
-def candidates_over(model: ModelArrays, chips: int, batches: NDArray[np.int64], phase: Phase) -> Candidates:
-    """Every legal plan on all `chips` with every batch per replica of the grid."""
-    rows = [
-        (tensor, pipeline, data, micro, int(each) * data, expert)
-        for tensor, pipeline, data in legal_plans(model, chips)
-        for each in batches
-        for micro in _micro_batches(int(each), pipeline, phase)
-        for expert in expert_degrees(model, tensor, data)
-    ]
-    return _as_candidates(rows)
+def candidates_over(
+    model: ModelArrays, chips: int | Sequence[int], batches: NDArray[np.int64], phase: Phase
+) -> Candidates:
+    """Every legal plan on all `chips` with every batch per replica of the grid.
+
+    Of several numbers of chips a replica is tried on the first that holds it: more of the same replicas serve as
+    much per chip.
+    """
+    rows: dict[tuple[int, ...], tuple[int, int, int, int, int, int]] = {}
+    for count in [chips] if isinstance(chips, int) else chips:
+        for tensor, pipeline, data in legal_plans(model, count):
+            for each in batches:
+                for micro in _micro_batches(int(each), pipeline, phase):
+                    for expert in expert_degrees(model, tensor, data):
+                        point = (tensor, pipeline, data, micro, int(each) * data, expert)
+                        rows.setdefault((tensor, pipeline, int(each), micro, expert), point)
+    return _as_candidates(list(rows.values()))
 
 
 def _micro_batches(each: int, pipeline: int, phase: Phase) -> list[int]:
-    if pipeline == 1 and phase == "decode":
+    """Divisors of the batch that can be best.
+
+    A decode step of m micro-batches on p stages takes max(m, p) stage times, and a stage is never faster with more
+    sequences: up to p the largest divisor beats all smaller ones.
+    """
+    if phase != "decode":
+        return divisors(each)
+    if pipeline == 1:
         return [1]
-    most = DECODE_MICRO_BATCHES_PER_STAGE * pipeline if phase == "decode" else each
-    return [m for m in divisors(each) if m <= most]
+    known = divisors(each)
+    filled = max(m for m in known if m <= pipeline)
+    return [m for m in known if filled <= m <= DECODE_MICRO_BATCHES_PER_STAGE * pipeline]
 
 
 def _as_candidates(rows: list[tuple[int, int, int, int, int, int]]) -> Candidates:
@@ -94,6 +110,14 @@ def searched(
     )
     filled = replace(scenario, batch=found.batch)
     return Case(phase, system, model, plan, filled)
+
+
+def on_nodes(system: SystemArrays, chips: Array) -> SystemArrays:
+    """The system with as many nodes as hold `chips` at each point."""
+    inner, *outer = system.tiers
+    nodes = np.ceil(chips / inner.size)
+    tiers = (inner, *(replace(tier, size=nodes) for tier in outer))
+    return replace(system, chips=inner.size * nodes, tiers=tiers)
 
 
 def best_native(chip: ChipArrays) -> str:

@@ -19,12 +19,13 @@ import numpy as np
 
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.errors import SpecError
-from cosim.explore.rows import Columns, plain, unit_of
+from cosim.explore.metrics import unit_of
+from cosim.explore.rows import Columns, Text, plain
 from cosim.mapping.legal import Verdict
 from cosim.mapping.memory import KINDS
 from cosim.version import __version__
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
 
 
@@ -96,6 +97,10 @@ class RunFolder:
             np.savez(file, allow_pickle=False, **arrays)
         draft.rename(path)
 
+    def table_path(self, index: int) -> Path:
+        """Where the table of part `index` lies when it is done."""
+        return self.parts / f"{index:06d}.parquet"
+
     def finish(self) -> Path:
         """Gives the folder its name in place of an older run, then drops the parts."""
         if self.out.exists():
@@ -113,25 +118,69 @@ class RunFolder:
 
 def write_results(folder: Path, tables: list[Columns]) -> int:
     """results.parquet of all tables in order, `point_id` first, units in the metadata. Returns the rows."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, Any] = {}
     for name in tables[0]:
         parts = [table[name] for table in tables]
-        is_text = isinstance(parts[0], list)
-        columns[name] = [v for part in parts for v in part] if is_text else np.concatenate(parts)
-    rows = len(columns["system"])
-    columns = {"point_id": np.arange(rows), **columns}
+        columns[name] = _text_column(parts) if isinstance(parts[0], Text) else np.concatenate(parts)
+    rows = sum(len(table["system"]) for table in tables)
+    table = arrow_table({"point_id": np.arange(rows), **columns}, {})
+    pq.write_table(table, folder / "results.parquet", compression="zstd")
+    return rows
+
+
+def arrow_table(columns: Mapping[str, Any], units: Mapping[str, str]) -> Any:  # noqa: ANN401  # pyarrow ships no types
+    """Columns as an Arrow table with the unit of each in its metadata; `units` of those that no result has."""
+    import pyarrow as pa
+
     fields, arrays = [], []
     for name, values in columns.items():
-        text = isinstance(values, list)
-        column = pa.array(values).dictionary_encode() if text else pa.array(values, from_pandas=True)
-        unit = unit_of(name)
+        shown = _text_column([values]) if isinstance(values, Text) else values
+        column = pa.array(shown, from_pandas=True) if isinstance(shown, np.ndarray) else shown
+        unit = units.get(name) or unit_of(name)
         fields.append(pa.field(name, column.type, metadata={"unit": unit} if unit else None))
         arrays.append(column)
-    pq.write_table(pa.table(arrays, schema=pa.schema(fields)), folder / "results.parquet", compression="zstd")
-    return rows
+    return pa.table(arrays, schema=pa.schema(fields))
+
+
+def write_part(path: Path, columns: Columns, units: Mapping[str, str]) -> None:
+    """The table of one part, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    draft = path.with_suffix(".draft")
+    pq.write_table(arrow_table(columns, units), draft, compression="lz4")
+    draft.rename(path)
+
+
+def write_parts(folder: RunFolder, count: int) -> tuple[int, int]:
+    """results.parquet of the tables of all parts in order, `point_id` first. Returns rows and feasible rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    writer, rows, feasible = None, 0, 0
+    for index in range(count):
+        table = pq.read_table(folder.table_path(index))
+        ids = pa.array(np.arange(rows, rows + table.num_rows))
+        table = table.add_column(0, "point_id", ids)
+        if writer is None:
+            writer = pq.ParquetWriter(folder.partial / "results.parquet", table.schema, compression="zstd")
+        writer.write_table(table)
+        rows += table.num_rows
+        feasible += pc.sum(table["feasible"]).as_py() or 0
+    if writer is not None:
+        writer.close()
+    return rows, feasible
+
+
+def _text_column(parts: list[Text]) -> Any:  # noqa: ANN401  # pyarrow ships no types
+    """Words of all parts as one dictionary column."""
+    import pyarrow as pa
+
+    names = {name: code for code, name in enumerate(dict.fromkeys(name for part in parts for name in part.names))}
+    codes = [np.array([names[name] for name in part.names], dtype=np.int32)[part.codes] for part in parts]
+    return pa.DictionaryArray.from_arrays(np.concatenate(codes), list(names))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -39,8 +39,12 @@ class Die(Frozen):
 
     node: str
     area: Area | None = None
-    """Of all compute dies together; None is unknown."""
+    """Published, of all compute dies together; None is unknown. A check on the area that follows from structure."""
     dies: Count | None = None
+    cores: Count | None = None
+    """On silicon, spares included; None: as many as work."""
+    stacks: Count | None = None
+    """Sites of memory stacks on silicon; None: as many as work."""
     transistors: Count | None = None
     package: str | None = None
 

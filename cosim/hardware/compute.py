@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cosim.datum import Count, Factor, FlopPerCycle, FlopRate, Frequency, OpPerCycle, OpRate
+from cosim.datum import Capacity, Count, Factor, FlopPerCycle, FlopRate, Frequency, OpPerCycle, OpRate
 from cosim.dtypes import Dtype
 from cosim.schema import Frozen
 
@@ -65,6 +65,8 @@ class VectorEngine(Frozen):
     clock: Frequency | None = None
     rate: FlopPerCycle | None = None
     """fp32 FLOP per cycle and core."""
+    registers: Capacity | None = None
+    """Register file of a core; it takes area, no kernel is bound by it here."""
     peak: FlopRate | None = None
 
 

@@ -142,8 +142,8 @@ class SystemArrays:
     pue: Array
 
 
-class _Values:
-    """Reads numbers of a description by path, arrays first."""
+class Values:
+    """Reads numbers of a description by path, arrays first: what lowering and the area of a die are made from."""
 
     def __init__(self, spec: object, arrays: Mapping[str, Array]) -> None:
         self.spec, self.arrays = spec, arrays
@@ -169,23 +169,23 @@ class _Values:
                 return None
         return array(node.si) if isinstance(node, Datum) else None
 
-    def below(self, prefix: str) -> _Values:
+    def below(self, prefix: str) -> Values:
         """The same one level down."""
         node: object = self.spec
         for part in prefix.split("."):
             node = getattr(node, part)
         cut = f"{prefix}."
-        return _Values(node, {p.removeprefix(cut): a for p, a in self.arrays.items() if p.startswith(cut)})
+        return Values(node, {p.removeprefix(cut): a for p, a in self.arrays.items() if p.startswith(cut)})
 
 
 def lower_chip(chip: Chip, arrays: Mapping[str, Array] | None = None) -> ChipArrays:
     """Arrays of a chip; `arrays` replaces numbers by path relative to the chip. Raises SpecError."""
-    return _chip(chip, _Values(chip, arrays or {}))
+    return _chip(chip, Values(chip, arrays or {}))
 
 
 def lower_system(varied: Varied[System]) -> SystemArrays:
     """Arrays of a system with its overrides; paths are relative to the system. Raises SpecError."""
-    system, values = varied.spec, _Values(varied.spec, varied.arrays)
+    system, values = varied.spec, Values(varied.spec, varied.arrays)
     chip = _chip(system.chip, values.below("chip"))
     tiers: list[TierArrays] = []
     for index, tier in enumerate(system.tiers):
@@ -219,7 +219,7 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
     )
 
 
-def _protocol(values: _Values, at: str) -> ProtocolArrays:
+def _protocol(values: Values, at: str) -> ProtocolArrays:
     return ProtocolArrays(*(values.si(f"{at}.{name}") for name in ("latency", "base_latency", "share")))
 
 
@@ -227,7 +227,7 @@ def _or_zero(value: Array | None) -> Array:
     return array(0.0) if value is None else value
 
 
-def _chip(chip: Chip, values: _Values) -> ChipArrays:
+def _chip(chip: Chip, values: Values) -> ChipArrays:
     constants = chip.calibration.constants if chip.calibration is not None else {}
     return ChipArrays(
         name=chip.name,
@@ -256,7 +256,7 @@ def _chip(chip: Chip, values: _Values) -> ChipArrays:
     )
 
 
-def _matrix(chip: Chip, values: _Values) -> MatrixArrays:
+def _matrix(chip: Chip, values: Values) -> MatrixArrays:
     engine = chip.matrix
     if engine.kind == "roofline":
         return MatrixArrays("roofline", {d: values.si(f"matrix.peak.{d}") for d in engine.peak}, clock=None)
@@ -274,14 +274,14 @@ def _matrix(chip: Chip, values: _Values) -> MatrixArrays:
     return MatrixArrays("systolic", peak, clock, arrays, rows, columns, engine.dataflows, engine.shadow_weights)
 
 
-def _engine_peak(values: _Values, engine: str) -> Array:
+def _engine_peak(values: Values, engine: str) -> Array:
     peak = values.maybe(f"{engine}.peak")
     if peak is not None:
         return peak
     return values.si("cores") * values.si(f"{engine}.rate") * values.si(f"{engine}.clock")
 
 
-def _memory(values: _Values, role: str, shared_by: str) -> MemoryArrays:
+def _memory(values: Values, role: str, shared_by: str) -> MemoryArrays:
     at = f"memory.{role}"
     copies = values.si("cores") if shared_by == "core" else array(1.0)
     bandwidth = values.maybe(f"{at}.bandwidth")
@@ -296,6 +296,6 @@ def _memory(values: _Values, role: str, shared_by: str) -> MemoryArrays:
     return MemoryArrays(capacity, bandwidth, _or_zero(values.maybe(f"{at}.reserved")))
 
 
-def _link(values: _Values, name: str) -> Array:
+def _link(values: Values, name: str) -> Array:
     total = values.maybe(f"links.{name}.bandwidth")
     return values.si(f"links.{name}.count") * values.si(f"links.{name}.rate") if total is None else total

@@ -10,6 +10,9 @@ from cosim.report.style import colour_of, labelled, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_ACROSS = 3
+"""Panels side by side: a workload has two tiers of decode and one of prefill in the common study."""
+
 
 def breakdown_figure(run: dict[str, Any]) -> Figure:
     """One panel a serving goal in the study's first precision: exposed time of a step by part, stacked per system."""
@@ -26,7 +29,9 @@ def training_figure(run: dict[str, Any]) -> Figure:
 
 def _stacked(run: dict[str, Any], found: list[dict[str, Any]], titles: list[str], unit: str, scale: float) -> Figure:
     most = max((len(finding["entries"]) for finding in found), default=1)
-    figure, panels = new_figure(max(4.2 * len(found), 6.4), max(3.4, 1.2 + 0.3 * most), len(found))
+    columns = min(max(len(found), 1), MOST_ACROSS)
+    height = max(3.4, 1.2 + 0.3 * most) * -(-max(len(found), 1) // columns)
+    figure, panels = new_figure(max(4.2 * columns, 6.4), height, max(len(found), 1), across=columns)
     colours = colour_of(BREAKDOWN)
     for axes, finding, title in zip(panels, found, titles, strict=True):
         rows = [(entry["system"], entry["row"]) for entry in finding["entries"] if entry["row"] is not None]

@@ -26,7 +26,12 @@ TRAINING_FIGURES = {
 def report_run(folder: Path) -> Path:
     """Figures and page of the run in `folder`, from what it stored. Raises SpecError for no run folder."""
     try:
-        return make_report(folder, read_run(folder))
+        run = read_run(folder)
+        if run["kind"] == "sweep":
+            from cosim.report.sweep_page import make_sweep_report
+
+            return make_sweep_report(folder, run)
+        return make_report(folder, run)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SpecError(f"cannot be read or written: {reason}", file=error.filename or folder) from None
@@ -42,7 +47,7 @@ def make_report(folder: Path, run: dict[str, Any]) -> Path:
     if run["training"]:
         save(training_figure(run), figures, "training")
     page = folder / "report.html"
-    page.write_text(render(run, {name: _inline(figures / f"{name}.svg") for name in captions(run)}), encoding="utf-8")
+    page.write_text(render(run, {name: inline(figures / f"{name}.svg") for name in captions(run)}), encoding="utf-8")
     return page
 
 
@@ -64,6 +69,7 @@ def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
             "title": f"{finding['goal']}, {finding['precision']}",
             "ranking": tables.ranking(finding),
             "costs": tables.costs(finding),
+            "commands": tables.commands(finding),
         }
         for finding in run["findings"]
     ]
@@ -75,7 +81,12 @@ def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
         wholes=[(f"{g['goal']}, {g['precision']}", tables.whole(g)) for g in run["whole_requests"]],
         whole_head=tables.WHOLE_HEAD,
         training=[
-            (finding["goal"], tables.TRAINING_HEAD[finding["per"]], tables.training(finding))
+            {
+                "title": finding["goal"],
+                "head": tables.TRAINING_HEAD[finding["per"]],
+                "lines": tables.training(finding),
+                "commands": tables.commands(finding),
+            }
             for finding in run["training"]
         ],
         ranking_head=tables.RANKING_HEAD,
@@ -85,7 +96,7 @@ def render(run: dict[str, Any], drawings: dict[str, str]) -> str:
     )
 
 
-def _inline(path: Path) -> str:
+def inline(path: Path) -> str:
     """An SVG file as an element: without the XML head and the reference to the SVG document type."""
     text = path.read_text(encoding="utf-8")
     return text[text.index("<svg") :]

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def roofline_figure(run: dict[str, Any]) -> Figure:
-    """One panel a phase: attainable FLOP/s against FLOP per DRAM byte, and where every operator lies."""
+    """A row a workload, a panel a phase: attainable FLOP/s against FLOP per DRAM byte, and where operators lie."""
     goals = _one_goal_per_phase(run)
-    figure, panels = new_figure(5.6 * len(goals), 4.4, len(goals), shared_y=True)
+    across = min(2, len(goals))
+    figure, panels = new_figure(5.6 * across, 4.4 * -(-len(goals) // across), len(goals), across=across, shared_y=True)
     for axes, goal in zip(panels, goals, strict=True):
         _panel(axes, run, goal)
-    panels[0].set_ylabel("achieved FLOP/s per chip", fontsize=9)
+    for axes in panels[::across]:
+        axes.set_ylabel("achieved FLOP/s per chip", fontsize=9)
     return figure
 
 
@@ -31,8 +33,8 @@ def intensity(operator: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _one_goal_per_phase(run: dict[str, Any]) -> list[str]:
-    """The loosest goal of each phase: the last that the findings name."""
-    last = {finding["phase"]: finding["goal"] for finding in run["findings"]}
+    """The loosest goal of each workload and phase: the last that the findings name."""
+    last = {(finding["workload"], finding["phase"]): finding["goal"] for finding in run["findings"]}
     return [goal for goal in last.values() if goal in run["operators"]]
 
 

@@ -38,18 +38,24 @@ def labelled(name: str, about: Mapping[str, Any]) -> str:
     return f"{name} (estimated)" if about.get("confidence") == "estimated" else name
 
 
-def new_figure(width: float, height: float, columns: int, *, shared_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure [inch] with panels side by side."""
+def new_figure(
+    width: float, height: float, panels: int, *, across: int | None = None, shared_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure [inch] with so many panels, row by row, `across` of them side by side (all, if it is not given)."""
     from matplotlib.figure import Figure
 
+    columns = panels if across is None else across
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, columns, squeeze=False, sharey=shared_y)[0]
-    for axes in panels:
+    grid = figure.subplots(-(-panels // columns), columns, squeeze=False, sharey="row" if shared_y else False)
+    everything = list(grid.flat)
+    for axes in everything[panels:]:
+        axes.remove()
+    for axes in everything[:panels]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
-    return figure, list(panels)
+    return figure, everything[:panels]
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
@@ -59,4 +65,6 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    # The first drawing has laid it out; the second takes the places as they are.
+    figure.set_layout_engine("none")
     figure.savefig(folder / f"{name}.png", dpi=130)

@@ -57,6 +57,11 @@ TRAINING_HEAD = {
 UNKNOWN = "unknown"
 
 
+def commands(finding: dict[str, Any]) -> list[str]:
+    """The commands that make the rows of a ranking again, best first."""
+    return [entry["command"] for entry in finding["entries"] if entry["row"] is not None]
+
+
 def ranking(finding: dict[str, Any]) -> Cells:
     """One row a system, best first: rate at its own quality, its range, at equal quality, what would turn it."""
     return [_ranked(entry) for entry in finding["entries"]]
@@ -161,18 +166,22 @@ def training_line(run: dict[str, Any]) -> str:
 
 
 def _whole_line(groups: list[dict[str, Any]]) -> str:
-    """Who serves whole requests best in the first precision at the loosest limit."""
+    """Who serves whole requests of each workload best in the first precision at the loosest limit."""
     if not groups:
         return ""
-    group = [g for g in groups if g["precision"] == groups[0]["precision"]][-1]
-    able = [entry for entry in group["entries"] if entry["rate"] is not None]
-    if not able:
-        return ""
-    text = f"Whole requests ({group['goal']}, {group['precision']}): {able[0]['system']} serves "
-    text += f"{_number(able[0]['rate'])} output tokens/s per chip, prefill included"
-    if len(able) > 1:
-        text += f", {able[0]['rate'] / able[1]['rate']:.2f} times {able[1]['system']}"
-    return text + ". "
+    text = ""
+    last = {group["workload"]: group for group in groups if group["precision"] == groups[0]["precision"]}
+    for group in last.values():
+        able = [entry for entry in group["entries"] if entry["rate"] is not None]
+        if not able:
+            text += f"Whole requests ({group['goal']}, {group['precision']}): no system can. "
+            continue
+        text += f"Whole requests ({group['goal']}, {group['precision']}): {able[0]['system']} serves "
+        text += f"{_number(able[0]['rate'])} output tokens/s per chip, prefill included"
+        if len(able) > 1:
+            text += f", {able[0]['rate'] / able[1]['rate']:.2f} times {able[1]['system']}"
+        text += ". "
+    return text
 
 
 def verdict(run: dict[str, Any]) -> list[str]:

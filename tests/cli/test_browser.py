@@ -32,4 +32,5 @@ def test_a_browser_shows_the_title_and_three_drawings(small_run: Path, content: 
     )
     assert f"<title>{content['question']}</title>" in done.stdout
     assert done.stdout.count("<svg") == done.stdout.count("</svg>") == 3
-    assert done.stdout.count("<details") == len(content["assumptions"])
+    # What each system and model rests on, and the commands below each ranking.
+    assert done.stdout.count("<details") == len(content["assumptions"]) + len(content["findings"])

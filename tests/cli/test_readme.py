@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,15 @@ def test_there_are_commands_to_run() -> None:
     assert len(commands()) >= 7
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.slow
+def test_the_shipped_study_runs_as_the_readme_says(shipped_run: Any) -> None:
+    assert shipped_run.line in commands()
+    assert shipped_run.code == 0
+    assert shipped_run.out.splitlines()[-1] == "page: my-study/report.html"
+    assert (shipped_run.folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if "gpu-vs-asic --out" not in line])
 def test_a_command_of_the_readme_succeeds(
     call: Callable[..., Answer], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

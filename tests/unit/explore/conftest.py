@@ -1,4 +1,4 @@
-"""The small study as the explore floor sees it: systems, model, blocks and their estimates."""
+"""The small study as the explore floor sees it: systems, models, blocks and their estimates."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def evaluated() -> Callable[[Compare], Runs]:
 
     def _evaluated(study: Compare) -> Runs:
         systems = {name: Varied(load_system(name)) for name in study.systems}
-        model = lower_model(Varied(load_model(study.workload)))
-        return [(block, run_block(block)) for block in blocks(study, systems, model)]
+        models = {name: lower_model(Varied(load_model(name))) for name in study.workload}
+        return [(block, run_block(block)) for block in blocks(study, systems, models)]
 
     return _evaluated
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,13 +15,16 @@ from pydantic import BaseModel
 from cosim.datum import Datum
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.explore.compare import PHASES, QUALITIES, Block, Goal, blocks, goals, scaled_quality, winner, with_quality
-from cosim.explore.experiment import Compare, DecodeStudy
+from cosim.explore.experiment import Compare, DecodeStudy, load_study
 from cosim.explore.run import Inputs
+from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
+from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import Verdict
 from cosim.overrides import Varied
 from cosim.records import array, points
+from cosim.workload.load import load_model
 from cosim.workload.model import lower_model
 
 Runs = list[tuple[Block, Estimates]]
@@ -36,21 +40,29 @@ def rates(result: Estimates) -> np.ndarray:
     return result.tokens / result.time / result.chips
 
 
-@given(limits=st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=5))
-def test_goals_are_the_decode_limits_from_the_tightest_on_and_then_prefill(study: Compare, limits: list[float]) -> None:
-    listed = goals(study.model_copy(update={"decode": DecodeStudy(tpot_limits=tuple(limits))}))
-    assert [goal.limit_s for goal in listed[:-1]] == sorted(limits)
-    assert {goal.phase for goal in listed[:-1]} == {"decode"}
-    assert (listed[-1].phase, listed[-1].limit_s) == ("prefill", 10.0)
+@given(
+    limits=st.lists(st.floats(1e-4, 10.0), min_size=1, max_size=5),
+    workloads=st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True),
+)
+def test_goals_of_each_workload_are_the_decode_limits_from_the_tightest_on_and_then_prefill(
+    study: Compare, limits: list[float], workloads: list[str]
+) -> None:
+    decode = DecodeStudy(tpot_limits=tuple(limits))
+    listed = goals(study.model_copy(update={"decode": decode, "workload": tuple(workloads)}))
+    tiers = [*(("decode", limit) for limit in sorted(limits)), ("prefill", 10.0)]
+    assert [(goal.workload, goal.phase, goal.limit_s) for goal in listed] == [
+        (name, phase, limit) for name in workloads for phase, limit in tiers
+    ]
 
 
 @pytest.mark.parametrize(
     ("goal", "text"),
     [
-        (Goal("decode", 0.015), "decode, TPOT <= 15 ms"),
-        (Goal("decode", 0.0005), "decode, TPOT <= 0.5 ms"),
-        (Goal("prefill", 2.0), "prefill, TTFT <= 2 s"),
-        (Goal("prefill", 0.25), "prefill, TTFT <= 250 ms"),
+        (Goal("decode", 0.015, workload="llama-3.1-70b"), "llama-3.1-70b decode, TPOT <= 15 ms"),
+        (Goal("decode", 0.0005, workload="llama-3.1-8b"), "llama-3.1-8b decode, TPOT <= 0.5 ms"),
+        (Goal("prefill", 2.0, workload="deepseek-v3"), "deepseek-v3 prefill, TTFT <= 2 s"),
+        (Goal("prefill", 0.25, workload="deepseek-v3"), "deepseek-v3 prefill, TTFT <= 250 ms"),
+        (Goal("train", np.inf, "training a model, 8 chips each"), "training a model, 8 chips each"),
     ],
 )
 def test_a_goal_reads_as_people_say_it(goal: Goal, text: str) -> None:
@@ -58,8 +70,8 @@ def test_a_goal_reads_as_people_say_it(goal: Goal, text: str) -> None:
 
 
 def test_blocks_are_every_system_phase_and_quality_once_in_the_order_of_the_study(runs: Runs, study: Compare) -> None:
-    keys = [(b.system, b.label, b.phase, b.quality) for b, _ in runs]
-    assert keys == [(s, "bf16", p, q) for s in study.systems for p in PHASES for q in QUALITIES]
+    keys = [(b.workload, b.system, b.label, b.phase, b.quality) for b, _ in runs]
+    assert keys == [("llama-3.1-8b", s, "bf16", p, q) for s in study.systems for p in PHASES for q in QUALITIES]
 
 
 def test_a_format_that_a_chip_has_not_leaves_its_blocks_out_and_native_is_its_best(
@@ -67,11 +79,92 @@ def test_a_format_that_a_chip_has_not_leaves_its_blocks_out_and_native_is_its_be
 ) -> None:
     systems = {"dgx-h100": inputs.systems["dgx-h100"], "asic-8": asic}
     asked = inputs.study.experiment.model_copy(update={"precisions": ("mxfp4", "native"), "max_batch": 1})
-    listed = list(blocks(asked, systems, lower_model(inputs.model)))
+    models = {name: lower_model(model) for name, model in inputs.models.items()}
+    listed = list(blocks(asked, systems, models))
     assert {b.system for b in listed if b.label == "mxfp4"} == {"asic-8"}
     native = {b.system: b.case.plan.dtype for b in listed if b.label == "native"}
     # The highest matrix rate among the serving formats: fp8 on an H100, 4-bit with block scales on the template.
     assert native == {"dgx-h100": "fp8", "asic-8": "mxfp4"}
+
+
+def test_each_workload_has_the_blocks_that_it_has_alone(inputs: Inputs, study: Compare) -> None:
+    both = study.model_copy(update={"workload": ("llama-3.1-8b", "mixtral-8x7b"), "max_batch": 2})
+    models = {name: lower_model(Varied(load_model(name))) for name in both.workload}
+    alone = {name: list(blocks(both, inputs.systems, {name: model})) for name, model in models.items()}
+    found = list(blocks(both, inputs.systems, models))
+    assert [block.workload for block in found] == [name for name in models for _ in alone[name]]
+    for block, single in zip(found, [one for part in alone.values() for one in part], strict=True):
+        assert replace(block, case=single.case) == single
+        assert block.case.model.name == block.workload
+        assert np.array_equal(block.case.scenario.batch, single.case.scenario.batch)
+        assert np.array_equal(block.case.plan.expert, single.case.plan.expert)
+
+
+def test_a_goal_is_answered_by_the_blocks_of_its_workload_phase_and_run_alone(runs: Runs) -> None:
+    block = found(runs, "dgx-h100", "decode", "own")[0]
+    assert Goal("decode", 0.02, workload="llama-3.1-8b").holds(block)
+    assert not Goal("decode", 0.02, workload="llama-3.1-70b").holds(block)
+    assert not Goal("prefill", 0.02, workload="llama-3.1-8b").holds(block)
+    assert not Goal("decode", 0.02, "training a model", workload="llama-3.1-8b").holds(block)
+
+
+# Numbers of nodes.
+
+
+@functools.cache
+def own(name: str, workload: str, max_chips: int | None, nodes: int = 1) -> list[tuple[Block, Estimates]]:
+    """Blocks of a system of so many nodes and of a workload: its own kernels and native format, few sequences."""
+    asked: dict[str, object] = {"systems": (name,), "workload": (workload,), "precisions": ("native",)}
+    asked |= {"max_batch": 4, "max_chips": max_chips, "training": None}
+    study = load_study("gpu-vs-asic").experiment.model_copy(update=asked)
+    systems = {name: vary_system(Varied(load_system(name)), {"nodes": nodes})}
+    listed = blocks(study, systems, {workload: lower_model(Varied(load_model(workload)))})
+    return [(block, evaluate(block.case)) for block in listed if block.quality == "own"]
+
+
+def most_within(result: Estimates, limit: float) -> float:
+    """Most tokens/s per chip of a step within the limit; 0 where there is none."""
+    best = winner(result, Goal("decode", limit))
+    return 0.0 if best is None else float(rates(result)[best])
+
+
+@pytest.mark.parametrize(
+    ("name", "max_chips", "chips"),
+    [
+        ("dgx-h100", None, {8}),
+        ("dgx-h100", 1, {8}),  # one node where it holds more
+        ("dgx-h100", 15, {8}),
+        ("dgx-h100", 16, {8, 16}),
+        ("dgx-h100", 63, {8, 16, 32}),
+        ("maia-200-4", 8, {4, 8}),
+        ("tpu-v7x-64", 32, {64}),
+        ("m4-max-1", 64, {1}),  # one computer, and no network to another
+    ],
+)
+def test_nodes_are_doubled_up_to_the_chips_of_the_study(name: str, max_chips: int | None, chips: set[int]) -> None:
+    for block, _ in own(name, "llama-3.1-8b", max_chips):
+        plan = block.case.plan
+        used = plan.tensor * plan.pipeline * plan.data
+        assert set(used) == chips
+        assert np.array_equal(np.broadcast_to(block.case.system.chips, used.shape), used)
+
+
+@pytest.mark.parametrize("workload", ["llama-3.1-70b", "deepseek-v3"])
+@pytest.mark.parametrize("name", ["dgx-h100", "asic-8", "tpu-v5p-8"])
+def test_with_more_chips_a_system_serves_the_most_that_any_number_of_its_nodes_serves(name: str, workload: str) -> None:
+    alone = [own(name, workload, None, nodes) for nodes in (1, 2, 4)]
+    for place, (_, result) in enumerate(own(name, workload, 32)):
+        for limit in np.geomspace(1e-3, 10.0, 30):
+            best = max(most_within(each[place][1], limit) for each in alone)
+            assert most_within(result, limit) == pytest.approx(best, rel=1e-12)
+
+
+def test_a_model_too_large_for_a_node_is_served_by_two() -> None:
+    # 671 B parameters in 8 bits are more than the 640 GB of eight H100.
+    for max_chips, able in ((None, False), (15, False), (32, True)):
+        for _, result in own("dgx-h100", "deepseek-v3", max_chips):
+            assert result.feasible.any() == able
+            assert set(result.chips[result.feasible]) <= {16.0, 32.0}
 
 
 def test_decode_reads_the_mean_context_and_holds_the_whole_request(runs: Runs) -> None:

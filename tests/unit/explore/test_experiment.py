@@ -30,7 +30,7 @@ def test_every_shipped_experiment_reads_and_names_known_systems_and_workload(nam
     study = load_study(name)
     assert study.name == name
     assert set(study.experiment.systems) <= set(library.names("systems"))
-    assert study.serving is None or study.serving.workload in library.names("workloads")
+    assert study.serving is None or set(study.serving.workload) <= set(library.names("workloads"))
     assert study.training is None or {run.workload for run in study.training.runs} <= set(library.names("workloads"))
     assert study.training is None or study.training.software in library.names("software")
 
@@ -50,6 +50,28 @@ def test_a_study_holds_what_its_file_says_in_si(study_file: Path, study_text: st
 def test_the_largest_batch_may_be_left_out(tmp_path: Path, study_text: str) -> None:
     short = study_text.replace("max_batch: 16\n", "")
     assert load_study(write(tmp_path, short)).experiment.max_batch == Compare.model_fields["max_batch"].default
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("llama-3.1-8b", ("llama-3.1-8b",)),
+        ("[llama-3.1-8b]", ("llama-3.1-8b",)),
+        ("[llama-3.1-8b, deepseek-v3]", ("llama-3.1-8b", "deepseek-v3")),
+        ("\n  - deepseek-v3\n  - llama-3.1-8b", ("deepseek-v3", "llama-3.1-8b")),
+    ],
+)
+def test_a_study_has_one_workload_or_several_in_their_order(
+    tmp_path: Path, study_text: str, text: str, names: tuple[str, ...]
+) -> None:
+    found = load_study(write(tmp_path, study_text.replace("workload: llama-3.1-8b", f"workload: {text}"))).serving
+    assert found is not None
+    assert found.workload == names
+
+
+def test_the_most_chips_are_those_of_each_system_unless_told(tmp_path: Path, study_text: str) -> None:
+    assert load_study(write(tmp_path, study_text)).experiment.max_chips is None
+    assert load_study(write(tmp_path, study_text + "max_chips: 32\n")).experiment.max_chips == 32
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,6 +95,15 @@ def test_a_bare_number_is_seconds(tmp_path: Path, study_text: str) -> None:
         ("compare", "comparison", "kind", 1, "nearest: compare"),
         ("kind: compare\n", "", "kind", None, "is missing"),
         ("workload: llama-3.1-8b\n", "", "workload", None, "is missing"),
+        ("workload: llama-3.1-8b", "workload: []", "workload", 4, "at least 1 item"),
+        ("workload: llama-3.1-8b", "workload: [llama-3.1-8b, 8]", "workload.1", 4, "string"),
+        ("workload: llama-3.1-8b", "workload: {name: llama-3.1-8b}", "workload", 4, "tuple"),
+        ("workload: llama-3.1-8b", "workload: [a, b, a]", "workload", 4, "is listed twice (got 'a'); name each once"),
+        ("[dgx-h100, mi300x-8gpu]", "[a, b, a]", "systems", 3, "is listed twice (got 'a'); name each once"),
+        ("[bf16]", "[bf16, native, native]", "precisions", 8, "is listed twice (got 'native'); name each once"),
+        ("max_batch: 16", "max_chips: 0", "max_chips", 11, "greater than or equal to 1"),
+        ("max_batch: 16", "max_chips: 1.5", "max_chips", 11, "integer"),
+        ("max_batch: 16", "max_chip: 8", "max_chip", 11, "nearest: max_chips"),
         ("max_batch", "max_bach", "max_bach", 11, "nearest: max_batch"),
         ("[20 ms]", "[20 ms], ttft_limit: 3", "decode.ttft_limit", 6, "nearest: tpot_limits"),
         ("[dgx-h100, mi300x-8gpu]", "&a [*a]", "systems.0", 3, "systems"),

@@ -20,7 +20,7 @@ from cosim.explore.run import Inputs
 from cosim.hardware.load import load_system
 from cosim.hardware.system import System
 from cosim.overrides import Varied
-from cosim.records import array, take
+from cosim.records import array, points, take
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
 
@@ -60,8 +60,8 @@ def test_there_is_one_finding_a_goal_and_precision_with_every_system_in_it(
     found: list[Finding], study: Compare
 ) -> None:
     assert [(f.goal.text, f.label) for f in found] == [
-        ("decode, TPOT <= 20 ms", "bf16"),
-        ("prefill, TTFT <= 10 s", "bf16"),
+        ("llama-3.1-8b decode, TPOT <= 20 ms", "bf16"),
+        ("llama-3.1-8b prefill, TTFT <= 10 s", "bf16"),
     ]
     for finding in found:
         assert {entry["system"] for entry in finding.entries} == set(study.systems)
@@ -207,7 +207,7 @@ def test_a_model_that_does_not_fit_is_last_and_says_so(study: Compare, evaluated
     # 405 B parameters are 810 GB in bf16: 8 x 80 GB do not hold them, 8 x 192 GB do.
     decode = study.decode.model_copy(update={"tpot_limits": (0.1,)})
     prefill = study.prefill.model_copy(update={"ttft_limit": 1e3})
-    for finding in found_for(study, evaluated, workload="llama-3.1-405b", decode=decode, prefill=prefill):
+    for finding in found_for(study, evaluated, workload=("llama-3.1-405b",), decode=decode, prefill=prefill):
         able, unable = finding.entries
         assert (unable["system"], unable["rate"], unable["row"]) == ("dgx-h100", None, None)
         assert unable["why"] == "infeasible: memory"
@@ -230,12 +230,27 @@ def test_a_format_that_a_chip_has_not_is_the_reason(study: Compare, evaluated: E
     assert finding.entries[1]["why"] == "no matrix rate in mxfp4"
 
 
+def test_a_study_of_two_workloads_ranks_each_as_a_study_of_it_alone(study: Compare, evaluated: Evaluate) -> None:
+    # One dense, one mixture of experts; each has its own winner and rivals.
+    alone = [found_for(study, evaluated, workload=(name,)) for name in ("gpt-oss-120b", "llama-3.1-8b")]
+    both = found_for(study, evaluated, workload=("gpt-oss-120b", "llama-3.1-8b"))
+    assert as_json(both) == [*as_json(alone[0]), *as_json(alone[1])]
+    names = ["gpt-oss-120b"] * 2 + ["llama-3.1-8b"] * 2
+    assert [finding.goal.workload for finding in both] == names
+    for finding in both:
+        assert {entry["row"]["workload"] for entry in finding.entries} == {finding.goal.workload}
+        assert finding.goal.text.startswith(f"{finding.goal.workload} ")
+    whole = whole_requests(both, study.scenario)
+    assert whole == [*whole_requests(alone[0], study.scenario), *whole_requests(alone[1], study.scenario)]
+    assert [group["workload"] for group in whole] == ["gpt-oss-120b", "llama-3.1-8b"]
+
+
 def test_findings_are_plain_data(found: list[Finding]) -> None:
     plain = as_json(found)
     assert json.loads(json.dumps(plain, allow_nan=False)) == [{**f, "entries": list(f["entries"])} for f in plain]
-    assert [(f["phase"], f["limit_s"], f["precision"]) for f in plain] == [
-        ("decode", 0.020, "bf16"),
-        ("prefill", 10.0, "bf16"),
+    assert [(f["workload"], f["phase"], f["limit_s"], f["precision"]) for f in plain] == [
+        ("llama-3.1-8b", "decode", 0.020, "bf16"),
+        ("llama-3.1-8b", "prefill", 10.0, "bf16"),
     ]
 
 
@@ -278,7 +293,7 @@ def test_no_operator_beats_the_peak_or_goes_without_a_reason(
 
 def test_operators_are_those_of_the_point_that_is_asked_for(runs: Runs) -> None:
     block, _ = block_of(runs, "dgx-h100", "decode")
-    for index in (0, 7, 200):
+    for index in (0, 7, points(block.case) - 1):
         one = take(block.case, np.array([index], dtype=np.intp))
         local = float(one.scenario.batch[0] / one.plan.data[0] / one.plan.micro_batches[0])
         qkv = next(op for op in operators(block, index) if op["name"] == "qkv")
@@ -290,10 +305,14 @@ def test_whole_requests_share_chips_between_the_phases_as_the_lengths_ask() -> N
     decode = {"system": "a", "confidence": "measured", "rate": 50.0, "usd_per_million": 3.0}
     prefill = {"system": "a", "confidence": "measured", "rate": 200.0, "usd_per_million": 0.5}
     found = [
-        Finding(Goal("decode", 0.015), "fp8", (decode,)),
-        Finding(Goal("prefill", 2.0), "fp8", (prefill,)),
+        Finding(Goal("decode", 0.015, workload="m"), "fp8", (decode,)),
+        Finding(Goal("prefill", 2.0, workload="m"), "fp8", (prefill,)),
+        # Another workload's prefill is not this one's, and a decode without prefill is no whole request.
+        Finding(Goal("prefill", 2.0, workload="n"), "fp8", ({**prefill, "rate": 1.0},)),
+        Finding(Goal("decode", 0.015, workload="o"), "fp8", (decode,)),
     ]
     (group,) = whole_requests(found, Lengths(input=400, output=100))
+    assert (group["workload"], group["goal"], group["precision"]) == ("m", "m decode, TPOT <= 15 ms", "fp8")
     (entry,) = group["entries"]
     assert (entry["rate"], entry["prefill_share"]) == (25.0, 0.5)
     assert entry["usd_per_million"] == 3.0 + 4 * 0.5

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import cosim
 from cosim.engines.analytic import BREAKDOWN
 from cosim.explore.estimate import Estimate
-from cosim.explore.rows import bottlenecks, columns, plain, row, unit_of
+from cosim.explore.metrics import unit_of
+from cosim.explore.rows import Text, bottlenecks, plain, row
 
 # As the interfaces promise them to other programs.
 PROMISED = """
@@ -39,7 +40,58 @@ def found(phase: str) -> Estimate:
 
 
 def table(phase: str) -> dict[str, Any]:
-    return columns(found(phase).case, found(phase).result, quality="own", confidence="measured")
+    return found(phase).table()
+
+
+def text_of(words: list[str]) -> Text:
+    """A column of these words; one name more than they need, the last first."""
+    names = sorted({*words, "unused"}, reverse=True)
+    return Text(np.array([names.index(word) for word in words], dtype=np.int32), tuple(names))
+
+
+WORDS = st.lists(st.text("aé€", max_size=2), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=WORDS, start=st.integers(-14, 14), stop=st.integers(-14, 14), step=st.sampled_from((-2, -1, 1, 3)))
+def test_a_column_of_words_is_a_sequence_of_them(words: list[str], start: int, stop: int, step: int) -> None:
+    column = text_of(words)
+    assert (len(column), list(column), list(reversed(column))) == (len(words), words, words[::-1])
+    assert [column[index] for index in range(-len(words), len(words))] == words + words
+    assert list(column[start:stop:step]) == words[start:stop:step]
+    assert isinstance(column[start:], Text)
+    for word in {*words, "missing"}:
+        assert (word in column, column.count(word)) == (word in words, words.count(word))
+        assert word not in words or column.index(word) == words.index(word)
+    for index in (len(words), -len(words) - 1):
+        with pytest.raises(IndexError):
+            column[index]
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=WORDS, other=WORDS)
+def test_columns_of_words_are_equal_by_what_they_say(words: list[str], other: list[str]) -> None:
+    column = text_of(words)
+    alike = Text(np.arange(len(words), dtype=np.int32), tuple(words))  # the same words, each with a code of its own
+    assert column == alike == words
+    assert (column == text_of(other)) == (column == other) == (words == other)
+    with pytest.raises(TypeError):
+        hash(column)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_one_word_at_every_point(count: int) -> None:
+    assert Text.same("fp8", count) == ["fp8"] * count
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_words_and_flags_of_a_table_are_columns_and_not_lists(phase: str) -> None:
+    for name, values in table(phase).items():
+        assert isinstance(values, Text | np.ndarray), name
+    made = table(phase)
+    assert isinstance(made["limit"], Text)
+    assert made["limit"] == ["", "", "tensor_parallel"]
+    assert made["plan.sequence_parallel"].dtype == np.bool_
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,9 @@ import cosim
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.errors import SpecError
 from cosim.explore.compare import Block
-from cosim.explore.rows import columns
+from cosim.explore.die import chip_of, die_columns
+from cosim.explore.rows import Text, columns
+from cosim.explore.run import Inputs
 from cosim.explore.store import (
     SCHEMA_VERSION,
     RunFolder,
@@ -141,10 +144,16 @@ def test_a_finished_run_takes_the_place_of_an_older_one(tmp_path: Path, runs: Ru
     assert read_run(tmp_path / "out")["age"] == "new"
 
 
-def test_results_hold_a_row_a_point_in_order_with_units_and_nulls(tmp_path: Path, runs: Runs) -> None:
+def test_results_hold_a_row_a_point_in_order_with_units_and_nulls(tmp_path: Path, runs: Runs, inputs: Inputs) -> None:
     some = runs[:2]
-    tables = [columns(block.case, result, quality=block.quality, confidence="c") for block, result in some]
-    rows = write_results(tmp_path, tables)
+    dies = [die_columns(chip_of(inputs.systems[block.system])) for block, _ in some]
+    rows = write_results(
+        tmp_path,
+        [
+            columns(block.case, result, quality=block.quality, confidence="c", die=die)
+            for (block, result), die in zip(some, dies, strict=True)
+        ],
+    )
     table = pq.read_table(tmp_path / "results.parquet")
     assert rows == table.num_rows == sum(len(result.time) for _, result in some)
     assert table.column_names[0] == "point_id"
@@ -161,6 +170,32 @@ def test_results_hold_a_row_a_point_in_order_with_units_and_nulls(tmp_path: Path
     assert {unit for name, unit in units.items() if name.startswith("breakdown_s.")} == {"s"}
     assert {unit for name, unit in units.items() if name.startswith("memory_bytes.")} == {"B"}
     assert (units["system"], units["mfu"], units["point_id"]) == ("", "", "")
+    words = {field.name for field in table.schema if pa.types.is_dictionary(field.type)}
+    assert words >= {"system", "workload", "phase", "plan.dtype", "limit", "limit_unit", "bottleneck", "quality"}
+    assert table["workload"].to_pylist() == ["llama-3.1-8b"] * rows
+    assert pa.types.is_boolean(table.schema.field("plan.sequence_parallel").type)
+
+
+@settings(max_examples=40, deadline=None)
+@given(parts=st.lists(st.lists(NAMES, min_size=1, max_size=6), min_size=1, max_size=4))
+def test_words_come_back_from_one_dictionary_whatever_names_each_part_has(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[str]]
+) -> None:
+    def text_of(words: list[str]) -> dict[str, Text]:
+        few = tuple(sorted({*words, "unused"}))
+        codes = np.array([few.index(word) for word in words], dtype=np.int32)
+        # The second has a code for every point: names that are there twice, as units of limits are.
+        return {"system": Text(codes, few), "limit_unit": Text(np.arange(len(words), dtype=np.int32), tuple(words))}
+
+    folder = tmp_path_factory.getbasetemp()
+    said = [word for part in parts for word in part]
+    assert write_results(folder, [text_of(part) for part in parts]) == len(said)
+    table = pq.read_table(folder / "results.parquet")
+    for name in ("system", "limit_unit"):
+        assert pa.types.is_dictionary(table[name].type)
+        assert table[name].to_pylist() == table[name].to_numpy().tolist() == said
+        for chunk in table[name].chunks:
+            assert len(set(chunk.dictionary.to_pylist())) == len(chunk.dictionary)
 
 
 @settings(max_examples=25, deadline=None)

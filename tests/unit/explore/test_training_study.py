@@ -462,7 +462,7 @@ def test_rows_of_both_parts_share_a_table_and_leave_open_what_is_not_theirs(both
 def test_inputs_keep_the_two_parts_apart(both: Path) -> None:
     inputs = read_inputs(str(both.parent / "both.yaml"), {"workload.layers": 24})
     assert (list(inputs.systems), list(inputs.training_systems)) == (["dgx-h100"], ["dgx-a100", "asic-8"])
-    assert inputs.model is not None
+    assert {name: model.spec.layers for name, model in inputs.models.items()} == {"llama-3.1-8b": 24}
     assert {name: model.spec.layers for name, model in inputs.training_models.items()} == {
         "megatron-22b": 24,
         "llama-3.1-8b": 24,

@@ -95,5 +95,5 @@ def test_a_limit_is_a_line_at_the_users_rate_and_says_its_time(figure: Figure) -
 def test_each_precision_has_its_panel(content: dict[str, Any], points: dict[str, np.ndarray]) -> None:
     two = [*content["findings"], *({**f, "precision": "fp8"} for f in content["findings"])]
     panels = frontier_figure({**content, "findings": two}, points).axes
-    assert [panel.get_title() for panel in panels] == ["decode, bf16", "decode, fp8"]
+    assert [panel.get_title() for panel in panels] == ["llama-3.1-8b decode, bf16", "llama-3.1-8b decode, fp8"]
     assert not [line for line in panels[1].lines if line.get_linestyle() == "-"]  # no such points in this run

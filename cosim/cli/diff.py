@@ -1,0 +1,41 @@
+"""`cosim diff`: where the difference between two points comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosim.cli.estimate import SetOption
+from cosim.cli.library import JsonOption
+from cosim.cli.output import emit, overrides
+
+
+def diff(
+    first: Annotated[str, typer.Argument(help="A run folder, or a system.")],
+    a: Annotated[str, typer.Argument(help="Point id or system of the run; a second system; or path=value,...")],
+    b: Annotated[str | None, typer.Argument(help="The other point; path=value,... of a system; base is as is.")] = None,
+    phase: Annotated[str, typer.Option(help="train, prefill or decode; of systems.")] = "decode",
+    workload: Annotated[str | None, typer.Option(help="A model of the library, or a file; of systems.")] = None,
+    settings: SetOption = None,
+    json_to: JsonOption = None,
+) -> None:
+    """Where the difference between two points comes from, component by component."""
+    from cosim.cli.screen import difference_text
+    from cosim.errors import SpecError
+    from cosim.explore import difference_request as request
+
+    common = overrides(settings or [])
+    if b is not None and (Path(first) / "run.json").is_file():
+        found = request.difference_of_run(Path(first), a, b)
+    elif workload is None:
+        raise SpecError("is missing", field="--workload", hint="two systems are compared on a workload")
+    elif b is None:
+        found = request.difference_of_systems(first, a, phase, workload, common)
+    else:
+        made = tuple({} if text == request.BASE else overrides(text.split(",")) for text in (a, b))
+        variants = ({**common, **made[0]}, {**common, **made[1]})
+        found = request.difference_of_variants(first, variants, (a, b), phase, workload)
+    if not emit(found.as_json(), json_to):
+        print(difference_text(found))

@@ -1,0 +1,42 @@
+"""The command that makes a point again: every choice of a row written out, nothing left to a search."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+_DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "dtype")
+_SERVING = {"plan": ("micro_batches", "kv_dtype"), "scenario": ("batch", "context")}
+_TRAINING = {
+    "plan": ("micro_batch", "virtual_pipeline", "sequence_parallel", "zero", "recompute", "software"),
+    "scenario": ("global_batch", "context"),
+}
+
+
+def settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Plan and scenario of a row as overrides by path."""
+    own = _TRAINING if row["phase"] == "train" else _SERVING
+    names = [*(f"plan.{name}" for name in (*_DEGREES, *own["plan"])), *(f"scenario.{name}" for name in own["scenario"])]
+    chosen = {name: row[name] for name in names}
+    if row["phase"] == "decode":
+        chosen["scenario.capacity"] = row["scenario.capacity"]
+    if row["scenario.expert_imbalance"]:
+        chosen["scenario.expert_imbalance"] = row["scenario.expert_imbalance"]
+    return chosen
+
+
+def command_of(row: Mapping[str, Any], system: str, workload: str, changes: Mapping[str, Any]) -> str:
+    """`cosim estimate` of a row of a result; `changes` are its overrides of system and workload by path."""
+    chosen = {**changes, **settings(row)}
+    words = ["cosim", "estimate", row["phase"], "--system", system, "--workload", workload]
+    for path, value in chosen.items():
+        words += ["--set", f"{path}={_text(value)}"]
+    return shlex.join(words)
+
+
+def _text(value: object) -> str:
+    """A value as `--set` reads it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,95 @@
+"""Every number of a result by its column name: one definition for tables, constraints and objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cosim.engines.analytic import BREAKDOWN, Estimates
+from cosim.engines.case import Case
+from cosim.mapping.memory import KINDS
+from cosim.records import Array
+
+Die = Mapping[str, Array]
+"""Area and TDP of the chip, see `cosim.explore.die.die_columns`."""
+Metric = Callable[[Case, Estimates, Die], Array]
+
+DIE_METRICS = ("area_mm2", "tdp_w")
+"""Known of a design before anything is timed."""
+UNITS: dict[str, str] = {
+    "time_s": "s",
+    "tokens_per_s_per_chip": "token/s",
+    "tokens_per_s_per_user": "token/s",
+    "tokens_per_s_per_mm2": "token/s/mm2",
+    "energy_j": "J",
+    "power_w": "W",
+    "tokens_per_j_chip": "token/J",
+    "tokens_per_j_server": "token/J",
+    "tokens_per_j_facility": "token/J",
+    "area_mm2": "mm2",
+    "tdp_w": "W",
+}
+
+
+def per_chip(_case: Case, result: Estimates, _die: Die) -> Array:
+    """Tokens/s per chip."""
+    rate: Array = result.tokens / result.time / result.chips
+    return rate
+
+
+def per_user(case: Case, result: Estimates, _die: Die) -> Array:
+    """Tokens/s of one sequence; unknown in training."""
+    if case.phase == "train":
+        return np.full_like(result.time, np.nan)
+    rate: Array = result.tokens / case.scenario.batch / result.time
+    return rate
+
+
+def per_area(case: Case, result: Estimates, die: Die) -> Array:
+    """Tokens/s per mm2 of the chip's dies."""
+    rate: Array = per_chip(case, result, die) / die["area_mm2"]
+    return rate
+
+
+METRICS: dict[str, Metric] = {
+    "time_s": lambda _case, result, _die: result.time,
+    "tokens_per_s_per_chip": per_chip,
+    "tokens_per_s_per_user": per_user,
+    "tokens_per_s_per_mm2": per_area,
+    "mfu": lambda _case, result, _die: result.utilisation,
+    "energy_j": lambda _case, result, _die: result.energy,
+    "power_w": lambda _case, result, _die: result.power,
+    "tokens_per_j_chip": lambda _case, result, _die: result.tokens / result.energy,
+    "tokens_per_j_server": lambda _case, result, _die: result.tokens / result.server_energy,
+    "tokens_per_j_facility": lambda _case, result, _die: result.tokens / result.facility_energy,
+    "chips": lambda _case, result, _die: result.chips,
+}
+
+
+def metric(name: str, case: Case, result: Estimates, die: Die) -> Array:
+    """Column `name` of every point, shape (P,). Raises KeyError for no number of a result."""
+    if name in DIE_METRICS:
+        values = die[name]
+    elif name.startswith("memory_bytes."):
+        values = result.memory[name.removeprefix("memory_bytes.")]
+    elif name.startswith("breakdown_s."):
+        values = result.breakdown[name.removeprefix("breakdown_s.")]
+    else:
+        values = METRICS[name](case, result, die)
+    return np.broadcast_to(values, result.time.shape)
+
+
+def metric_names() -> list[str]:
+    """Every number of a result that can be constrained or maximised."""
+    memory = [f"memory_bytes.{kind}" for kind in (*KINDS, "total")]
+    return [*METRICS, *DIE_METRICS, *memory, *(f"breakdown_s.{name}" for name in BREAKDOWN)]
+
+
+def unit_of(column: str) -> str:
+    """Unit of a result column, empty where it has none."""
+    if column.startswith("breakdown_s."):
+        return "s"
+    if column.startswith("memory_bytes."):
+        return "B"
+    return UNITS.get(column, "")

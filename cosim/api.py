@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,12 @@ from cosim.mapping.plan import Plan
 from cosim.overrides import Overrides, Varied, vary
 from cosim.workload.load import load_model
 from cosim.workload.model import Model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cosim.explore.difference import Difference
+    from cosim.explore.run import Progress
 
 Strategy = Plan
 """A parallel plan: Strategy(tensor_parallel=8, dtype=\"fp8\")."""
@@ -145,6 +151,26 @@ def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
         one = np.array([index], dtype=np.intp)
         raise explain(take(estimated.case, one), take(estimated.result, one))
     return simulated(estimated.case, index)
+
+
+def diff(first: Estimate, second: Estimate, labels: tuple[str, str] = ("a", "b")) -> Difference:
+    """Where the difference between two estimates of one point each comes from: time, operators, components.
+
+    Raises SpecError where they are not of one phase and workload.
+    """
+    from cosim.explore.difference import difference
+
+    return difference(first, second, labels)
+
+
+def sweep(space: Changes, *, progress: Progress | None = None) -> pa.Table:
+    """Every point of a sweep as an Arrow table; `space` holds what the file of a sweep does (see `cosim schema sweep`).
+
+    Units are in the columns' metadata. In this process, nothing is written. Raises SpecError.
+    """
+    from cosim.explore.sweep_run import sweep_table
+
+    return sweep_table(space, progress or (lambda _done, _of, _what: None))
 
 
 def run(name: str, out: str | Path | None = None, *, changes: Changes | None = None, resume: bool = False) -> Path:

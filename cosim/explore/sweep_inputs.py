@@ -27,10 +27,10 @@ from cosim.workload.model import Model
 
 
 def read_sweep(
-    study: Sweep, document: Document, overrides: Mapping[str, Mapping[str, Any]]
+    study: Sweep, document: Document | None, overrides: Mapping[str, Mapping[str, Any]]
 ) -> tuple[SweepInputs, list[Path]]:
-    """All that a sweep reads, `overrides` by root set, and the files. Raises SpecError at the line of the file."""
-    files = [document.path]
+    """All that a sweep reads, `overrides` by root set, and the files. Raises SpecError, at a line where there is a file."""
+    files = [] if document is None else [document.path]
     systems: dict[str, Varied[System]] = {}
     for index, name in enumerate(study.system):
         try:
@@ -59,7 +59,9 @@ def read_sweep(
     grid = Grid(tuple(levels))
     if grid.size > MOST_DESIGNS:
         hint = f"at most {MOST_DESIGNS:,}; widen the steps"
-        raise SpecError("spans too many designs", file=document.path, field="axes", value=f"{grid.size:,}", hint=hint)
+        raise _at(
+            SpecError("spans too many designs", field="axes", value=f"{grid.size:,}", hint=hint), document, "axes"
+        )
     inputs = SweepInputs(study, grid, parse_constraints(study.constraints), systems, models, units)
     for name in systems:
         for index in range(len(study.cases)):
@@ -67,7 +69,7 @@ def read_sweep(
     return inputs, files
 
 
-def _try(inputs: SweepInputs, part: Part, document: Document) -> None:
+def _try(inputs: SweepInputs, part: Part, document: Document | None) -> None:
     """Evaluates the first design and every step along each axis from it: what is wrong is said before anything is kept.
 
     Raises SpecError at the axis or case that it comes from.
@@ -89,7 +91,7 @@ def _try(inputs: SweepInputs, part: Part, document: Document) -> None:
 def _levels(
     axis: Axis,
     index: int,
-    document: Document,
+    document: Document | None,
     systems: Mapping[str, Varied[System]],
     models: Mapping[str, Varied[Model]],
     units: dict[str, str],
@@ -150,5 +152,5 @@ def _read(owner: Varied[Any], path: str, value: object) -> tuple[Level, str]:
     raise SpecError("is not a number or a choice", field=path, value=value, hint=nearest(str(value), []))
 
 
-def _at(error: SpecError, document: Document, field: str) -> SpecError:
-    return error.at(file=document.path, line=document.line(field))
+def _at(error: SpecError, document: Document | None, field: str) -> SpecError:
+    return error if document is None else error.at(file=document.path, line=document.line(field))

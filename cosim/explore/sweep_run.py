@@ -17,11 +17,12 @@ from typing import Any
 
 from cosim.explore.experiment import Study
 from cosim.explore.run import Progress, hashes_of, split_overrides
-from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json, write_part, write_parts
+from cosim.explore.store import RunFolder, arrow_table, content_hash, host, stamp, write_json, write_part, write_parts
 from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_part
 from cosim.explore.sweep_file import Sweep
 from cosim.explore.sweep_findings import about_sweep, sweep_findings
 from cosim.explore.sweep_inputs import read_sweep
+from cosim.schema import validated
 
 ONE_PLAN_DESIGNS = 16_384
 SEARCHED_DESIGNS = 512
@@ -75,6 +76,19 @@ def run_sweep(
     progress(0, 0, "figures and page")
     report(folder.partial)
     return folder.finish()
+
+
+def sweep_table(space: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401  # pyarrow ships no types
+    """The whole result of a sweep given as data, as an Arrow table. Raises SpecError."""
+    import pyarrow as pa
+
+    study = validated(Sweep, {"kind": "sweep", "question": "", **space})
+    inputs, _ = read_sweep(study, None, {root: {} for root in ROOTS})
+    parts, tables = list(parts_of(inputs)), []
+    for index, part in enumerate(parts):
+        progress(index, len(parts), inputs.study.cases[part.case].workload)
+        tables.append(arrow_table(run_part(inputs, part), inputs.units))
+    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def parts_of(inputs: SweepInputs) -> Iterator[Part]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cosim import library
 from cosim.explore.run import run_study
 from cosim.explore.store import read_run
 from cosim.report.page import report_run
@@ -153,7 +154,7 @@ def test_a_workload_of_a_file_is_asked_for_by_its_file(
     # The user's own model under the name of a shipped one, with half its layers.
     monkeypatch.chdir(tmp_path)
     shipped = "llama-3.1-8b"
-    model = (Path(__file__).parents[2] / "workloads/models" / f"{shipped}.yaml").read_text(encoding="utf-8")
+    model = library.find("workloads", shipped).read_text(encoding="utf-8")
     Path("mine").mkdir()
     Path("mine/small.yaml").write_text(model.replace("layers: 32", "layers: 16"), encoding="utf-8")
     study = study_text.replace(f"workload: {shipped}", "workload: mine/small.yaml").replace(

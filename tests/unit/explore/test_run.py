@@ -175,6 +175,21 @@ def test_a_name_in_a_list_of_workloads_is_told_at_its_own_line(tmp_path: Path, s
     assert (caught.value.file, caught.value.line) == (mine, 6)
 
 
+def test_systems_and_workloads_of_files_have_the_names_that_the_study_gives_them(
+    tmp_path: Path, study_text: str, start: Start
+) -> None:
+    text = study_text.replace("max_batch: 16", "max_batch: 1")
+    for kind, name, file in (("systems", "dgx-h100", "my-system.yaml"), ("workloads", "llama-3.1-8b", "my-model.yaml")):
+        (tmp_path / file).write_text(library.find(kind, name).read_text(encoding="utf-8"), encoding="utf-8")
+        text = text.replace(name, str(tmp_path / file))
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    out = start(tmp_path / "mine.yaml", tmp_path / "out")
+    assert set(results(out)["system"].to_pylist()) == {str(tmp_path / "my-system.yaml"), "mi300x-8gpu"}
+    # Figures look for the points of a finding by these.
+    assert set(results(out)["workload"].to_pylist()) == {found["workload"] for found in read_run(out)["findings"]}
+    assert {found["workload"] for found in read_run(out)["findings"]} == {str(tmp_path / "my-model.yaml")}
+
+
 @pytest.fixture
 def large(study_text: str, tmp_path: Path) -> Path:
     """DeepSeek-V3 in 8 bits on H100, up to 32 chips. One node of eight does not hold it."""

@@ -51,12 +51,13 @@ def entry(content: dict[str, Any]) -> Callable[..., Entry]:
     }
 
     def _entry(system: str, rate: float | None = 100.0, *, able: bool = True, **changes: object) -> Entry:
-        made: Entry = {**copy.deepcopy(shape), "system": system}
+        made: Entry = {**copy.deepcopy(shape), "system": system, "command": f"cosim estimate decode --system {system}"}
         made["row"] |= row
         made["break_even"] = {"factor": None, "reason": "no rival", "against": None}
         made |= {name: None for name in made if "usd" in name or name == "price"}
         if not able:
             made |= {"row": None, "why": "infeasible: memory"}
+            del made["command"]
             rate = None
         return made | dict.fromkeys(("rate", "rate_equal", "rate_low", "rate_high"), rate) | changes
 
@@ -65,11 +66,12 @@ def entry(content: dict[str, Any]) -> Callable[..., Entry]:
 
 @pytest.fixture
 def finding() -> Callable[..., Entry]:
-    """A finding of these entries, best first."""
+    """A finding of these entries, best first; workload and phase are the first two words of the goal."""
 
-    def _finding(*entries: Entry, goal: str = "decode, TPOT <= 15 ms", precision: str = "fp8") -> Entry:
-        phase = goal.partition(",")[0]
-        return {"goal": goal, "phase": phase, "limit_s": 0.015, "precision": precision, "entries": list(entries)}
+    def _finding(*entries: Entry, goal: str = "llama decode, TPOT <= 15 ms", precision: str = "fp8") -> Entry:
+        workload, phase = goal.partition(",")[0].split()
+        made: Entry = {"goal": goal, "workload": workload, "phase": phase, "limit_s": 0.015, "per": "chip"}
+        return made | {"precision": precision, "entries": list(entries)}
 
     return _finding
 
@@ -99,9 +101,11 @@ def trained() -> Callable[..., Entry]:
     def _trained(system: str, rate: float | None = 1000.0, *, able: bool = True, **changes: object) -> Entry:
         money = {f"usd_per_million{end}": None for end in ("", "_low", "_high")}
         made: Entry = {"system": system, "why": "", "row": copy.deepcopy(row), "plans": 12345, "has_range": True}
+        made["command"] = f"cosim estimate train --system {system}"
         made |= {"break_even": {"factor": None, "reason": "no rival", "against": None}, "price": None, **money}
         if not able:
             made |= {"row": None, "why": "infeasible: memory"}
+            del made["command"]
             rate = None
         return made | dict.fromkeys(("rate", "rate_equal", "rate_low", "rate_high"), rate) | changes
 
@@ -115,6 +119,7 @@ def training() -> Callable[..., Entry]:
     def _training(*entries: Entry, goal: str = "training a model, 2,048 chips each", per: str = "chip") -> Entry:
         return {
             "goal": goal,
+            "workload": "",
             "phase": "train",
             "limit_s": None,
             "per": per,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cosim.engines.analytic import BREAKDOWN
 from cosim.explore.store import read_run
@@ -61,10 +62,28 @@ def test_a_part_of_one_panel_is_in_the_legend_once(entry: Make, finding: Make) -
     one, other = entry("a"), entry("a")
     one["row"]["breakdown_s.collective"] = 0.0
     figure = breakdown_figure(
-        {"systems": SYSTEMS, "findings": [finding(one), finding(other, goal="prefill, TTFT <= 2 s")]}
+        {"systems": SYSTEMS, "findings": [finding(one), finding(other, goal="llama prefill, TTFT <= 2 s")]}
     )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(BREAKDOWN)
     assert "collective" not in lengths(figure.axes[0])
+
+
+def test_panels_lie_row_by_row_in_the_order_of_the_findings(entry: Make, finding: Make) -> None:
+    tiers = ("decode, TPOT <= 15 ms", "decode, TPOT <= 50 ms", "prefill, TTFT <= 2 s")
+    goals = [f"{workload} {tier}" for workload in ("llama", "mixtral", "qwen") for tier in tiers][:-1]
+    run = {"systems": SYSTEMS, "findings": [finding(entry("a"), goal=goal) for goal in goals]}
+    figure = breakdown_figure(run)
+    assert [panel.get_title() for panel in figure.axes] == [f"{goal} (fp8)" for goal in goals]
+    # A row a workload; the last row has a place left.
+    assert places(figure) == [(index // 3, index % 3) for index in range(8)]
+    run["findings"] = run["findings"][:2]
+    assert places(breakdown_figure(run)) == [(0, 0), (0, 1)]
+
+
+def places(figure: Figure) -> list[tuple[int, int]]:
+    """Row and column of every panel."""
+    found = [panel.get_subplotspec() for panel in figure.axes]
+    return [(spec.rowspan.start, spec.colspan.start) for spec in found if spec is not None]
 
 
 def test_a_system_that_cannot_serve_has_no_bar_and_only_the_first_precision_is_drawn(

@@ -97,3 +97,30 @@ def test_each_precision_has_its_panel(content: dict[str, Any], points: dict[str,
     panels = frontier_figure({**content, "findings": two}, points).axes
     assert [panel.get_title() for panel in panels] == ["llama-3.1-8b decode, bf16", "llama-3.1-8b decode, fp8"]
     assert not [line for line in panels[1].lines if line.get_linestyle() == "-"]  # no such points in this run
+
+
+def test_each_workload_has_its_row_of_panels_with_its_own_points(
+    content: dict[str, Any], points: dict[str, np.ndarray]
+) -> None:
+    # A second model that serves twice as much: the points of the first, doubled.
+    more = {name: np.concatenate([values, values]) for name, values in points.items()}
+    second = np.arange(2 * content["points"]) >= content["points"]
+    more["workload"] = np.where(second, "other", more["workload"].astype(object))
+    more["tokens_per_s_per_chip"] = np.where(second, 2.0, 1.0) * more["tokens_per_s_per_chip"]
+    found = content["findings"]
+    found = [*found, *({**f, "workload": "other"} for f in found)]
+    found = [{**f, "precision": precision} for f in found for precision in ("bf16", "fp8")]
+    figure = frontier_figure({**content, "findings": found}, more)
+    titles = [f"{name} decode, {precision}" for name in ("llama-3.1-8b", "other") for precision in ("bf16", "fp8")]
+    assert [panel.get_title() for panel in figure.axes] == titles
+    specs = [panel.get_subplotspec() for panel in figure.axes]
+    assert [(s.rowspan.start, s.colspan.start) for s in specs if s] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [bool(panel.get_ylabel()) for panel in figure.axes] == [True, False, True, False]
+    assert [bool(panel.get_xlabel()) for panel in figure.axes] == [False, False, True, True]
+    first, other = figure.axes[0], figure.axes[2]
+    for system in content["systems"]:
+        lines = [next(line for line in panel.lines if line.get_label() == system) for panel in (first, other)]
+        assert np.array_equal(lines[1].get_xdata(), lines[0].get_xdata())
+        assert np.array_equal(lines[1].get_ydata(), 2.0 * np.asarray(lines[0].get_ydata()))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(content["systems"])

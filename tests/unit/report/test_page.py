@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ import pytest
 from cosim.errors import SpecError
 from cosim.explore.store import read_run
 from cosim.report.page import SERVING_FIGURES, TRAINING_FIGURES, captions, render, report_run
-from cosim.report.tables import TRAINING_HEAD, training
+from cosim.report.tables import TRAINING_HEAD, commands, training
 
 FETCHING = {"src", "href", "xlink:href", "srcset", "poster", "action", "formaction", "data", "background", "cite"}
 DRAWINGS = dict.fromkeys(SERVING_FIGURES, "<svg></svg>")
@@ -110,6 +111,23 @@ def test_the_page_tells_how_to_make_it_again(page: str, content: dict[str, Any],
         assert f"{name} {digest[:12]}" in page
 
 
+def printed(page: str) -> list[list[str]]:
+    """Commands below each ranking of the page, as a reader copies them."""
+    blocks = re.findall(r"<details><summary>The same rows[^<]*</summary><pre>(.*?)</pre></details>", page, re.DOTALL)
+    return [html.unescape(block).splitlines() for block in blocks]
+
+
+def test_below_each_ranking_are_the_commands_of_its_rows(page: str, content: dict[str, Any]) -> None:
+    assert printed(page) == [commands(finding) for finding in content["findings"]]
+    assert all(len(lines) == 2 for lines in printed(page))
+    assert all(line.startswith("cosim estimate ") for lines in printed(page) for line in lines)
+    _, _, rankings = page.partition("<h2>Rankings</h2>")
+    titles = [f"{finding['goal']}, bf16".replace("<", "&lt;") for finding in content["findings"]]
+    order = [rankings.index(title) for title in titles]
+    places = [match.start() for match in re.finditer("The same rows", rankings)]
+    assert sorted([*order, *places]) == [order[0], places[0], order[1], places[1]]
+
+
 def test_overrides_are_told_on_the_page(content: dict[str, Any]) -> None:
     text = render({**content, "overrides": {"system.nodes": 2}}, DRAWINGS)
     assert "<code>--set system.nodes=2</code>" in text
@@ -120,10 +138,14 @@ def test_what_a_user_wrote_is_text_and_never_markup(content: dict[str, Any]) -> 
     assumption = {"path": evil, "value": evil, "kind": evil, "source": evil, "note": evil}
     told = {**content, "question": evil, "experiment_text": evil, "overrides": {evil: evil}, "warnings": [evil]}
     told |= {"systems": {evil: {"title": evil, "chip": evil}}, "workload": {"name": evil, "title": evil}}
+    told["findings"] = [
+        {**f, "goal": evil, "entries": [{**e, "command": evil} for e in f["entries"]]} for f in content["findings"]
+    ]
     text = render({**told, "assumptions": {evil: [assumption]}, "inputs": {evil: "00" * 32}}, DRAWINGS)
     tags, rows = parsed(text)
     assert not {"script", "img"} & {tag for tag, _ in tags}
     assert [evil, evil, evil, f"{evil}; {evil}"] in rows
+    assert printed(text) == [[evil, evil], [evil, evil]]
 
 
 def test_a_page_without_warnings_and_winners_is_made(content: dict[str, Any]) -> None:
@@ -133,6 +155,8 @@ def test_a_page_without_warnings_and_winners_is_made(content: dict[str, Any]) ->
     assert "No system meets any of the limits." in text
     assert "cannot: too slow" in text
     assert "Before you trust a row" not in text
+    assert printed(text) == []
+    assert "The same rows" not in text
 
 
 def test_figures_and_page_are_made_again_alike_from_what_was_stored(small_run: Path, tmp_path: Path) -> None:
@@ -176,6 +200,8 @@ def test_the_page_of_training_alone_has_its_figure_and_its_tables(training_page:
         assert TRAINING_HEAD[finding["per"]] in rows
         for line in training(finding):
             assert line in rows
+    assert printed(training_page) == [commands(finding) for finding in content["training"]]
+    assert all(line.startswith("cosim estimate train ") for lines in printed(training_page) for line in lines)
     headings = re.findall(r"<h2>(.*?)</h2>", training_page)
     assert "Training" in headings
     assert not {"Rankings", "Whole requests"} & set(headings)

@@ -75,10 +75,24 @@ def test_an_operator_has_one_marker_and_the_legend_names_systems_and_operators(c
 
 def test_of_several_limits_of_a_phase_the_loosest_is_drawn(content: dict[str, Any]) -> None:
     decode, prefill = content["findings"]
-    tight = {**decode, "goal": "decode, TPOT <= 1 ms", "limit_s": 0.001}
+    tight = {**decode, "goal": "llama-3.1-8b decode, TPOT <= 1 ms", "limit_s": 0.001}
     operators = {**content["operators"], tight["goal"]: {}}
     panels = roofline_figure({**content, "findings": [tight, decode, prefill], "operators": operators}).axes
     assert [panel.get_title().split(", roofs")[0] for panel in panels] == [decode["goal"], prefill["goal"]]
+
+
+def test_every_workload_has_its_own_panel_a_phase_at_its_loosest_limit(content: dict[str, Any]) -> None:
+    decode, prefill = content["findings"]
+    tight = {**decode, "goal": "llama-3.1-8b decode, TPOT <= 1 ms", "limit_s": 0.001}
+    found = [tight, decode, prefill]
+    found += [{**f, "workload": "other", "goal": f["goal"].replace("llama-3.1-8b", "other")} for f in found]
+    operators = dict.fromkeys((f["goal"] for f in found), content["operators"][decode["goal"]])
+    figure = roofline_figure({**content, "findings": found, "operators": operators})
+    goals = [decode["goal"], prefill["goal"], found[4]["goal"], found[5]["goal"]]
+    assert [panel.get_title().split(", roofs")[0] for panel in figure.axes] == goals
+    specs = [panel.get_subplotspec() for panel in figure.axes]
+    assert [(s.rowspan.start, s.colspan.start) for s in specs if s] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [bool(panel.get_ylabel()) for panel in figure.axes] == [True, False, True, False]
 
 
 def test_a_study_without_winners_still_shows_the_roofs(content: dict[str, Any]) -> None:

@@ -40,6 +40,20 @@ def test_a_figure_has_its_panels_side_by_side(columns: int) -> None:
     assert panels[-1].get_ylim() == (3.0, 4.0)
 
 
+@pytest.mark.parametrize(("panels", "across"), [(1, 1), (2, 2), (5, 3), (6, 3), (4, 1)])
+def test_panels_fill_rows_and_share_a_scale_within_a_row_only(panels: int, across: int) -> None:
+    figure, found = new_figure(6.0, 4.0, panels, across=across, shared_y=True)
+    assert figure.axes == found
+    specs = [axes.get_subplotspec() for axes in found]
+    places = [(spec.rowspan.start, spec.colspan.start) for spec in specs if spec is not None]
+    assert places == [(index // across, index % across) for index in range(panels)]
+    found[0].set_ylim(3.0, 4.0)
+    assert [axes.get_ylim() == (3.0, 4.0) for axes in found] == [row == 0 for row, _ in places]
+    _, alone = new_figure(6.0, 4.0, panels, across=across)
+    alone[0].set_ylim(3.0, 4.0)
+    assert [axes.get_ylim() == (3.0, 4.0) for axes in alone] == [True] + [False] * (panels - 1)
+
+
 def test_a_figure_is_saved_twice_alike_as_drawing_and_as_picture(tmp_path: Path) -> None:
     before = mpl.rcParams["svg.fonttype"]
     for folder in ("a", "b"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from cosim.report.tables import (
     RANKING_HEAD,
     TRAINING_HEAD,
     bottom_line,
+    commands,
     costs,
     plan_text,
     ranking,
@@ -118,7 +120,7 @@ def test_a_verdict_says_who_leads_by_how_much_and_what_would_change_it(entry: Ma
         "a", 250.0, rate_low=240.0, rate_high=260.0, break_even={"factor": 0.4, "reason": "", "against": "b"}
     )
     assert sentence(finding(leader, entry("b", 100.0))) == (
-        "decode, TPOT <= 15 ms, fp8: a leads with 250 tokens/s per chip (240 to 260), 2.50 times b; "
+        "llama decode, TPOT <= 15 ms, fp8: a leads with 250 tokens/s per chip (240 to 260), 2.50 times b; "
         "it stays first until its kernels fall to 0.40 of their quality; equal kernels give the same order."
     )
 
@@ -150,14 +152,14 @@ def test_a_lead_is_clear_only_of_every_rival_at_its_best_and_with_kernels_that_s
 
 def test_a_verdict_without_a_winner_or_a_rival_says_no_more_than_is_known(entry: Make, finding: Make) -> None:
     nobody = sentence(finding(entry("a", able=False)))
-    assert nobody == "decode, TPOT <= 15 ms, fp8: no system meets the limit."
+    assert nobody == "llama decode, TPOT <= 15 ms, fp8: no system meets the limit."
     alone = sentence(finding(entry("a"), entry("b", able=False)))
     assert "times" not in alone
     assert alone.endswith("a leads with 100 tokens/s per chip; equal kernels give the same order.")
 
 
 def test_a_verdict_has_a_sentence_a_finding_in_order(entry: Make, finding: Make) -> None:
-    goals = ["decode, TPOT <= 15 ms", "decode, TPOT <= 50 ms", "prefill, TTFT <= 2 s"]
+    goals = ["llama decode, TPOT <= 15 ms", "llama decode, TPOT <= 50 ms", "mixtral prefill, TTFT <= 2 s"]
     told = verdict({"training": [], "findings": [finding(entry("a"), goal=goal) for goal in goals]})
     assert [text.split(", fp8:")[0] for text in told] == goals
 
@@ -166,10 +168,44 @@ def test_whole_requests_come_first_and_in_a_table(entry: Make, finding: Make) ->
     serving = {"system": "a", "rate": 300.0, "prefill_share": 0.25, "usd_per_million": 0.5}
     second = {"system": "b", "rate": 150.0, "prefill_share": 0.5, "usd_per_million": None}
     unable = {"system": "c", "rate": None, "prefill_share": None, "usd_per_million": None}
-    group = {"goal": "decode, TPOT <= 15 ms", "precision": "fp8", "entries": [serving, second, unable]}
+    about = {"goal": "llama decode, TPOT <= 15 ms", "workload": "llama", "precision": "fp8"}
+    group = about | {"entries": [serving, second, unable]}
     text = bottom_line({"training": [], "findings": [finding(entry("a"))], "whole_requests": [group]})
     assert "a serves 300 output tokens/s per chip, prefill included, 2.00 times b" in text
     assert whole(group) == [["a", "300", "25%", "0.5"], ["b", "150", "50%", "unknown"], ["c", "none", "", "unknown"]]
+
+
+def test_whole_requests_of_every_workload_are_told_at_their_loosest_limit_in_the_first_precision(
+    entry: Make, finding: Make
+) -> None:
+    def group(workload: str, limit: str, precision: str, rate: float | None) -> Entry:
+        only = {"system": f"{workload}-{limit}-{precision}", "rate": rate, "prefill_share": 0.25}
+        about = {"goal": f"{workload} decode, TPOT <= {limit} ms", "workload": workload, "precision": precision}
+        return about | {"entries": [only]}
+
+    groups = [
+        group(workload, limit, precision, None if workload == "huge" else 300.0)
+        for workload in ("llama", "huge", "mixtral")
+        for limit in ("15", "50")
+        for precision in ("fp8", "bf16")
+    ]
+    text = bottom_line({"training": [], "findings": [finding(entry("a"))], "whole_requests": groups})
+    told = [sentence.partition(": ") for sentence in re.findall(r"Whole requests (.*?)\. ", text)]
+    assert [about for about, _, _ in told] == [
+        f"({name} decode, TPOT <= 50 ms, fp8)" for name in ("llama", "huge", "mixtral")
+    ]
+    said = "{}-50-fp8 serves 300 output tokens/s per chip, prefill included"
+    assert [what for _, _, what in told] == [said.format("llama"), "no system can", said.format("mixtral")]
+
+
+def test_commands_are_those_of_the_systems_that_can_best_first(
+    entry: Make, finding: Make, trained: Make, training: Make
+) -> None:
+    found = finding(entry("b", 200.0), entry("a"), entry("c", able=False))
+    assert commands(found) == [f"cosim estimate decode --system {name}" for name in "ba"]
+    assert commands(finding(entry("c", able=False))) == []
+    found = training(trained("b", able=False), trained("a"))
+    assert commands(found) == ["cosim estimate train --system a"]
 
 
 # Training.
@@ -274,7 +310,7 @@ def test_a_verdict_on_training_says_what_it_ranks_by_and_comes_after_serving(
     by_chip = training(trained("b", 300.0), trained("a", 100.0))
     by_power = training(trained("a", 2000.0, rate_equal=50.0), trained("b", 1000.0, rate_equal=60.0), per="kW")
     told = verdict({"findings": [finding(entry("a"))], "training": [by_chip, by_power]})
-    assert told[0].startswith("decode, TPOT")
+    assert told[0].startswith("llama decode, TPOT")
     assert told[1] == (
         "training a model, 2,048 chips each, bf16: b leads with 300 tokens/s per chip, 3.00 times a; "
         "equal kernels give the same order."

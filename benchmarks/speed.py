@@ -1,6 +1,7 @@
 """Speed, printed: points per second of a 70B decode, training plans, tiled products per second, start-up time.
 
-Run with `make bench`. Times are CPU seconds of one process on whatever machine this is: medians of five.
+Run with `make bench`. Times are CPU seconds of one process on whatever machine this is, medians of five; of whole
+studies wall seconds with all cores, once, figures and page included, and the memory of the largest process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -84,7 +86,23 @@ def child_cpu_s(*command: str) -> float:
     return statistics.median(spent)
 
 
+def study(name: str) -> tuple[float, float]:
+    """Wall seconds of a whole study in a fresh process, and the most memory of any process of it [GB]."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "cosim", "run", name, "--out", f"{folder}/run"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+
+
 def main() -> None:
+    for name, what, target in (
+        ("asic-sweep", "112,500 designs x 2 models, one plan each", "< 10 s"),
+        ("asic-search", "11,520 designs x 2 models, best plan and batch", "< 60 s"),
+        ("gpu-vs-asic", "the review: 11 systems, serving and training", "< 30 s"),
+    ):
+        wall, memory = study(name)
+        print(f"{f'{name}: {what}':<66}{wall:>6.1f} s wall, {memory:.2f} GB  {target}")
     print(f"{'what':<58}{'CPU s':>8}  target")
     for name in ("dgx-h100", "tpu-v5p-8", "asic-8"):
         spent = decode_points(name)

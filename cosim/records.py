@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +31,32 @@ def map_leaves(record: Record, change: Callable[[Array], Array]) -> Record:
 
 def leaves(record: object) -> Iterator[Array]:
     """Every array of the record, depth first, in field order."""
-    if isinstance(record, np.ndarray | np.floating):
-        yield np.asarray(record)
-    elif dataclasses.is_dataclass(record) and not isinstance(record, type):
-        for field in dataclasses.fields(record):
-            yield from leaves(getattr(record, field.name))
+    found: list[Array] = []
+    _collect(record, found)
+    return iter(found)
+
+
+def _collect(record: object, found: list[Array]) -> None:
+    kind = type(record)
+    if kind is np.ndarray or isinstance(record, np.floating):
+        found.append(np.asarray(record))
+    elif (names := _field_names(kind)) is not None:  # type: ignore[arg-type]  # a type is hashable
+        for name in names:
+            _collect(getattr(record, name), found)
     elif isinstance(record, Mapping):
         for value in record.values():
-            yield from leaves(value)
-    elif isinstance(record, tuple):
-        for value in record:
-            yield from leaves(value)
+            _collect(value, found)
+    elif kind is tuple:
+        for value in cast("tuple[object, ...]", record):
+            _collect(value, found)
+
+
+@lru_cache(maxsize=512)
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Fields of a record's type, None for what is no record: asked millions of times, so remembered."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def points(record: object) -> int:
@@ -54,7 +70,7 @@ def points(record: object) -> int:
 
 def take(record: Record, index: NDArray[np.intp]) -> Record:
     """The points named by `index` [N]: leaves of shape (P,) become (N,), scalars stay."""
-    return map_leaves(record, lambda leaf: leaf[..., index] if leaf.ndim and leaf.shape[-1] > 1 else leaf)
+    return map_leaves(record, lambda leaf: leaf.take(index, axis=-1) if leaf.ndim and leaf.shape[-1] > 1 else leaf)
 
 
 def at(record: Record, index: int) -> Record:
@@ -74,14 +90,14 @@ def joined(parts: Sequence[Record]) -> Record:
 
 
 def _mapped(record: Any, change: Callable[[Array], Array]) -> Any:  # noqa: ANN401  # records are generic
-    if isinstance(record, np.ndarray | np.floating):
+    kind = type(record)
+    if kind is np.ndarray or isinstance(record, np.floating):
         return change(np.asarray(record))
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        fields = {f.name: _mapped(getattr(record, f.name), change) for f in dataclasses.fields(record)}
-        return type(record)(**fields)
+    if (names := _field_names(kind)) is not None:  # type: ignore[arg-type]  # a type is hashable
+        return kind(**{name: _mapped(getattr(record, name), change) for name in names})
     if isinstance(record, Mapping):
         return {key: _mapped(value, change) for key, value in record.items()}
-    if isinstance(record, tuple):
+    if kind is tuple:
         return tuple(_mapped(value, change) for value in record)
     return record
 

@@ -126,7 +126,8 @@ def write_results(folder: Path, tables: list[Columns]) -> int:
         columns[name] = _text_column(parts) if isinstance(parts[0], Text) else np.concatenate(parts)
     rows = sum(len(table["system"]) for table in tables)
     table = arrow_table({"point_id": np.arange(rows), **columns}, {})
-    pq.write_table(table, folder / "results.parquet", compression="zstd")
+    words = [name for name, values in columns.items() if not isinstance(values, np.ndarray)]
+    pq.write_table(table, folder / "results.parquet", compression="zstd", use_dictionary=words)
     return rows
 
 

@@ -29,7 +29,7 @@ from cosim.workload.model import Model
 def read_sweep(
     study: Sweep, document: Document | None, overrides: Mapping[str, Mapping[str, Any]]
 ) -> tuple[SweepInputs, list[Path]]:
-    """All that a sweep reads, `overrides` by root set, and the files. Raises SpecError, at a line where there is a file."""
+    """All that a sweep reads, `overrides` by root set, and the files. Raises SpecError, with its line."""
     files = [] if document is None else [document.path]
     systems: dict[str, Varied[System]] = {}
     for index, name in enumerate(study.system):

@@ -45,6 +45,7 @@ def _panel(axes: Axes, run: dict[str, Any], goal: str) -> None:
     colours, precision = colour_of(list(run["systems"])), run["findings"][0]["precision"]
     x = np.geomspace(0.5, 2e4, 200)
     shapes: dict[str, str] = {}
+    marks: dict[str, list[tuple[float, float, str]]] = {}
     for system, line in run["rooflines"].items():
         dtype = precision if precision in line["peak"] else next(iter(line["peak"]))
         axes.loglog(x, np.minimum(line["peak"][dtype], x * line["bandwidth"]), color=colours[system], linewidth=1.4)
@@ -52,13 +53,17 @@ def _panel(axes: Axes, run: dict[str, Any], goal: str) -> None:
             place = intensity(operator)
             if operator["kind"] == "vector" or place is None:
                 continue
-            shape = shapes.setdefault(operator["name"], MARKERS[len(shapes) % len(MARKERS)])
-            axes.plot(*place, shape, color=colours[system], markersize=5, alpha=0.8)
+            shapes.setdefault(operator["name"], MARKERS[len(shapes) % len(MARKERS)])
+            marks.setdefault(operator["name"], []).append((*place, colours[system]))
+    # One drawing an operator, not one a mark: there are hundreds.
+    for name, found in marks.items():
+        across, up, colour = zip(*found, strict=True)
+        axes.scatter(across, up, c=colour, marker=shapes[name], s=25, alpha=0.8, linewidths=0)
     systems = [
         Line2D([], [], color=colours[name], label=labelled(name, run["systems"][name])) for name in run["rooflines"]
     ]
-    marks = [Line2D([], [], color="#555555", marker=m, linestyle="", markersize=5, label=n) for n, m in shapes.items()]
-    axes.legend(handles=[*systems, *marks], fontsize=7, loc="lower right", frameon=False, ncols=2)
+    keys = [Line2D([], [], color="#555555", marker=m, linestyle="", markersize=5, label=n) for n, m in shapes.items()]
+    axes.legend(handles=[*systems, *keys], fontsize=7, loc="lower right", frameon=False, ncols=2)
     axes.set_title(f"{goal}, roofs in {precision}", fontsize=9)
     axes.set_xlabel("FLOP per DRAM byte", fontsize=9)
     axes.set_xlim(0.5, 2e4)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cosim.explore.pareto import pareto
 from cosim.explore.sweep_findings import Points, points_of
 from cosim.records import Array
-from cosim.report.style import COLOURS, MARKERS, new_figure
+from cosim.report.style import COLOURS, MARKERS, labelled, new_figure
 from cosim.units import format_si
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def path_text(path: str) -> str:
 def case_title(case: dict[str, Any], run: dict[str, Any]) -> str:
     """Workload, phase, and the system where there are several."""
     several = len({each["system"] for each in run["cases"]}) > 1
-    return f"{case['workload']} {case['phase']}" + (f", {case['system']}" if several else "")
+    return f"{case['workload']} {case['phase']}" + (f", {labelled(case['system'], case)}" if several else "")
 
 
 def cases_of(run: dict[str, Any], table: Any) -> list[tuple[dict[str, Any], Points]]:  # noqa: ANN401  # pyarrow
@@ -141,7 +141,14 @@ def fronts_figure(run: dict[str, Any], table: Any) -> Figure:  # noqa: ANN401  #
             _front(axes, x[known], y[known], sign)
             base = case["base"]
             if base[across] is not None and base[up] is not None:
-                axes.plot(base[across], base[up], "*", color=COLOURS[1], markersize=11, label=f"{case['system']} as is")
+                axes.plot(
+                    base[across],
+                    base[up],
+                    "*",
+                    color=COLOURS[1],
+                    markersize=11,
+                    label=f"{labelled(case['system'], case)} as is",
+                )
             axes.set_xlabel(across, fontsize=9)
             axes.set_ylabel(up, fontsize=9)
             axes.set_title(case_title(case, run), fontsize=9)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cosim.explore.sweep_findings import read_results
 from cosim.report.page import inline
-from cosim.report.style import save
+from cosim.report.style import labelled, save
 from cosim.report.sweep_figures import (
     case_title,
     fronts_figure,
@@ -64,7 +64,7 @@ def sentence(run: dict[str, Any], case: dict[str, Any]) -> str:
     best, base, name = case["best"], case["base"], run["maximise"]
     text = f"{head}best of {case['feasible']:,} feasible designs has {name} {number_text(best[name])}"
     if base[name] is not None:
-        text += f", {best[name] / base[name]:.2f} times {case['system']} as it is"
+        text += f", {best[name] / base[name]:.2f} times {labelled(case['system'], case)} as it is"
     if best["area_mm2"] is not None:
         text += f", on {best['area_mm2']:,.0f} mm2 with {best['tdp_w']:,.0f} W"
     text += f": {design_text(run, best)}"
@@ -81,7 +81,7 @@ def _shown(run: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
     paths = [axis["paths"][0] for axis in run["axes"]]
     rows = [("best", case["best"]), *((f"front {n}", row) for n, row in enumerate(case["front"], start=1))]
     rows = [(label, row) for label, row in rows if row is not None]
-    base = [(f"{case['system']} as is", case["base"])]
+    base = [(f"{labelled(case['system'], case)} as is", case["base"])]
     return {
         "title": case_title(case, run),
         "head": ["design", *(path_text(path) for path in paths), *DESIGN_HEAD],

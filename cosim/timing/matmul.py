@@ -42,7 +42,7 @@ def matmul_cost(
     first, inverse = unique_rows(columns)
     sizes = (bytes_per_element(dtype), output_bytes)
     cost = _unique_cost(m[first], n[first], k[first], count[first], take(engine, first), sizes, resident)
-    return map_leaves(cost, lambda leaf: np.broadcast_to(leaf, cost.time.shape)[inverse])
+    return map_leaves(cost, lambda leaf: np.broadcast_to(leaf, cost.time.shape).take(inverse))
 
 
 def _unique_cost(

@@ -16,9 +16,9 @@ from cosim.api import ChipHandle, SystemHandle, WorkloadHandle
 from cosim.hardware.lower import lower_system
 
 NAMES = {
-    "CosimError", "InfeasibleError", "SimulationError", "SpecError", "Strategy", "__version__", "chip",
-    "estimate_decode", "estimate_prefill", "estimate_training", "run", "simulate_training", "system", "validate",
-    "workload",
+    "CosimError", "InfeasibleError", "SimulationError", "SpecError", "Strategy", "__version__", "chip", "diff",
+    "estimate_decode", "estimate_prefill", "estimate_training", "run", "simulate_training", "sweep", "system",
+    "validate", "workload",
 }  # fmt: skip
 HEAVY = ("numpy", "pydantic", "matplotlib", "scipy", "pyarrow", "ruamel", "simpy", "typer", "jinja2")
 

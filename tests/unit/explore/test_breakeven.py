@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
-from cosim.explore.breakeven import LEAST, MOST, break_even
+from cosim.explore.breakeven import LEAST, MOST, PLANS_KEPT, _promising, break_even
 from cosim.explore.compare import Goal, scaled_quality, winner
-from cosim.explore.space import batch_grid, candidates_over, searched, unlimited
+from cosim.explore.space import batch_grid, candidates_over, on_nodes, searched, unlimited
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.hardware.vary import vary_system
 from cosim.overrides import Varied
+from cosim.records import take
 from cosim.workload.load import load_model
 from cosim.workload.model import lower_model
 
@@ -86,6 +87,43 @@ def test_a_lead_that_a_quarter_of_the_quality_keeps_has_no_break_even(name: str)
     target = 0.5 * best_rate(name, "decode", LEAST)
     found = break_even(*block(name, "decode"), Goal("decode", 10.0), target)
     assert (found.factor, found.reason) == (None, "still ahead at 0.25 of its quality")
+
+
+@functools.cache
+def experts(phase: Phase) -> tuple[Case, Estimates]:
+    """Plans and batches of a mixture of experts on one, two and four nodes: plans differ in experts and replicas too."""
+    model = lower_model(Varied(load_model("gpt-oss-120b")))
+    found = candidates_over(model, [8, 16, 32], batch_grid(24), phase)
+    machine = on_nodes(lower_system(Varied(load_system("dgx-h100"))), found.tensor * found.pipeline * found.data)
+    case = searched(phase, machine, model, unlimited(1.0, 2048.0, 2048.0), "fp8", found)
+    return case, evaluate(case)
+
+
+@settings(max_examples=20, deadline=None)
+@given(phase=st.sampled_from(["prefill", "decode"]), exponent=st.floats(-3.0, 1.0))
+def test_kept_are_all_feasible_points_of_the_plans_that_serve_best(phase: Phase, exponent: float) -> None:
+    case, result = experts(phase)
+    limit = 10.0**exponent
+    plan = case.plan
+    plans = np.stack([plan.tensor, plan.pipeline, plan.expert, plan.data], axis=1)
+    rate = np.where(result.feasible, result.tokens / result.time / result.chips, -np.inf)
+    within = result.feasible & (result.time <= limit)
+    # Where nothing meets the limit the fastest come nearest to it.
+    score = np.where(within, rate, -np.inf) if within.any() else np.where(result.feasible, -result.time, -np.inf)
+    order = [index for index in np.argsort(-score, kind="stable") if np.isfinite(score[index])]
+    best = list(dict.fromkeys(tuple(plans[index]) for index in order))[:PLANS_KEPT]
+    expected = [index for index in range(len(rate)) if result.feasible[index] and tuple(plans[index]) in best]
+    assert _promising(case, result, Goal(phase, limit)).tolist() == expected
+    assert len(best) == PLANS_KEPT or len(best) == len({tuple(plans[index]) for index in order})
+
+
+def test_plans_that_differ_in_experts_or_replicas_alone_are_different_plans() -> None:
+    case, result = experts("decode")
+    kept = _promising(case, result, Goal("decode", np.inf))
+    plan = take(case, kept).plan
+    few = set(zip(plan.tensor, plan.pipeline, strict=True))
+    every = set(zip(plan.tensor, plan.pipeline, plan.expert, plan.data, strict=True))
+    assert len(few) < len(every) == PLANS_KEPT
 
 
 def test_better_kernels_may_be_what_meets_the_limit() -> None:

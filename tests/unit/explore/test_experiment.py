@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cosim import library
 from cosim.errors import SpecError
 from cosim.explore.experiment import Compare, Train, load_study
+from cosim.explore.sweep_file import Sweep
 
 
 def write(folder: Path, text: str) -> str:
@@ -29,6 +30,10 @@ def fault(folder: Path, text: str) -> SpecError:
 def test_every_shipped_experiment_reads_and_names_known_systems_and_workload(name: str) -> None:
     study = load_study(name)
     assert study.name == name
+    if isinstance(study.experiment, Sweep):
+        assert set(study.experiment.system) <= set(library.names("systems"))
+        assert {case.workload for case in study.experiment.cases} <= set(library.names("workloads"))
+        return
     assert set(study.experiment.systems) <= set(library.names("systems"))
     assert study.serving is None or set(study.serving.workload) <= set(library.names("workloads"))
     assert study.training is None or {run.workload for run in study.training.runs} <= set(library.names("workloads"))

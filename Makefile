@@ -49,4 +49,5 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 # The README's accuracy table and figure, made anew.
 .PHONY: readme
 readme: review
+	$(BIN)/cosim run asic-sweep
 	$(BIN)/python benchmarks/readme.py $(CASES)

@@ -1,6 +1,6 @@
 """Writes the accuracy table and the figure of the README from the product itself.
 
-Usage: python benchmarks/readme.py [CASES]. Needs a run in runs/gpu-vs-asic (make review).
+Usage: python benchmarks/readme.py [CASES]. Needs runs in runs/gpu-vs-asic and runs/asic-sweep.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def main() -> None:
     head, rest = readme.read_text().split(OPEN)
     tail = rest.split(CLOSE)[1]
     readme.write_text(f"{head}{OPEN}\n```\n{table}\n```\n{CLOSE}{tail}")
-    shutil.copy(root / "runs/gpu-vs-asic/figures/frontier.png", root / "docs/figures/frontier.png")
+    for study, figure in (("gpu-vs-asic", "frontier"), ("asic-sweep", "heat_map")):
+        shutil.copy(root / f"runs/{study}/figures/{figure}.png", root / f"docs/figures/{figure}.png")
 
 
 if __name__ == "__main__":

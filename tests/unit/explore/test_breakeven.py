@@ -91,7 +91,7 @@ def test_a_lead_that_a_quarter_of_the_quality_keeps_has_no_break_even(name: str)
 
 @functools.cache
 def experts(phase: Phase) -> tuple[Case, Estimates]:
-    """Plans and batches of a mixture of experts on one, two and four nodes: plans differ in experts and replicas too."""
+    """Plans and batches of a mixture of experts on up to four nodes: they differ in experts and replicas too."""
     model = lower_model(Varied(load_model("gpt-oss-120b")))
     found = candidates_over(model, [8, 16, 32], batch_grid(24), phase)
     machine = on_nodes(lower_system(Varied(load_system("dgx-h100"))), found.tensor * found.pipeline * found.data)

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "dtype")
 _SERVING = {"plan": ("micro_batches", "kv_dtype"), "scenario": ("batch", "context")}
 _TRAINING = {
@@ -37,6 +39,7 @@ def command_of(row: Mapping[str, Any], system: str, workload: str, changes: Mapp
 
 def _text(value: object) -> str:
     """A value as `--set` reads it."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
+    plain_value = value.item() if isinstance(value, np.generic) else value
+    return repr(plain_value) if isinstance(plain_value, float) else str(plain_value)

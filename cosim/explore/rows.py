@@ -44,7 +44,7 @@ class Text(Sequence[str]):
         return (self.names[code] for code in self.codes)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+        return isinstance(other, Sequence) and not isinstance(other, str) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]  # a column is compared by content
 

@@ -80,8 +80,8 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
     if serving is not None and serving.max_chips is not None and "nodes" in parts["system"]:
         raise SpecError("is chosen by the study", field="system.nodes", hint="change max_chips in its file")
     models = {
-        name: _model(study, name, "workload", parts["workload"], files)
-        for name in (serving.workload if serving is not None else ())
+        name: _model(study, name, f"workload.{index}", parts["workload"], files)
+        for index, name in enumerate(serving.workload if serving is not None else ())
     }
     trained_models = {
         run.workload: _model(study, run.workload, f"{at}runs.{index}.workload", parts["workload"], files)
@@ -214,7 +214,8 @@ def _with_commands(found: list[Finding], inputs: Inputs, overrides: Mapping[str,
             if row is not None:
                 spec = inputs.every_system[entry["system"]].spec
                 nodes = {"system.nodes": round(row["chips"] * spec.nodes.si / spec.chips)}
-                entry["command"] = command_of(row, entry["system"], row["workload"], {**changes, **nodes})
+                changed = {**changes, **nodes}
+                entry["command"] = command_of(row, entry["system"], finding.goal.workload, changed)
 
 
 def _about(inputs: Inputs, runs: list[Run]) -> dict[str, Any]:
@@ -296,9 +297,9 @@ def _evaluated(everything: list[compare.Block], folder: RunFolder, progress: Pro
 def _table(block: compare.Block, result: Estimates, inputs: Inputs, dies: Mapping[str, Mapping[str, Array]]) -> Columns:
     confidence = inputs.every_system[block.system].spec.chip.confidence
     table = columns(block.case, result, quality=block.quality, confidence=confidence, die=dies[block.system])
-    # The study's own name of a system, which may be a file: findings and figures use it.
+    # The study's own names, which may be files: findings and figures use them.
     count = len(result.time)
-    table["system"] = Text.same(block.system, count)
+    table["system"], table["workload"] = Text.same(block.system, count), Text.same(block.workload, count)
     return {**table, "precision": Text.same(block.label, count)}
 
 

@@ -65,7 +65,7 @@ def candidates_over(
     for count in [chips] if isinstance(chips, int) else chips:
         for tensor, pipeline, data in legal_plans(model, count):
             for each in batches:
-                for micro in _micro_batches(int(each), pipeline, phase):
+                for micro in _filling(int(each), pipeline, phase):
                     for expert in expert_degrees(model, tensor, data):
                         point = (tensor, pipeline, data, micro, int(each) * data, expert)
                         rows.setdefault((tensor, pipeline, int(each), micro, expert), point)
@@ -73,18 +73,21 @@ def candidates_over(
 
 
 def _micro_batches(each: int, pipeline: int, phase: Phase) -> list[int]:
-    """Divisors of the batch that can be best.
-
-    A decode step of m micro-batches on p stages takes max(m, p) stage times, and a stage is never faster with more
-    sequences: up to p the largest divisor beats all smaller ones.
-    """
+    """Divisors of the batch that are worth a try."""
     if phase != "decode":
         return divisors(each)
-    if pipeline == 1:
-        return [1]
-    known = divisors(each)
-    filled = max(m for m in known if m <= pipeline)
-    return [m for m in known if filled <= m <= DECODE_MICRO_BATCHES_PER_STAGE * pipeline]
+    most = DECODE_MICRO_BATCHES_PER_STAGE * pipeline if pipeline > 1 else 1
+    return [m for m in divisors(each) if m <= most]
+
+
+def _filling(each: int, pipeline: int, phase: Phase) -> list[int]:
+    """The same without those that leave even stages idle: where batches are tried too, these are never needed.
+
+    A decode step of m micro-batches on p even stages takes max(m, p) stage times, and a stage is never faster with
+    more sequences: up to p the largest divisor beats all smaller ones.
+    """
+    known = _micro_batches(each, pipeline, phase)
+    return [m for m in known if phase != "decode" or m >= max(n for n in known if n <= pipeline)]
 
 
 def _as_candidates(rows: list[tuple[int, int, int, int, int, int]]) -> Candidates:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from cosim.engines.training import with_micro_batches
 from cosim.errors import SpecError
 from cosim.explore.compare import QUALITIES, Block, Goal, with_quality
 from cosim.explore.experiment import EqualQuality, TrainingRun, TrainingStudy
@@ -79,9 +80,10 @@ def provisioned_w(varied: Varied[System]) -> float:
 
 def _goals(run: TrainingRun, study: TrainingStudy) -> tuple[Goal, Goal]:
     text = f"training {run.workload}, {run.global_batch:,} x {run.length:,} tokens"
+    powered = f"{text}, facility power of {study.chips:,} chips of {study.systems[0]}"
     return (
-        Goal("train", np.inf, f"{text}, {study.chips:,} chips each", "chip"),
-        Goal("train", np.inf, f"{text}, facility power of {study.chips:,} chips of {study.systems[0]}", "kW"),
+        Goal("train", np.inf, f"{text}, {study.chips:,} chips each", "chip", run.workload),
+        Goal("train", np.inf, powered, "kW", run.workload),
     )
 
 
@@ -111,4 +113,6 @@ def _blocks(
         machine: SystemArrays | None = with_quality(lowered, varied, quality, equal)
         case = None if machine is None else space(machine, model, scenario, software, plan, {})
         if case is not None:
-            yield Block(name, "train", study.precision, quality, case, points(case), goal.name, scale)
+            filled = with_micro_batches(case)
+            count, label = points(case), study.precision
+            yield Block(name, "train", label, quality, filled, count, goal.name, scale, run.workload)

@@ -126,6 +126,23 @@ def test_plans_that_differ_in_experts_or_replicas_alone_are_different_plans() ->
     assert len(few) < len(every) == PLANS_KEPT
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_the_few_plans_kept_of_a_mixture_of_experts_break_even_where_all_plans_do(phase: Phase, factor: float) -> None:
+    case, result = experts(phase)
+
+    def best(scale: float) -> float:
+        scaled = evaluate(replace(case, system=scaled_quality(case.system, np.array(scale))))
+        index = winner(scaled, GOALS[phase])
+        return 0.0 if index is None else float(scaled.tokens[index] / scaled.time[index] / scaled.chips[index])
+
+    found = break_even(case, result, GOALS[phase], best(factor)).factor
+    assert found is not None
+    assert found <= factor * STEP * (1.0 + 1e-9)
+    assert best(found) >= best(factor) * (1.0 - 1e-9)
+    assert best(found / STEP / (1.0 + 1e-9)) < best(factor)
+
+
 def test_better_kernels_may_be_what_meets_the_limit() -> None:
     # At its own quality no step is as fast as the limit; the plans that come nearest are tried.
     name: str = "asic-8"

@@ -16,6 +16,7 @@ from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Phase
 from cosim.explore.space import (
     Candidates,
+    _filling,
     _micro_batches,
     batch_grid,
     best_native,
@@ -104,7 +105,7 @@ def test_batches_are_whole_to_8_and_four_per_doubling_after() -> None:
     ],
 )
 def test_micro_batches_by_hand(each: int, pipeline: int, phase: Phase, tried: list[int]) -> None:
-    assert _micro_batches(each, pipeline, phase) == tried
+    assert _filling(each, pipeline, phase) == tried
 
 
 @settings(max_examples=25, deadline=None)
@@ -134,7 +135,7 @@ def test_no_plan_where_nothing_divides() -> None:
 def test_micro_batches_divide_the_batch_and_fill_the_pipeline_at_most_twice(
     each: int, pipeline: int, phase: Phase
 ) -> None:
-    tried = _micro_batches(each, pipeline, phase)
+    tried = _filling(each, pipeline, phase)
     whole = divisors_up_to(each, most_micro_batches(each, pipeline, phase))
     assert tried == sorted(set(tried))
     assert set(tried) <= set(whole)

@@ -54,6 +54,7 @@ def read_sweep(
         for case in study.cases
     )
     study = study.model_copy(update={"cases": cases})
+    _no_derived_power(study, document, overrides["system"])
     units: dict[str, str] = {"system.chip.power.limit": "W", "system.chip.power.idle": "W"}
     levels = [_levels(axis, index, document, systems, models, units) for index, axis in enumerate(study.axes)]
     grid = Grid(tuple(levels))
@@ -86,6 +87,18 @@ def _try(inputs: SweepInputs, part: Part, document: Document | None) -> None:
         field = str(error.field or "")
         at = next((f"axes.{i}" for i, axis in enumerate(inputs.study.axes) if field in axis.path), f"cases.{part.case}")
         raise _at(error, document, at) from None
+
+
+def _no_derived_power(study: Sweep, document: Document | None, changes: Mapping[str, Any]) -> None:
+    """Refuses a power limit or idle that is set where each design's own silicon gives it."""
+    if study.power == "given":
+        return
+    derived = ("chip.power.limit", "chip.power.idle")
+    axes = [(f"axes.{i}.path", path.removeprefix("system.")) for i, axis in enumerate(study.axes) for path in axis.path]
+    for at, path in [("power", path) for path in changes] + axes:
+        if path in derived:
+            error = SpecError("follows from each design's silicon", field=f"system.{path}", hint="use power: given")
+            raise _at(error, document, at)
 
 
 def _levels(

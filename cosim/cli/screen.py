@@ -116,10 +116,11 @@ def difference_text(found: Difference) -> str:
     """Headlines, parts of the time, operators and factors of the machine, as tables."""
     from cosim.explore.difference import COMPONENTS
 
-    a, b = found.labels
-    lines = [f"from {a} to {b}: tokens/s per chip x {found.ratio:.3g}", ""]
+    lines = [f"from a to b: tokens/s per chip x {found.ratio:.3g}"]
+    lines += [f"  {name}  {label}: {asked}" for name, label, asked in zip("ab", found.labels, found.asked, strict=True)]
+    lines.append("")
     rows = [[name, _shown(one), _shown(two), _ratio(one, two)] for name, (one, two) in found.headlines.items()]
-    lines += [table(["", a, b, "b / a"], rows), ""]
+    lines += [table(["", "a", "b", "b / a"], rows), ""]
     for title, pairs in (("time of a step", found.parts), ("operators, all layers", found.operators)):
         whole = sum(two - one for one, two in pairs.values())
         moved = sorted(pairs.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
@@ -128,7 +129,7 @@ def difference_text(found: Difference) -> str:
             for name, (one, two) in moved
             if one or two
         ]
-        lines += [table([f"{title} [ms]", a, b, "b - a", "of it"], shown), ""]
+        lines += [table([f"{title} [ms]", "a", "b", "b - a", "of it"], shown), ""]
     rows = [
         [" + ".join(COMPONENTS[part] for part in name.split(" + ")), f"x {factor:.3g}"]
         for name, factor in sorted(found.factors.items(), key=lambda item: -abs(math.log(item[1])))
@@ -147,4 +148,4 @@ def _ratio(one: float | None, two: float | None) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole else ""
+    return f"{part / whole + 0.0:.0%}".replace("-0%", "0%") if whole else ""

@@ -65,12 +65,18 @@ class Axis(Frozen):
     def spread(self, low: float, high: float) -> Array:
         """The numbers of a range between its ends. Raises SpecError where log has no ground to stand on."""
         if self.scale == "linear":
-            return array(np.linspace(low, high, self.count or 2))
+            return _whole(np.linspace(low, high, self.count or 2))
         if low <= 0.0 or high < low:
             raise SpecError("needs 0 < from <= to", field="from", value=low, hint=f"scale is {self.scale}")
         if self.scale == "log":
-            return array(np.geomspace(low, high, self.count or 2))
+            return _whole(np.geomspace(low, high, self.count or 2))
         return array(low) * 2.0 ** np.arange(int(np.floor(np.log2(high / low) + 1e-9)) + 1)
+
+
+def _whole(values: Array) -> Array:
+    """Numbers that miss a whole one by rounding alone, made whole: 1,024 to 16,384 by doublings has 8,192 in it."""
+    near = np.rint(values)
+    return np.where(np.abs(values - near) <= 1e-9 * np.abs(near), near, values)
 
 
 @dataclass(frozen=True, slots=True)

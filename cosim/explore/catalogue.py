@@ -13,7 +13,7 @@ from cosim.explore.assumptions import data_of, derived_of, model_facts
 from cosim.explore.die import die_facts
 from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.sweep_file import Sweep
-from cosim.hardware.checks import chip_checks
+from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.lower import lower_chip
@@ -74,7 +74,8 @@ def details(name: str) -> Item:
         return {**content, "title": study.experiment.question, "data": rows}
     if kind == "workloads":
         model = load_model(name)
-        return {**content, "title": model.title, "data": model_facts(model), "derived": _model_derived(model)}
+        about = {"data": model_facts(model), "derived": _model_derived(model), "checks": _model_checks(model)}
+        return {**content, "title": model.title, **about}
     if kind == "software":
         software = load_software(name)
         return {**content, "title": software.title, "data": list(data_of(software))}
@@ -168,6 +169,23 @@ def _technology(path: str) -> Item:
 def _experiment(path: str) -> Item:
     study = load_study(path)
     return {"title": study.experiment.question, "kind": study.experiment.kind}
+
+
+def _model_checks(model: Model) -> list[Item]:
+    """Published counts of parameters against those of the graph."""
+    arrays = lower_model(Varied(model))
+    pairs = (
+        ("parameters", model.published_parameters, parameters(arrays)),
+        ("active_parameters", model.published_active_parameters, active_parameters(arrays)),
+    )
+    checks = []
+    for name, published, derived in pairs:
+        if published is not None:
+            count = float(np.max(derived))
+            deviation = count / published.si - 1.0
+            shown = {"published": f"{published.si:,.6g}", "derived": f"{count:,.6g}", "deviation": f"{deviation:+.2%}"}
+            checks.append({"check": name, **shown, "verdict": "holds" if abs(deviation) <= TOLERANCE else "differs"})
+    return checks
 
 
 def _model_derived(model: Model) -> list[Item]:

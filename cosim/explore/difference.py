@@ -20,6 +20,7 @@ import numpy as np
 from cosim.engines.analytic import BREAKDOWN, evaluate
 from cosim.engines.case import Case
 from cosim.errors import SpecError
+from cosim.explore.command import settings
 from cosim.explore.estimate import Estimate
 from cosim.explore.findings import operator_rows
 from cosim.hardware.lower import ChipArrays, PowerArrays, SystemArrays
@@ -34,7 +35,7 @@ COMPONENTS: dict[str, str] = {
     "quality": "kernel quality",
     "launch": "launch and host",
     "power": "power limit, idle and energies",
-    "plan": "plan, batch, number of chips",
+    "plan": "plan, batch, number of chips, model",
 }
 HEADLINES = (
     "time_s",
@@ -55,6 +56,7 @@ class Difference:
     """From point A to point B: headlines, parts of the time [s], operators [s], factors of tokens/s per chip."""
 
     labels: tuple[str, str]
+    asked: tuple[str, str]
     headlines: dict[str, tuple[float | None, float | None]]
     parts: dict[str, tuple[float, float]]
     operators: dict[str, tuple[float, float]]
@@ -66,6 +68,7 @@ class Difference:
         return {
             "a": self.labels[0],
             "b": self.labels[1],
+            "asked": list(self.asked),
             "headlines": {name: list(pair) for name, pair in self.headlines.items()},
             "breakdown_s": {name: list(pair) for name, pair in self.parts.items()},
             "operators_s": {name: list(pair) for name, pair in self.operators.items()},
@@ -87,12 +90,18 @@ def difference(first: Estimate, second: Estimate, labels: tuple[str, str]) -> Di
     factors = shares(a, b)
     return Difference(
         labels=labels,
+        asked=(_asked(one), _asked(two)),
         headlines={name: (one[name], two[name]) for name in HEADLINES},
         parts={name: (one[f"breakdown_s.{name}"], two[f"breakdown_s.{name}"]) for name in BREAKDOWN},
         operators={name: (named[0].get(name, 0.0), named[1].get(name, 0.0)) for name in {**named[0], **named[1]}},
         factors=factors,
         ratio=two["tokens_per_s_per_chip"] / one["tokens_per_s_per_chip"],
     )
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """Plan and scenario of a row, written as they are set."""
+    return " ".join(f"{path}={value}" for path, value in settings(row).items())
 
 
 def operators_of(case: Case) -> dict[str, float]:

@@ -66,10 +66,13 @@ def _row(folder: Path, run: dict[str, Any], label: str) -> dict[str, Any]:
 def _ranked(run: dict[str, Any], system: str) -> dict[str, Any]:
     """A sweep's best design by workload, or a comparison's best plan by system."""
     if run["kind"] == "sweep":
-        best = {case["workload"]: case["best"] for case in run["cases"] if case["best"] is not None}
-        if system not in best:
-            raise SpecError("is no point of the sweep", field="diff", value=system, hint=nearest(system, best))
-        found: dict[str, Any] = best[system]
+        best = [case for case in run["cases"] if case["workload"] == system and case["best"] is not None]
+        if len(best) > 1:
+            raise SpecError("is asked in several cases", field="diff", value=system, hint="name points by their ids")
+        if not best:
+            names = [case["workload"] for case in run["cases"]]
+            raise SpecError("is no point of the sweep", field="diff", value=system, hint=nearest(system, names))
+        found: dict[str, Any] = best[0]["best"]
         return found
     for finding in [*run["findings"], *run["training"]]:
         for entry in finding["entries"]:

@@ -91,6 +91,7 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
         files += _software_files(study, training.software, f"{at}software")
     if serving is None and "nodes" in parts["system"]:
         raise SpecError("is not part of a study of training", field="system.nodes", hint="its chips say how many nodes")
+    files.append(library.find("technology", "silicon"))
     return Inputs(study, systems, models, trained, trained_models, hashes_of(files))
 
 
@@ -131,7 +132,7 @@ def _model(study: Study, name: str, path: str, changes: Mapping[str, Any], files
 def hashes_of(files: list[Path]) -> dict[str, str]:
     """Content hash of every input by folder and name; a number is added where two files share both."""
     found: dict[str, str] = {}
-    for path in dict.fromkeys(p.absolute() for p in files):
+    for path in dict.fromkeys(p.resolve() for p in files):
         name = base = f"{path.parent.name}/{path.name}"
         count = 1
         while name in found:

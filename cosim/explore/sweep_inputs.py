@@ -17,7 +17,7 @@ from cosim.explore.axes import MOST_DESIGNS, Axis, Grid, Level, is_number
 from cosim.explore.constraints import parse_constraints
 from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_designs
 from cosim.explore.sweep_file import Sweep
-from cosim.hardware.load import read_system
+from cosim.hardware.load import described, read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario
@@ -47,6 +47,7 @@ def read_sweep(
             files.append(library.find("workloads", case.workload))
         except SpecError as error:
             raise _at(error, document, f"cases.{index}.workload") from None
+    files.append(library.find("technology", "silicon"))
     cases = tuple(
         case.model_copy(
             update={"plan": {**case.plan, **overrides["plan"]}, "scenario": {**case.scenario, **overrides["scenario"]}}
@@ -63,6 +64,10 @@ def read_sweep(
         raise _at(
             SpecError("spans too many designs", field="axes", value=f"{grid.size:,}", hint=hint), document, "axes"
         )
+    for case in study.cases:
+        if case.phase == "train":
+            software = str(case.plan.get("software", Plan().software))
+            files += [part.path for part in described(software, "software")[1]]
     inputs = SweepInputs(study, grid, parse_constraints(study.constraints), systems, models, units)
     for name in systems:
         for index in range(len(study.cases)):

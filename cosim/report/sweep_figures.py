@@ -69,8 +69,12 @@ def heat_map_figure(run: dict[str, Any], table: Any) -> Figure:  # noqa: ANN401 
 
 
 def heat_cells(run: dict[str, Any], points: Points) -> tuple[Array, NDArray[np.str_], list[list[Any]]]:
-    """Best value, most frequent limit where there is none, and the levels of both axes; shapes (y, x)."""
+    """Best value, most frequent limit where there is none, and the levels of both axes; shapes (y, x).
+
+    A sweep of one axis has one row.
+    """
     sides = [_column(points, path) for path in run["heat_map"]]
+    sides += [np.zeros(points.rows.size)] * (2 - len(sides))
     levels = [list(dict.fromkeys(sorted(side.tolist()))) for side in sides]
     at = [np.searchsorted(np.array(known), side) for known, side in zip(levels, sides, strict=True)]
     shape = (len(levels[1]), len(levels[0]))
@@ -108,7 +112,9 @@ def _heat_map(axes: Axes, run: dict[str, Any], case: dict[str, Any], points: Poi
         elif value.size <= 120:
             shade = "white" if value[y, x] < np.nanmean(value) else "black"
             axes.annotate(number_text(float(value[y, x])), (x, y), ha="center", va="center", fontsize=7, color=shade)
-    for side, path, known in zip((axes.xaxis, axes.yaxis), run["heat_map"], levels, strict=True):
+    if len(run["heat_map"]) < 2:
+        axes.set_yticks([])
+    for side, path, known in zip((axes.xaxis, axes.yaxis), run["heat_map"], levels, strict=False):
         shown = [level_text(level, run["units"].get(path, "")) for level in known]
         side.set_ticks(list(range(len(known))), shown)
         side.set_label_text(path_text(path), fontsize=9)
@@ -138,7 +144,7 @@ def fronts_figure(run: dict[str, Any], table: Any) -> Figure:  # noqa: ANN401  #
         for axes, across, up, sign in pairs:
             x, y = points.number(across)[ok], points.number(up)[ok]
             known = np.isfinite(x) & np.isfinite(y)
-            _front(axes, x[known], y[known], sign)
+            _front(axes, x[known], y[known], sign, "unknown" if ok.any() else "no feasible design")
             base = case["base"]
             if base[across] is not None and base[up] is not None:
                 axes.plot(
@@ -152,14 +158,15 @@ def fronts_figure(run: dict[str, Any], table: Any) -> Figure:  # noqa: ANN401  #
             axes.set_xlabel(across, fontsize=9)
             axes.set_ylabel(up, fontsize=9)
             axes.set_title(case_title(case, run), fontsize=9)
-            axes.legend(fontsize=7, frameon=False)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=7, frameon=False)
     return figure
 
 
-def _front(axes: Axes, x: Array, y: Array, sign: float) -> None:
-    """The cloud thinned, the front whole."""
+def _front(axes: Axes, x: Array, y: Array, sign: float, nothing: str) -> None:
+    """The cloud thinned, the front whole; `nothing` is said where there is none."""
     if x.size == 0:
-        axes.annotate("no feasible design", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=9)
+        axes.annotate(nothing, (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=9)
         return
     some = np.linspace(0, x.size - 1, min(DOTS, x.size)).astype(np.intp)
     axes.plot(x[some], y[some], ".", color="#BBBBBB", markersize=2, rasterized=True, label="feasible designs")

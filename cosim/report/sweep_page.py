@@ -30,11 +30,13 @@ DESIGN_HEAD = ["area", "TDP", "per chip", "per mm2", "per user", "tokens/J", "ba
 def make_sweep_report(folder: Path, run: dict[str, Any]) -> Path:
     """Figures (svg, png) and report.html of a finished sweep in `folder`; returns the page."""
     table, figures = read_results(folder), folder / "figures"
-    save(heat_map_figure(run, table), figures, "heat_map")
+    if run["heat_map"]:
+        save(heat_map_figure(run, table), figures, "heat_map")
     save(fronts_figure(run, table), figures, "fronts")
     save(next_area_figure(run, table), figures, "next_area")
     page = folder / "report.html"
-    page.write_text(render_sweep(run, {name: inline(figures / f"{name}.svg") for name in FIGURES}), encoding="utf-8")
+    drawings = {name: inline(figures / f"{name}.svg") for name in FIGURES if name != "heat_map" or run["heat_map"]}
+    page.write_text(render_sweep(run, drawings), encoding="utf-8")
     return page
 
 
@@ -51,7 +53,7 @@ def render_sweep(run: dict[str, Any], drawings: dict[str, str]) -> str:
         cases=[_shown(run, case) for case in run["cases"]],
         axes=[_axis(run, axis) for axis in run["axes"]],
         # Our own drawings, made a moment ago by matplotlib: the only text that is not escaped.
-        figures=[(name, caption, Markup(drawings[name])) for name, caption in FIGURES.items()],  # noqa: S704
+        figures=[(name, FIGURES[name], Markup(drawing)) for name, drawing in drawings.items()],  # noqa: S704
     )
 
 
@@ -67,7 +69,7 @@ def sentence(run: dict[str, Any], case: dict[str, Any]) -> str:
         text += f", {best[name] / base[name]:.2f} times {labelled(case['system'], case)} as it is"
     if best["area_mm2"] is not None:
         text += f", on {best['area_mm2']:,.0f} mm2 with {best['tdp_w']:,.0f} W"
-    text += f": {design_text(run, best)}"
+    text += f": {design_text(run, best)}" if run["axes"] else ""
     return f"{text}. Infeasible: {stopped or 'none'}."
 
 

@@ -220,7 +220,7 @@ def test_a_swept_power_limit_is_a_column_once_and_counts() -> None:
 def test_choices_of_plan_chip_and_flags_are_rows_of_their_own() -> None:
     axes = [
         axis("plan.dtype", "bf16", "fp8"),
-        axis("system.chip.matrix.shadow_weights", True, False),  # noqa: FBT003  # a value of an axis
+        axis("system.chip.matrix.shadow_weights", True, False),
         axis(ROWS, 64, 128),
     ]
     case = {**CASE, "plan": {"tensor_parallel": 8}}
@@ -250,8 +250,12 @@ def test_training_is_swept_with_a_given_plan() -> None:
     assert [(row["limit"], row["plan.micro_batches"]) for row in found] == [("", 16), ("", 8)]
     assert [row["scenario.batch"] for row in found] == [None, None]
     assert all(row["feasible"] and row["tokens_per_s_per_user"] is None for row in found)
+
+
+@pytest.mark.parametrize("stacks", [4, 12])
+def test_a_search_in_training_is_refused_whether_silicon_lets_the_designs_pass_or_not(stacks: int) -> None:
     with pytest.raises(SpecError, match="are not searched for training"):
-        rows(cases=[case | {"plan": {}}], search={}, axes=[axis(ROWS, 64)])
+        rows(cases=[{"workload": "llama-3.1-8b", "phase": "train"}], search={}, axes=[axis(STACKS, stacks)])
 
 
 SEARCHED = {"cases": [{**CASE, "plan": {"dtype": "fp8"}, "scenario": {"context": 2048}}], "search": {"max_batch": 32}}

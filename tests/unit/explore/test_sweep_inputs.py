@@ -87,7 +87,8 @@ def test_values_are_read_by_the_description_that_the_path_belongs_to(
 
 
 def test_linked_paths_step_together_each_in_its_unit(tmp_path: Path) -> None:
-    axis = "{path: [system.chip.matrix.clock, system.chip.memory.scratch.capacity], from: [1 GHz, 2 MiB], to: [2 GHz, 4 MiB], count: 3}"
+    paths = "[system.chip.matrix.clock, system.chip.memory.scratch.capacity]"
+    axis = f"{{path: {paths}, from: [1 GHz, 2 MiB], to: [2 GHz, 4 MiB], count: 3}}"
     inputs = read(tmp_path, with_axes(axis))
     assert inputs.grid.levels[0] == {
         "system.chip.matrix.clock": pytest.approx((1e9, 1.5e9, 2e9)),
@@ -134,7 +135,7 @@ BAD = {
     "a number that is not finite": (AXIS, "  - {path: system.chip.matrix.clock, values: [.nan]}\n", ""),
     "a path on two axes": (AXIS, AXIS + AXIS, "is on two axes"),
     "a path on two axes by another name": (
-        AXIS, "  - {path: system.tiers.node.latency, values: [1 us]}\n  - {path: system.tiers.0.latency, values: [2 us]}\n",
+        AXIS, "".join(f"  - {{path: system.tiers.{name}.latency, values: [1 us]}}\n" for name in ("node", "0")),
         "is on two axes"),
     "steps of linked paths": (
         AXIS, "  - {path: [system.chip.matrix.rows, system.chip.matrix.columns], values: [[1, 2, 3]]}\n",
@@ -155,7 +156,8 @@ BAD = {
     "a constraint in a wrong unit": ("tdp_w <= 2000", "tdp_w <= 2 ms", "a value in W is wanted"),
     "an unknown field of a plan": ("tensor_parallel: 8", "tensor_paralel: 8", "nearest: plan.tensor_parallel"),
     "a plan of training in decode": ("tensor_parallel: 8", "zero: 1", "is not part of decode"),
-    "a scenario that holds less than it reads": ("context: 2048", "context: 2048, capacity: 1024", "is less than context"),
+    "a scenario that holds less than it reads": (
+        "context: 2048", "context: 2048, capacity: 1024", "is less than context"),
     "a search in training": (
         "phase: decode\n    plan: {tensor_parallel: 8, dtype: fp8}\n    scenario: {batch: 64, context: 2048}",
         "phase: train\nsearch: {}", "are not searched for training"),

@@ -36,8 +36,9 @@ cases:
 RATES = ("tokens_per_s_per_chip", "tokens_per_s_per_user")
 CRAFTED = Difference(
     labels=("old", "new"),
+    asked=("scenario.batch=1", "scenario.batch=2"),
     headlines={"time_s": (0.002, 0.001), "area_mm2": (None, 800.0), "tdp_w": (700.0, None), "energy_j": (0.0, 1.0)},
-    parts={"matmul": (0.001, 0.0009), "launch": (0.001, 0.0001), "bubble": (0.0, 0.0)},
+    parts={"matmul": (0.001, 0.0009), "launch": (0.001, 0.0001), "vector": (0.0, 1e-6), "bubble": (0.0, 0.0)},
     operators={"qkv": (0.0, 0.0002), "old_one": (0.0004, 0.0)},
     factors={"dram": 1.25, "launch": 0.5, "quality": 1.0, "plan + matrix": 3.2},
     ratio=2.0,
@@ -83,7 +84,7 @@ def test_two_systems_are_compared_on_the_screen_and_in_a_file(call: Call, tmp_pa
     code, out, err = call("diff", *SYSTEMS, *LLAMA, *BF16, "--json", tmp_path / "diff.json")
     found = json.loads((tmp_path / "diff.json").read_text(encoding="utf-8"))
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == f"from dgx-h100 to mi300x-8gpu: tokens/s per chip x {found['ratio']:.3g}"
+    assert out.splitlines()[0] == f"from a to b: tokens/s per chip x {found['ratio']:.3g}"
     assert f"their product is x {found['ratio']:.3g}" in out.splitlines()[-1]
     assert [line for line in COMPONENTS.values() if line not in out] == []
     assert (found["a"], found["b"]) == SYSTEMS
@@ -97,6 +98,16 @@ def test_the_phase_is_as_asked_and_decode_where_nothing_is_said(call: Call) -> N
         _, out, _ = call("estimate", phase, "--system", "dgx-h100", *LLAMA, "--json", "-")
         time_s = json.loads(out)["time_s"]
         assert told(call, "dgx-h100", "dgx-h100", *LLAMA, *asked)["headlines"]["time_s"] == [time_s, time_s]
+
+
+@pytest.mark.parametrize("phase", ["decode", "train"])
+def test_what_was_asked_is_said_as_it_is_set(call: Call, phase: str) -> None:
+    found = told(call, *SYSTEMS, *LLAMA, "--phase", phase)
+    for system, asked, time_s in zip(SYSTEMS, found["asked"], found["headlines"]["time_s"], strict=True):
+        sets = [word for setting in asked.split() for word in ("--set", setting)]
+        _, out, _ = call("estimate", phase, "--system", system, *LLAMA, *sets, "--json", "-")
+        row = json.loads(out)
+        assert (row["plans_tried"], row["time_s"]) == (0, pytest.approx(time_s, rel=1e-9))
 
 
 @pytest.mark.parametrize(("phase", "settings"), [("decode", BF16), ("train", ("--set", "scenario.global_batch=64"))])
@@ -242,9 +253,13 @@ def test_a_folder_that_is_no_run_of_this_version_is_refused(refused: Refused, tm
 
 def test_the_text_has_headlines_with_their_ratio_and_names_what_is_unknown() -> None:
     text = difference_text(CRAFTED)
-    assert text.splitlines()[0] == "from old to new: tokens/s per chip x 2"
-    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[3:7]}
-    assert text.splitlines()[2].split() == ["old", "new", "b", "/", "a"]
+    assert text.splitlines()[:3] == [
+        "from a to b: tokens/s per chip x 2",
+        "  a  old: scenario.batch=1",
+        "  b  new: scenario.batch=2",
+    ]
+    assert text.splitlines()[4].split() == ["a", "b", "b", "/", "a"]
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[5:9]}
     assert lines["time_s"] == ["0.002", "0.001", "x", "0.5"]
     assert lines["area_mm2"] == ["unknown", "800"]
     assert lines["tdp_w"] == ["700", "unknown"]
@@ -256,6 +271,7 @@ def test_the_text_has_what_moved_most_first_and_its_share_of_the_difference() ->
     assert section(text, "time of a step [ms]") == [
         ["launch", "1", "0.1", "-0.9", "90%"],
         ["matmul", "1", "0.9", "-0.1", "10%"],
+        ["vector", "0", "0.001", "+0.001", "0%"],
     ]
     assert section(text, "operators, all layers [ms]") == [
         ["old_one", "0.4", "0", "-0.4", "200%"],
@@ -275,5 +291,5 @@ def test_the_text_says_components_in_words_strongest_first() -> None:
 
 
 def test_the_text_leaves_shares_of_nothing_out() -> None:
-    same = Difference(("a", "b"), {}, {"matmul": (1e-3, 1e-3)}, {"qkv": (1e-3, 1e-3)}, {"plan": 1.0}, 1.0)
+    same = Difference(("a", "b"), ("", ""), {}, {"matmul": (1e-3, 1e-3)}, {"qkv": (1e-3, 1e-3)}, {"plan": 1.0}, 1.0)
     assert section(difference_text(same), "time of a step [ms]") == [["matmul", "1", "1", "+0"]]

@@ -380,7 +380,7 @@ def test_the_interface_in_python_is_the_same_and_plain_data() -> None:
     assert found == difference(*pair, ("few", "many"))
     content = found.as_json()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    assert set(content) == {"a", "b", "headlines", "breakdown_s", "operators_s", "factors", "ratio"}
+    assert set(content) == {"a", "b", "asked", "headlines", "breakdown_s", "operators_s", "factors", "ratio"}
     assert content["breakdown_s"]["matmul"] == list(found.parts["matmul"])
 
 

@@ -263,12 +263,12 @@ def test_the_name_of_a_workload_is_the_best_design_of_a_sweep(swept: Swept) -> N
         assert_of_rows(difference_of_run(folder, str(own[0]["point_id"]), workload), own[0], best)
 
 
-@pytest.mark.parametrize("systems", ["[dgx-h100, asic-8]", "[asic-8, dgx-h100]"])
-def test_the_best_design_of_a_sweep_is_the_best_of_all_its_systems(swept: Swept, systems: str) -> None:
-    folder = swept("{path: system.chip.launch.gap, values: [1 us, 2 us]}", system=systems, power="given")
-    rows = [row for row in rows_of(folder) if row["feasible"]]
-    best = max(rows, key=lambda row: float(row["tokens_per_s_per_chip"]))
-    assert_of_rows(difference_of_run(folder, str(rows[0]["point_id"]), LLAMA), rows[0], best)
+@pytest.mark.parametrize("asked", [{"system": "[asic-8, dgx-h100]"}, {"cases": DENSE + PREFILL}])
+def test_a_workload_of_several_systems_or_phases_names_no_design(swept: Swept, asked: dict[str, str]) -> None:
+    folder = swept("{path: system.chip.launch.gap, values: [1 us, 2 us]}", power="given", **asked)
+    with pytest.raises(SpecError, match=f"is asked in several cases .got '{LLAMA}'.; name points by their ids"):
+        difference_of_run(folder, "0", LLAMA)
+    assert_all_made_again(folder)
 
 
 def test_what_a_sweep_has_not_is_refused(swept: Swept) -> None:

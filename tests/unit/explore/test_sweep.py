@@ -308,6 +308,37 @@ def test_a_wrong_space_is_one_error_in_python_too(changes: Row) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+LENGTHS = ["scenario.context", "scenario.capacity"]
+POWERS = ["system.chip.power.limit", "system.chip.power.idle"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "scenario"),
+    [
+        ([axis("scenario.capacity", 1024, 4096)], {"batch": 64, "context": 512}),
+        ([axis(LENGTHS, [256, 512], [512, 1024])], {"batch": 64}),
+        ([axis("scenario.context", 512, 1024)], {"batch": 64, "capacity": 1024}),
+        ([axis(POWERS, [100, 50], [900, 200])], {"batch": 64}),
+    ],
+)
+def test_what_is_set_together_is_read_together(axes: list[Row], scenario: Row) -> None:
+    found = rows(axes=axes, cases=[{**CASE, "scenario": scenario}])
+    assert [row["feasible"] for row in found] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        # A step that reads 4,096 tokens of which memory holds 2,048; a chip that idles above its limit.
+        [axis("scenario.context", 2048, 4096), axis("scenario.capacity", 4096, 2048)],
+        [axis("system.chip.power.limit", 800, 130), axis("system.chip.power.idle", 50, 200)],
+    ],
+)
+def test_a_combination_that_an_estimate_refuses_is_never_a_row(axes: list[Row]) -> None:
+    with pytest.raises(SpecError):
+        rows(axes=axes)
+
+
 def test_progress_is_told_part_by_part() -> None:
     told: list[tuple[int, int, str]] = []
     cosim.sweep({**SPACE, "cases": [CASE, CASE]}, progress=lambda *step: told.append(step))

@@ -51,22 +51,22 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
     arrays = dict(varied.arrays)
     fresh: dict[str, Array] = {}
     for path, value in overrides.items():
-        canonical = _canonical(path, varied.spec)
-        if canonical not in known:
+        own = canonical(path, varied.spec)
+        if own not in known:
             raise SpecError(
                 "unknown path",
                 field=f"{root}{path}",
                 hint=nearest(path, known, root),
             )
-        if _is_array(value, known[canonical]):
-            if isinstance(known[canonical], bool | str):
+        if _is_array(value, known[own]):
+            if isinstance(known[own], bool | str):
                 raise SpecError("is a choice: an array of points must hold numbers", field=f"{root}{path}")
-            fresh[canonical] = _points_of(value, f"{root}{path}")
+            fresh[own] = _points_of(value, f"{root}{path}")
         else:
-            arrays.pop(canonical, None)
-            _set(dump, canonical, value.item() if isinstance(value, np.generic | np.ndarray) else value)
+            arrays.pop(own, None)
+            _set(dump, own, value.item() if isinstance(value, np.generic | np.ndarray) else value)
     _check_points(type(varied.spec), dump, {**arrays, **fresh}, root)
-    touched = varied.touched | {_canonical(path, varied.spec) for path in overrides}
+    touched = varied.touched | {canonical(path, varied.spec) for path in overrides}
     for path, values in fresh.items():
         _set(dump, path, float(values[0]))
     return Varied(_revalidated(type(varied.spec), dump, root), {**arrays, **fresh}, touched)
@@ -75,7 +75,7 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
 def value_at(spec: BaseModel, path: str) -> object:
     """What stands at `path` of a description; None where nothing does."""
     node: Any = spec
-    for part in _canonical(path, spec).split("."):
+    for part in canonical(path, spec).split("."):
         if isinstance(node, tuple):
             node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
         else:
@@ -138,8 +138,8 @@ def _set(node: Any, path: str, value: object) -> None:  # noqa: ANN401  # a dump
     node[last] = value
 
 
-def _canonical(path: str, spec: BaseModel) -> str:
-    """List members may be named by their `name`: tiers.node.size is tiers.0.size."""
+def canonical(path: str, spec: BaseModel) -> str:
+    """The path with members of lists by number: tiers.node.size is tiers.0.size."""
     node: Any = spec
     out: list[str] = []
     for word in path.split("."):

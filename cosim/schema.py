@@ -46,7 +46,8 @@ def _in_our_words(
     # A field that is unknown explains one that is missing: a slip of the pen makes both.
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     first = faults[0]
-    parts = [str(part) for part in first["loc"] if not _is_machinery(str(part))]
+    place = first["loc"]
+    parts = [str(part) for at, part in enumerate(place) if not _is_machinery(model, place[: at + 1])]
     dotted = ".".join(parts)
     hint: str | None = None
     value: object = first.get("input")
@@ -65,20 +66,22 @@ def _in_our_words(
     if more:
         hint = f"{hint}; {more} more after it" if hint else f"{more} more after it"
     asked = dotted.removesuffix(".value")
-    place = next((d for d in (document, *inherited) if d is not None and asked in d.lines), document)
+    holder = next((d for d in (document, *inherited) if d is not None and asked in d.lines), document)
     return SpecError(
         problem,
-        file=None if place is None else place.path,
-        line=None if place is None else place.line(dotted),
+        file=None if holder is None else holder.path,
+        line=None if holder is None else holder.line(dotted),
         field=dotted or None,
         value=value,
         hint=hint,
     )
 
 
-def _is_machinery(part: str) -> bool:
+def _is_machinery(model: type[BaseModel], place: tuple[int | str, ...]) -> bool:
     """pydantic adds the tag of a union or the name of a validator to the location: not the user's words."""
-    return "[" in part or part in ("tile", "systolic", "roofline", "function-before", "function-after")
+    part = str(place[-1])
+    tag = part in ("tile", "systolic", "roofline") and part not in _siblings(model, place)
+    return tag or "[" in part or part in ("function-before", "function-after")
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

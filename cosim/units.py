@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cosim.errors import SpecError, nearest
 
@@ -81,6 +82,7 @@ _SHOWN = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 _SHOWN_SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
 
+@lru_cache(maxsize=1024)
 def parse_unit(text: str) -> Unit:
     """Unit of `text` ("TB/s", "pJ/bit"). Raises SpecError with the nearest known unit."""
     scale, dims, sign = 1.0, _dims(), 1

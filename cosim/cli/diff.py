@@ -27,7 +27,11 @@ def diff(
     from cosim.explore import difference_request as request
 
     common = overrides(settings or [])
-    if b is not None and (Path(first) / "run.json").is_file():
+    if (Path(first) / "run.json").is_file():
+        if b is None:
+            raise SpecError("needs two points of the run", field="diff", hint="name a second id or system")
+        if common or workload is not None:
+            raise SpecError("belongs to systems", field="--set" if common else "--workload", hint="a run has its own")
         found = request.difference_of_run(Path(first), a, b)
     elif workload is None:
         raise SpecError("is missing", field="--workload", hint="two systems are compared on a workload")

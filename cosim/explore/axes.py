@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -96,11 +97,15 @@ class Grid:
     @property
     def size(self) -> int:
         """Number of designs."""
-        return int(np.prod(self.shape, dtype=np.int64)) if self.levels else 1
+        return math.prod(self.shape)
 
     def coordinates(self, designs: NDArray[np.int64]) -> tuple[NDArray[np.intp], ...]:
         """Step along each axis of each design."""
         return np.unravel_index(designs, self.shape) if self.levels else ()
+
+    def design(self, steps: Sequence[int]) -> int:
+        """Index of the design at a step along each axis."""
+        return int(np.ravel_multi_index(list(steps), self.shape)) if self.levels else 0
 
     def numbers(self, designs: NDArray[np.int64]) -> dict[str, Array]:
         """Values of the numeric paths at each design, (P,)."""

@@ -23,6 +23,9 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {name: row[name] for name in names}
     if row["phase"] == "decode":
         chosen["scenario.capacity"] = row["scenario.capacity"]
+    for name, default in (("plan.algorithm.all_reduce", "fastest"), ("plan.latent", "best")):
+        if row[name] not in ("", default):
+            chosen[name] = row[name]
     if row["scenario.expert_imbalance"]:
         chosen["scenario.expert_imbalance"] = row["scenario.expert_imbalance"]
     return chosen

@@ -18,12 +18,13 @@ _FORM = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*(.+?)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`column` must be at most (`sign` 1) or at least (-1) `bound`, in the column's unit."""
+    """`column` must be at most (`sign` 1) or at least (-1) `bound`, in the column's unit; `strict`: and not equal."""
 
     text: str
     column: str
     sign: float
     bound: float
+    strict: bool = False
 
     @property
     def unit(self) -> str:
@@ -38,7 +39,7 @@ class Constraint:
     def excess(self, values: Array) -> Array:
         """How far `values` pass the bound, in the column's unit; unknown values pass it without end."""
         over: Array = np.where(np.isnan(values), np.inf, self.sign * (values - self.bound))
-        return over
+        return np.where(over == 0.0, np.finfo(np.float64).tiny, over) if self.strict else over
 
 
 def parse_constraints(texts: Iterable[str]) -> tuple[Constraint, ...]:
@@ -56,8 +57,11 @@ def _parse(text: str, field: str) -> Constraint:
     if column not in known:
         raise SpecError("names no number of a result", field=field, value=column, hint=nearest(column, known))
     try:
-        # Tokens are counted, not measured: a bare number.
-        bound = parse_quantity(value, unit_of(column).replace("token", ""))
+        # Tokens are counted, not measured: 20 token/s is 20 /s.
+        bound = parse_quantity(value.replace("token", ""), unit_of(column).replace("token", ""))
     except SpecError as error:
         raise SpecError(error.problem, field=field, value=text, hint=error.hint) from None
-    return Constraint(" ".join(text.split()), column, 1.0 if relation[0] == "<" else -1.0, bound)
+    if not np.isfinite(bound):
+        raise SpecError("is not a number", field=field, value=text, hint="a bound is finite")
+    sign = 1.0 if relation[0] == "<" else -1.0
+    return Constraint(" ".join(text.split()), column, sign, bound, strict=len(relation) == 1)

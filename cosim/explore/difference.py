@@ -105,7 +105,7 @@ def _asked(row: dict[str, Any]) -> str:
 
 
 def operators_of(case: Case) -> dict[str, float]:
-    """Seconds of every operator in a step of one chip's stages, by name."""
+    """Seconds of every operator over all layers and micro-batches of one replica, by name."""
     found: dict[str, float] = {}
     for op in operator_rows(case):
         found[op["name"]] = found.get(op["name"], 0.0) + op["count"] * op["time_s"]
@@ -139,9 +139,15 @@ def players(a: Case, b: Case) -> list[tuple[str, ...]]:
     if not all(_runs(one.plan.dtype, other.system.chip) for one, other in ((a, b), (b, a))):
         joined.append("matrix")
     sizes = [[float(np.max(tier.size)) for tier in case.system.tiers] for case in (a, b)]
-    if sizes[0] != sizes[1]:
+    if sizes[0] != sizes[1] or not all(_has_algorithm(one, other) for one, other in ((a, b), (b, a))):
         joined.append("network")
     return [*((name,) for name in COMPONENTS if name not in joined), tuple(joined)]
+
+
+def _has_algorithm(planned: Case, other: Case) -> bool:
+    """Whether the other's network has the all-reduce that a plan insists on."""
+    name = planned.plan.all_reduce
+    return name == "fastest" or all(name in tier.algorithms for tier in other.system.tiers)
 
 
 def _runs(dtype: str, chip: ChipArrays) -> bool:
@@ -159,7 +165,7 @@ def mixed(a: Case, b: Case, from_b: set[str]) -> Case:
     memory |= {role: level for role, level in chips["cache"].memory.items() if role not in ("dram", "scratch")}
     memory |= {role: level for role, level in chips["matrix"].memory.items() if role == "scratch"}
     memory["dram"] = replace(memory["dram"], capacity=array(np.inf))
-    other = (a if of("power") is b else b).system.chip.power
+    power = _power(of("power").system.chip, (a if of("power") is b else b).system.chip, set(memory))
     chip = ChipArrays(
         name=a.system.chip.name,
         cores=chips["matrix"].cores,
@@ -168,7 +174,7 @@ def mixed(a: Case, b: Case, from_b: set[str]) -> Case:
         special_peak=chips["vector"].special_peak,
         memory=memory,
         links=chips["network"].links,
-        power=_power(chips["power"].power, other),
+        power=power,
         launch=chips["launch"].launch,
         quality=chips["quality"].quality,
         kernel=chips["matrix"].kernel,
@@ -188,12 +194,18 @@ def mixed(a: Case, b: Case, from_b: set[str]) -> Case:
     return map_leaves(mixture, lambda leaf: leaf.reshape(-1)[0])
 
 
-def _power(own: PowerArrays, other: PowerArrays) -> PowerArrays:
-    """A chip's power with the other's energy where it has a format or level that the chip has not."""
+def _power(own: ChipArrays, other: ChipArrays, roles: set[str]) -> PowerArrays:
+    """A chip's power, for a mixture with memory `roles`: the other's energy of a format or level that it lacks.
+
+    A level that the chip has and the mixture has not is left out, for energy on chip is charged at the levels named.
+    """
+    mine, theirs = own.power.energy_per_byte, other.power.energy_per_byte
+    kept = {role: energy for role, energy in mine.items() if role in roles or role not in own.memory}
+    lent = {role: theirs[role] for role in roles if role in theirs and role not in mine}
     return replace(
-        own,
-        energy_per_flop={**other.energy_per_flop, **own.energy_per_flop},
-        energy_per_byte={**other.energy_per_byte, **own.energy_per_byte},
+        own.power,
+        energy_per_flop={**other.power.energy_per_flop, **own.power.energy_per_flop},
+        energy_per_byte={**kept, **lent},
     )
 
 

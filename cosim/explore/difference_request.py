@@ -15,14 +15,20 @@ from cosim.explore.rows import plain
 from cosim.explore.store import read_run
 from cosim.explore.sweep_findings import read_results
 from cosim.hardware.load import load_system
+from cosim.hardware.vary import vary_system
+from cosim.overrides import Varied
 
 BASE = "base"
+MOST_DIGITS = 16
 
 
 def difference_of_run(folder: Path, a: str, b: str) -> Difference:
     """Between two points of a run: numbers of rows (point_id), or names of systems that its findings rank."""
     run, labels = read_run(folder), (a, b)
-    rows = [_row(folder, run, label) for label in labels]
+    for label in labels:
+        _known(run, label)
+    goal = _common_goal(run, labels)
+    rows = [_row(folder, run, label, goal) for label in labels]
     first, second = (_estimate(run, row) for row in rows)
     return difference(first, second, labels)
 
@@ -45,16 +51,41 @@ def difference_of_variants(
     return difference(first, second, labels)
 
 
-def _row(folder: Path, run: dict[str, Any], label: str) -> dict[str, Any]:
-    """The row of a point id, or of a system's best plan in the first finding that has one."""
-    if label.isdigit():
+def _common_goal(run: dict[str, Any], labels: tuple[str, str]) -> tuple[str, str] | None:
+    """Goal and precision of the first finding in which every system that is named has a row; None if no is."""
+    if run["kind"] == "sweep":
+        return None
+    named = {label for label in labels if not _is_point(label)}
+    for finding in [*run["findings"], *run["training"]]:
+        if named <= {entry["system"] for entry in finding["entries"] if entry["row"] is not None}:
+            return finding["goal"], finding["precision"]
+    return None
+
+
+def _known(run: dict[str, Any], label: str) -> None:
+    """Refuses what is neither a number nor a system or workload of the run."""
+    sweeps = run["kind"] == "sweep"
+    names = [case["workload"] for case in run["cases"]] if sweeps else list(run["systems"])
+    if not _is_point(label) and label not in names:
+        what = f"is no point of the {'sweep' if sweeps else 'run'}"
+        raise SpecError(what, field="diff", value=label, hint=nearest(label, names))
+
+
+def _is_point(label: str) -> bool:
+    """Whether a label is the id of a point: a number that a table can have."""
+    return label.isascii() and label.isdigit()
+
+
+def _row(folder: Path, run: dict[str, Any], label: str, goal: tuple[str, str] | None) -> dict[str, Any]:
+    """The row of a point id, or of a system's best plan for a goal."""
+    if _is_point(label):
         table = read_results(folder)
-        if int(label) >= table.num_rows:
+        if len(label) > MOST_DIGITS or int(label) >= table.num_rows:
             hint = f"it has {table.num_rows:,} points, from 0"
             raise SpecError("is no point of the run", field="diff", value=label, hint=hint)
         row = {name: plain(table[name][int(label)].as_py()) for name in table.column_names}
     else:
-        row = _ranked(run, label)
+        row = _ranked(run, label, goal)
     if not row["feasible"]:
         raise SpecError("is infeasible", field="diff", value=label, hint=f"its limit: {row['limit']}")
     if row.get("quality", "own") != "own":
@@ -63,7 +94,7 @@ def _row(folder: Path, run: dict[str, Any], label: str) -> dict[str, Any]:
     return row
 
 
-def _ranked(run: dict[str, Any], system: str) -> dict[str, Any]:
+def _ranked(run: dict[str, Any], system: str, goal: tuple[str, str] | None) -> dict[str, Any]:
     """A sweep's best design by workload, or a comparison's best plan by system."""
     if run["kind"] == "sweep":
         best = [case for case in run["cases"] if case["workload"] == system and case["best"] is not None]
@@ -74,13 +105,14 @@ def _ranked(run: dict[str, Any], system: str) -> dict[str, Any]:
             raise SpecError("is no point of the sweep", field="diff", value=system, hint=nearest(system, names))
         found: dict[str, Any] = best[0]["best"]
         return found
-    for finding in [*run["findings"], *run["training"]]:
+    known = [f for f in [*run["findings"], *run["training"]] if (f["goal"], f["precision"]) == goal]
+    for finding in known:
         for entry in finding["entries"]:
             if entry["system"] == system and entry["row"] is not None:
                 ranked: dict[str, Any] = {**entry["row"], "system": system}
                 return ranked
-    hint = nearest(system, run["systems"])
-    raise SpecError("has no feasible point in the run", field="diff", value=system, hint=hint)
+    hint = "name points by their ids, from results.parquet"
+    raise SpecError("has no feasible point beside the other's in any ranking", field="diff", value=system, hint=hint)
 
 
 def _estimate(run: dict[str, Any], row: dict[str, Any]) -> Estimate:
@@ -88,8 +120,11 @@ def _estimate(run: dict[str, Any], row: dict[str, Any]) -> Estimate:
     changes = {path: value for path, value in run["overrides"].items() if path.split(".")[0] in ("system", "workload")}
     changes |= {path: value for path, value in row.items() if path.startswith(("system.", "workload."))}
     if run["kind"] != "sweep":
-        spec = load_system(row["system"])
+        own = {path.removeprefix("system."): value for path, value in changes.items() if path.startswith("system.")}
+        spec = vary_system(Varied(load_system(row["system"])), own).spec
         changes["system.nodes"] = round(row["chips"] * spec.nodes.si / spec.chips)
     elif run["power"] == "given":
-        changes = {path: value for path, value in changes.items() if not path.startswith("system.chip.power.")}
+        set_by_hand = {*run["overrides"], *(path for axis in run["axes"] for path in axis["paths"])}
+        own_power = {f"system.chip.power.{name}" for name in ("limit", "idle")} - set_by_hand
+        changes = {path: value for path, value in changes.items() if path not in own_power}
     return estimate_request(row["phase"], row["system"], row["workload"], {**changes, **settings(row)})

@@ -21,7 +21,8 @@ from cosim.records import Array, array, leaves, map_leaves, take
 
 Score = Callable[[Case, Estimates, NDArray[np.intp]], Array]
 """What a point is worth, -inf where it may not be taken; arguments: case, estimates, design of each point."""
-FORBIDDEN = -1e30
+FORBIDDEN = -float(len(LIMITS) + 2)
+"""Below every worth (none is negative), and so near to it that what is nearest to being allowed still counts."""
 BLOCK_POINTS = 131_072
 # Between half and twice the best power of two, eight steps a doubling as far as they are whole.
 FINER = np.array([5, 6, 7, 8, 10, 12, 14, 16]) / 8.0

@@ -81,6 +81,8 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.data_parallel": full(plan.data),
         "plan.micro_batches": full(plan.micro_batches),
         "plan.expert_parallel": full(plan.expert),
+        "plan.algorithm.all_reduce": same(plan.all_reduce),
+        "plan.latent": same("" if trains else plan.latent),
         "plan.dtype": same(plan.dtype),
         "plan.kv_dtype": same("" if trains else plan.kv_dtype),
         "plan.micro_batch": _where(trains, full(plan.micro_batch)),
@@ -115,7 +117,7 @@ def bottlenecks(result: Estimates) -> Text:
     """The largest exposed share of each point; empty where infeasible."""
     shares = np.stack([result.breakdown[name] for name in BREAKDOWN])
     largest = np.argmax(np.nan_to_num(shares, nan=-1.0), axis=0)
-    return Text(np.where(result.feasible, largest, len(BREAKDOWN)).astype(np.int32), (*BREAKDOWN, ""))
+    return Text(np.where(np.isnan(result.time), len(BREAKDOWN), largest).astype(np.int32), (*BREAKDOWN, ""))
 
 
 def row(table: Columns, index: int) -> dict[str, Any]:

@@ -201,8 +201,12 @@ def _searched(
     """The designs with their best plan and batch, its estimates and the plans tried."""
     study = inputs.study
     search = study.search
+    # What silicon refuses has no plan.
+    dead = made.code != 0
     if search is None or not alive.size:
-        return case, blank(count), np.zeros(count)
+        nothing = np.full(count, np.nan)
+        plan = map_leaves(case.plan, lambda _: nothing)
+        return replace(case, plan=plan, scenario=replace(case.scenario, batch=nothing)), blank(count), np.zeros(count)
     die = {name: values[alive] for name, values in made.die.items()}
 
     def score(trial: Case, result: Estimates, design: NDArray[np.intp]) -> Array:
@@ -219,8 +223,6 @@ def _searched(
     fill(result, found.result, alive)
     spread = np.zeros(count, dtype=np.intp)
     spread[alive] = np.arange(alive.size)
-    # What silicon refuses has no plan.
-    dead = made.code != 0
     plan = map_leaves(take(found.case.plan, spread), lambda leaf: np.where(dead, np.nan, leaf))
     batch = np.where(dead, np.nan, found.case.scenario.batch[spread])
     chosen = replace(case, plan=plan, scenario=replace(case.scenario, batch=batch))

@@ -14,6 +14,14 @@ from cosim.explore.constraints import parse_constraints
 from cosim.explore.metrics import DIE_METRICS, metric_names
 from cosim.schema import Frozen
 
+SEARCHED = (
+    "plan.tensor_parallel",
+    "plan.pipeline_parallel",
+    "plan.data_parallel",
+    "plan.expert_parallel",
+    "plan.micro_batches",
+    "scenario.batch",
+)
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
@@ -68,9 +76,30 @@ class Sweep(Frozen):
         twice = [path for index, path in enumerate(paths) if path in paths[:index]]
         if twice:
             raise SpecError("is on two axes", field="axes", value=twice[0], hint="a path has one axis")
+        self._only_searched()
         if len(self.heat_map) == 1:
             raise SpecError("needs two paths", field="heat_map", hint="one for each side of the map")
         for path in self.heat_map:
             if path not in paths:
                 raise SpecError("is on no axis", field="heat_map", value=path, hint=nearest(path, paths))
         return self
+
+    def _only_searched(self) -> None:
+        """A search finds degrees and batch of serving steps: nothing that is given would then be used."""
+        if self.search is None:
+            return
+        for index, case in enumerate(self.cases):
+            if case.phase == "train":
+                raise SpecError(
+                    "is not searched in a sweep", field=f"cases.{index}.phase", hint="give plans, no search"
+                )
+            given = [f"plan.{name}" for name in case.plan] + [f"scenario.{name}" for name in case.scenario]
+            for path in given:
+                if path in SEARCHED:
+                    raise SpecError("is what the search finds", field=f"cases.{index}.{path}", hint="leave it out")
+        for index, axis in enumerate(self.axes):
+            for path in axis.path:
+                if path in SEARCHED:
+                    raise SpecError(
+                        "is what the search finds", field=f"axes.{index}.path", value=path, hint="leave it out"
+                    )

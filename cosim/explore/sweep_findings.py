@@ -137,11 +137,17 @@ def described(point: Row, inputs: SweepInputs, overrides: Mapping[str, Any]) -> 
     return {**point, "command": command_of(point, point["system"], name, changes)}
 
 
-def base_row(inputs: SweepInputs, case: int, system: str) -> Row:
-    """The system as its file describes it, asked the same: what every design is compared with."""
+def base_row(inputs: SweepInputs, case: int, system: str) -> Row | None:
+    """The system as its file describes it, asked the same: what every design is compared with.
+
+    None where a case is whole only with what the axes give it.
+    """
     study = inputs.study.model_copy(update={"silicon": False})
     alone = replace(inputs, grid=Grid(()), study=study)
-    return row(run_part(alone, Part(system, case, 0, 1)), 0)
+    try:
+        return row(run_part(alone, Part(system, case, 0, 1)), 0)
+    except SpecError:
+        return None
 
 
 def _steps(points: Points, inputs: SweepInputs, best: int) -> list[dict[str, Any]]:
@@ -157,7 +163,7 @@ def _steps(points: Points, inputs: SweepInputs, best: int) -> list[dict[str, Any
         for side in (-1, 1):
             if not 0 <= at + side < shape[axis]:
                 continue
-            there = by_design[int(np.ravel_multi_index([*here[:axis], at + side, *here[axis + 1 :]], shape))]
+            there = by_design[grid.design([*here[:axis], at + side, *here[axis + 1 :]])]
             stopped = str(limit[there])
             steps.append(
                 {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from cosim import library
 from cosim.datum import Datum
 from cosim.documents import Document
-from cosim.errors import SpecError, nearest
+from cosim.errors import SpecError
 from cosim.explore.axes import MOST_DESIGNS, Axis, Grid, Level, is_number
 from cosim.explore.constraints import parse_constraints
 from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_designs
@@ -21,7 +22,7 @@ from cosim.hardware.load import described, read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario
-from cosim.overrides import Varied, value_at, vary
+from cosim.overrides import Varied, canonical, value_at, vary
 from cosim.workload.load import load_model
 from cosim.workload.model import Model
 
@@ -56,8 +57,10 @@ def read_sweep(
     )
     study = study.model_copy(update={"cases": cases})
     _no_derived_power(study, document, overrides["system"])
+    _not_on_an_axis(study, document, overrides)
     units: dict[str, str] = {"system.chip.power.limit": "W", "system.chip.power.idle": "W"}
-    levels = [_levels(axis, index, document, systems, models, units) for index, axis in enumerate(study.axes)]
+    _no_path_twice(study, document, systems, models)
+    levels = [_levels(study, index, document, systems, models, units) for index in range(len(study.axes))]
     grid = Grid(tuple(levels))
     if grid.size > MOST_DESIGNS:
         hint = f"at most {MOST_DESIGNS:,}; widen the steps"
@@ -76,22 +79,29 @@ def read_sweep(
 
 
 def _try(inputs: SweepInputs, part: Part, document: Document | None) -> None:
-    """Evaluates the first design and every step along each axis from it: what is wrong is said before anything is kept.
+    """Evaluates every step along each axis and the corners of every two: what is wrong is said before anything is kept.
 
     Raises SpecError at the axis or case that it comes from.
     """
     shape = inputs.grid.shape
-    edges = [
-        np.ravel_multi_index(tuple(np.eye(len(shape), dtype=int)[axis] * step), shape)
-        for axis, steps in enumerate(shape)
-        for step in range(steps)
-    ]
+    steps = [{axis: step} for axis, count in enumerate(shape) for step in range(count)]
+    corners = [{i: shape[i] - 1, j: shape[j] - 1} for i, j in itertools.combinations(range(len(shape)), 2)]
+    tried = {inputs.grid.design([at.get(axis, 0) for axis in range(len(shape))]) for at in ({}, *steps, *corners)}
     try:
-        run_designs(inputs, part, np.unique(np.array(edges or [0], dtype=np.int64)))
+        run_designs(inputs, part, np.array(sorted(tried), dtype=np.int64))
     except SpecError as error:
         field = str(error.field or "")
         at = next((f"axes.{i}" for i, axis in enumerate(inputs.study.axes) if field in axis.path), f"cases.{part.case}")
         raise _at(error, document, at) from None
+
+
+def _not_on_an_axis(study: Sweep, document: Document | None, overrides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses to set what an axis sets."""
+    on = {path: index for index, axis in enumerate(study.axes) for path in axis.path}
+    for path in (f"{root}.{rest}" for root, changes in overrides.items() for rest in changes):
+        if path in on:
+            error = SpecError("is on an axis", field=path, hint="change its values in the file")
+            raise _at(error, document, f"axes.{on[path]}")
 
 
 def _no_derived_power(study: Sweep, document: Document | None, changes: Mapping[str, Any]) -> None:
@@ -106,23 +116,68 @@ def _no_derived_power(study: Sweep, document: Document | None, changes: Mapping[
             raise _at(error, document, at)
 
 
+def _no_path_twice(
+    study: Sweep,
+    document: Document | None,
+    systems: Mapping[str, Varied[System]],
+    models: Mapping[str, Varied[Model]],
+) -> None:
+    """Refuses two names of one number: tiers.node.latency is tiers.0.latency."""
+    specs: dict[str, BaseModel] = {
+        "system": next(iter(systems.values())).spec,
+        "workload": next(iter(models.values())).spec,
+        "plan": Plan(),
+        "scenario": Scenario(),
+    }
+    seen: set[str] = set()
+    for index, axis in enumerate(study.axes):
+        for path in axis.path:
+            at = f"axes.{index}.path"
+            try:
+                root, rest = _split(path)
+                name = f"{root}.{canonical(rest, specs[root])}"
+            except SpecError as error:
+                raise _at(error, document, at) from None
+            if name in seen:
+                twice = SpecError("is on two axes", field="axes", value=path, hint="a number has one axis")
+                raise _at(twice, document, at)
+            seen.add(name)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Root and rest of a path. Raises SpecError for an unknown root."""
+    root, _, rest = path.partition(".")
+    if root not in ROOTS or not rest:
+        raise SpecError("unknown path", field=path, hint=f"a path starts with one of {', '.join(ROOTS)}")
+    return root, rest
+
+
 def _levels(
-    axis: Axis,
+    study: Sweep,
     index: int,
     document: Document | None,
     systems: Mapping[str, Varied[System]],
     models: Mapping[str, Varied[Model]],
     units: dict[str, str],
 ) -> dict[str, tuple[Level, ...]]:
-    """Values of each path of an axis, read by the description that the path belongs to; its unit goes to `units`."""
+    """Values of each path of an axis, read by the description that the path belongs to; its unit goes to `units`.
+
+    The paths of an axis are set together, with the first step of every other axis: a value may be right only beside
+    another.
+    """
+    axis = study.axes[index]
     try:
         rows = axis.steps()
+        others = [other for place, other in enumerate(study.axes) if place != index]
+        first = {path: value for other in others for path, value in zip(other.path, other.steps()[0], strict=True)}
+        read = [
+            _read({**first, **dict(zip(axis.path, row, strict=True))}, axis.path, study, systems, models)
+            for row in rows
+        ]
         found: dict[str, tuple[Level, ...]] = {}
-        for place, path in enumerate(axis.path):
-            owners = _owners(path, systems, models)
-            read = [[_read(owner, path, row[place]) for row in rows] for owner in owners]
-            found[path] = tuple(level for level, _ in read[0])
-            units[path] = read[0][0][1]
+        for path in axis.path:
+            found[path] = tuple(values[path][0] for values in read)
+            units[path] = read[0][path][1]
             if not axis.values:
                 found[path] = _range(axis, path, found[path])
     except SpecError as error:
@@ -138,36 +193,42 @@ def _range(axis: Axis, path: str, ends: tuple[Level, ...]) -> tuple[Level, ...]:
     return tuple(float(value) for value in axis.spread(low, high))
 
 
-def _owners(path: str, systems: Mapping[str, Varied[System]], models: Mapping[str, Varied[Model]]) -> list[Varied[Any]]:
-    """Descriptions that a path belongs to: every one must know it. Raises SpecError for an unknown root."""
-    root, _, rest = path.partition(".")
-    if root not in ROOTS or not rest:
-        raise SpecError("unknown path", field=path, hint=f"a path starts with one of {', '.join(ROOTS)}")
-    owners: dict[str, list[Varied[Any]]] = {
-        "system": list(systems.values()),
-        "workload": list(models.values()),
-        "plan": [Varied(Plan())],
-        "scenario": [Varied(Scenario())],
-    }
-    return owners[root]
+def _read(
+    changes: Mapping[str, object],
+    wanted: tuple[str, ...],
+    study: Sweep,
+    systems: Mapping[str, Varied[System]],
+    models: Mapping[str, Varied[Model]],
+) -> dict[str, tuple[Level, str]]:
+    """The `wanted` of the values that are set together, SI number or choice, with their units. Raises SpecError."""
+    parts: dict[str, dict[str, object]] = {root: {} for root in ROOTS}
+    for path, value in changes.items():
+        root, rest = _split(path)
+        parts[root][rest] = value
+    described: dict[str, list[BaseModel]] = {root: [] for root in ROOTS}
+    roots = {path.split(".")[0] for path in wanted}
+    if "system" in roots:
+        described["system"] = [vary_system(owner, parts["system"]).spec for owner in systems.values()]
+    if "workload" in roots:
+        described["workload"] = [vary(owner, parts["workload"], root="workload.").spec for owner in models.values()]
+    for case in study.cases:
+        if "plan" in roots:
+            described["plan"].append(vary(Varied(Plan()), {**case.plan, **parts["plan"]}, root="plan.").spec)
+        if "scenario" in roots:
+            asked = {**case.scenario, **parts["scenario"]}
+            described["scenario"].append(vary(Varied(Scenario()), asked, root="scenario.").spec)
+    return {path: _level(described[path.split(".")[0]][0], path, changes[path]) for path in wanted}
 
 
-def _read(owner: Varied[Any], path: str, value: object) -> tuple[Level, str]:
-    """A value as the description reads it, SI number or choice, and its unit. Raises SpecError."""
-    root, _, rest = path.partition(".")
-    changed: BaseModel
-    if isinstance(owner.spec, System):
-        changed = vary_system(owner, {rest: value}).spec
-    else:
-        changed = vary(owner, {rest: value}, root=f"{root}.").spec
-    found = value_at(changed, rest)
+def _level(spec: BaseModel, path: str, value: object) -> tuple[Level, str]:
+    found = value_at(spec, path.partition(".")[2])
     if isinstance(found, Datum):
         return found.si, found.si_unit
     if isinstance(found, bool | str):
         return found, ""
     if isinstance(found, int | float):
         return float(found), ""
-    raise SpecError("is not a number or a choice", field=path, value=value, hint=nearest(str(value), []))
+    raise SpecError("is not a number or a choice", field=path, value=value)
 
 
 def _at(error: SpecError, document: Document | None, field: str) -> SpecError:

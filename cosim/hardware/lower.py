@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cosim.datum import Datum
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
@@ -229,6 +231,10 @@ def _or_zero(value: Array | None) -> Array:
 
 def _chip(chip: Chip, values: Values) -> ChipArrays:
     constants = chip.calibration.constants if chip.calibration is not None else {}
+    limit, idle = values.si("power.limit"), values.si("power.idle")
+    if np.any(limit <= idle):
+        hint = "the limit covers idle"
+        raise SpecError("is not above power.idle", field="chip.power.limit", value=float(np.min(limit)), hint=hint)
     return ChipArrays(
         name=chip.name,
         cores=values.maybe("cores"),
@@ -238,8 +244,8 @@ def _chip(chip: Chip, values: Values) -> ChipArrays:
         memory={role: _memory(values, role, level.shared_by) for role, level in chip.memory.items()},
         links={name: _link(values, name) for name in chip.links},
         power=PowerArrays(
-            limit=values.si("power.limit"),
-            idle=values.si("power.idle"),
+            limit=limit,
+            idle=idle,
             energy_per_flop={d: values.si(f"power.energy_per_flop.{d}") for d in chip.power.energy_per_flop},
             energy_per_byte={r: values.si(f"power.energy_per_byte.{r}") for r in chip.power.energy_per_byte},
         ),

@@ -158,11 +158,15 @@ def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
         return arrays.get(name, array(default if value is None else value))
 
     context = number("context", 0.0)
+    capacity = number("capacity", context)
+    if np.any(capacity < context):
+        hint = "memory must hold at least the context that a step reads"
+        raise SpecError("is less than context", field="scenario.capacity", value=float(np.min(capacity)), hint=hint)
     inf = float("inf")
     return ScenarioArrays(
         batch=number("batch", 0.0),
         context=context,
-        capacity=np.maximum(number("capacity", context), context),
+        capacity=capacity,
         ttft_limit=number("ttft_limit", inf),
         tpot_limit=number("tpot_limit", inf),
         global_batch=number("global_batch", 0.0),

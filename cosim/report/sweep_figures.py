@@ -28,7 +28,7 @@ def level_text(value: object, unit: str) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
     for size, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if unit == "B" and value >= size and value % size == 0:
+        if unit == "B" and size <= value < 1024 * size and value % size == 0:
             return f"{value / size:g} {name}"
     return format_si(float(value), unit, 3)
 
@@ -87,7 +87,8 @@ def heat_cells(run: dict[str, Any], points: Points) -> tuple[Array, NDArray[np.s
     counts = np.zeros((best.size, names.size))
     np.add.at(counts, (cell, code.reshape(-1)), 1.0)
     counts[:, names == ""] = 0.0
-    binding = names[np.argmax(counts, axis=1)]
+    # Linked axes leave cells that no design falls into.
+    binding = np.where(counts.sum(axis=1) > 0.0, names[np.argmax(counts, axis=1)], "")
     value = np.where(np.isneginf(best), np.nan, best)
     return value.reshape(shape), np.where(np.isnan(value), binding, "").reshape(shape), levels
 
@@ -146,7 +147,7 @@ def fronts_figure(run: dict[str, Any], table: Any) -> Figure:  # noqa: ANN401  #
             known = np.isfinite(x) & np.isfinite(y)
             _front(axes, x[known], y[known], sign, "unknown" if ok.any() else "no feasible design")
             base = case["base"]
-            if base[across] is not None and base[up] is not None:
+            if base is not None and base[across] is not None and base[up] is not None:
                 axes.plot(
                     base[across],
                     base[up],

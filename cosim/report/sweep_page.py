@@ -65,7 +65,7 @@ def sentence(run: dict[str, Any], case: dict[str, Any]) -> str:
         return f"{head}no design of {case['designs']:,} is feasible ({stopped})."
     best, base, name = case["best"], case["base"], run["maximise"]
     text = f"{head}best of {case['feasible']:,} feasible designs has {name} {number_text(best[name])}"
-    if base[name] is not None:
+    if base is not None and base[name] is not None:
         text += f", {best[name] / base[name]:.2f} times {labelled(case['system'], case)} as it is"
     if best["area_mm2"] is not None:
         text += f", on {best['area_mm2']:,.0f} mm2 with {best['tdp_w']:,.0f} W"
@@ -83,7 +83,7 @@ def _shown(run: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
     paths = [axis["paths"][0] for axis in run["axes"]]
     rows = [("best", case["best"]), *((f"front {n}", row) for n, row in enumerate(case["front"], start=1))]
     rows = [(label, row) for label, row in rows if row is not None]
-    base = [(f"{labelled(case['system'], case)} as is", case["base"])]
+    base = [(f"{labelled(case['system'], case)} as is", case["base"])] if case["base"] is not None else []
     return {
         "title": case_title(case, run),
         "head": ["design", *(path_text(path) for path in paths), *DESIGN_HEAD],

@@ -65,6 +65,12 @@ def section(text: str, title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[1:]]
 
 
+@pytest.fixture
+def no_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares most of the time where factors are not asked for."""
+    monkeypatch.setattr("cosim.explore.difference.shares", lambda _a, _b: {})
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a sweep of three designs in two cases; the last design has more stacks than edge."""
@@ -93,6 +99,7 @@ def test_two_systems_are_compared_on_the_screen_and_in_a_file(call: Call, tmp_pa
     assert sum(b - a for a, b in found["breakdown_s"].values()) == pytest.approx(two - one, rel=1e-9)
 
 
+@pytest.mark.usefixtures("no_mixtures")
 def test_the_phase_is_as_asked_and_decode_where_nothing_is_said(call: Call) -> None:
     for phase, asked in (("prefill", ("--phase", "prefill")), ("decode", ())):
         _, out, _ = call("estimate", phase, "--system", "dgx-h100", *LLAMA, "--json", "-")
@@ -100,6 +107,7 @@ def test_the_phase_is_as_asked_and_decode_where_nothing_is_said(call: Call) -> N
         assert told(call, "dgx-h100", "dgx-h100", *LLAMA, *asked)["headlines"]["time_s"] == [time_s, time_s]
 
 
+@pytest.mark.usefixtures("no_mixtures")
 @pytest.mark.parametrize("phase", ["decode", "train"])
 def test_what_was_asked_is_said_as_it_is_set(call: Call, phase: str) -> None:
     found = told(call, *SYSTEMS, *LLAMA, "--phase", phase)
@@ -110,6 +118,7 @@ def test_what_was_asked_is_said_as_it_is_set(call: Call, phase: str) -> None:
         assert (row["plans_tried"], row["time_s"]) == (0, pytest.approx(time_s, rel=1e-9))
 
 
+@pytest.mark.usefixtures("no_mixtures")
 @pytest.mark.parametrize(("phase", "settings"), [("decode", BF16), ("train", ("--set", "scenario.global_batch=64"))])
 def test_seconds_of_operators_are_count_times_time_of_the_list_of_operators(
     call: Call, phase: str, settings: tuple[str, ...]
@@ -151,6 +160,7 @@ def test_base_against_base_is_no_difference(call: Call) -> None:
     assert list(found["factors"].values()) == pytest.approx([1.0] * len(COMPONENTS), rel=1e-9)
 
 
+@pytest.mark.usefixtures("no_mixtures")
 def test_points_and_systems_of_a_comparison_are_compared(call: Call, small_run: Path, content: dict[str, Any]) -> None:
     entries = {entry["system"]: entry["row"] for entry in content["findings"][0]["entries"]}
     own = [

@@ -134,7 +134,7 @@ def test_settings_reach_all_four_roots(call: Call) -> None:
 
 def test_the_given_best_plan_is_the_best_plan(call: Call) -> None:
     free = asked(call, *SMALL)
-    names = [name for name in free if name.startswith("plan.") and name not in ("plan.micro_batches", "plan.kv_dtype")]
+    names = [name for name in free if name.startswith("plan.") and name != "plan.micro_batches" and free[name] != ""]
     fixed = asked(call, *SMALL, *(f"{name}={free[name]}" for name in names))
     assert fixed["time_s"] == pytest.approx(free["time_s"], rel=1e-12)
     assert (free["plans_tried"] > 100, fixed["plans_tried"]) == (True, 0)

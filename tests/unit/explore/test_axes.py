@@ -127,6 +127,16 @@ def test_powers_of_two_double_from_the_start_and_stay_within_the_end(low: float,
     assert found[-1] <= low * factor * (1 + 1e-6) < 2.0 * found[-1] * (1 + 1e-6)
 
 
+@pytest.mark.parametrize(("low", "high", "count"), [(1024, 16384, 5), (1, 1000, 4), (32, 4096, 8), (3, 48, 5)])
+def test_a_log_range_through_whole_numbers_has_them_whole(low: int, high: int, count: int) -> None:
+    found = axis(**{"from": low, "to": high}, count=count, scale="log").spread(float(low), float(high))
+    assert found.tolist() == [float(round(value)) for value in found]
+
+
+def test_a_range_between_whole_numbers_is_not_rounded() -> None:
+    assert axis(**{"from": 1, "to": 2}, count=3).spread(1.0, 2.0).tolist() == [1.0, 1.5, 2.0]
+
+
 def test_powers_of_two_reach_an_end_that_is_one() -> None:
     assert axis(**{"from": 2, "to": 32}, scale="powers_of_two").spread(2.0, 32.0).tolist() == [2, 4, 8, 16, 32]
     assert axis(**{"from": 3, "to": 30}, scale="powers_of_two").spread(3.0, 30.0).tolist() == [3, 6, 12, 24]

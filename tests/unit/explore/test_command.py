@@ -24,6 +24,8 @@ DECODE: dict[str, Any] = {
     "plan.expert_parallel": 4,
     "plan.dtype": "fp8",
     "plan.kv_dtype": "bf16",
+    "plan.algorithm.all_reduce": "fastest",
+    "plan.latent": "best",
     "plan.micro_batch": None,
     "plan.virtual_pipeline": None,
     "plan.sequence_parallel": False,
@@ -40,6 +42,8 @@ DECODE: dict[str, Any] = {
 TRAIN = DECODE | {
     "phase": "train",
     "plan.kv_dtype": "",
+    "plan.algorithm.all_reduce": "fastest",
+    "plan.latent": "",
     "plan.micro_batch": 2,
     "plan.virtual_pipeline": 3,
     "plan.sequence_parallel": True,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+import cosim
 from cosim.explore.die import chip_of, die_columns, die_facts
 from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.lower import lower_chip
@@ -15,6 +19,10 @@ from cosim.silicon.power import design_power
 from cosim.silicon.technology import load_technology
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
+
+def die_area_of(name: str) -> float:
+    return float(die_columns(Varied(load_chip(name)))["area_mm2"])
 
 
 def test_a_system_gives_its_chip_with_the_chips_own_overrides() -> None:
@@ -60,3 +68,24 @@ def test_an_unknown_die_is_one_fact_with_its_reason(name: str, reason: str) -> N
     assert (fact["path"], fact["value"]) == ("die.area", "unknown")
     assert reason in fact["note"]
     assert all(np.isnan(values) for values in die_columns(Varied(load_chip(name))).values())
+
+
+def test_rows_of_a_comparison_have_the_area_and_power_of_their_chip(small_run: Path) -> None:
+    rows = pq.read_table(small_run / "results.parquet").to_pylist()
+    h100 = [row for row in rows if row["system"] == "dgx-h100"]
+    other = [row for row in rows if row["system"] == "mi300x-8gpu"]
+    assert {round(row["area_mm2"], 6) for row in h100} == {round(die_area_of("h100-sxm"), 6)}
+    assert {row[name] for row in other for name in ("area_mm2", "tdp_w", "tokens_per_s_per_mm2")} == {None}
+    for row in h100:
+        if row["feasible"]:
+            assert row["tokens_per_s_per_mm2"] == pytest.approx(row["tokens_per_s_per_chip"] / row["area_mm2"])
+
+
+def test_an_estimate_of_many_designs_has_an_area_a_design() -> None:
+    rows = np.array([32.0, 64.0, 128.0])
+    asic = cosim.system("asic-8").vary({"chip.matrix.rows": rows})
+    found = cosim.estimate_decode(asic, cosim.workload("llama-3.1-8b"), {"tensor_parallel": 8}, batch=8)
+    table = found.table()
+    assert (np.diff(table["area_mm2"]) > 0.0).all()
+    assert (np.diff(table["tdp_w"]) > 0.0).all()
+    assert table["tokens_per_s_per_mm2"] == pytest.approx(table["tokens_per_s_per_chip"] / table["area_mm2"])

@@ -120,6 +120,8 @@ def test_inputs_of_a_row() -> None:
         "plan.expert_parallel": 1,
         "plan.dtype": "fp8",
         "plan.kv_dtype": "fp8",
+        "plan.algorithm.all_reduce": "fastest",
+        "plan.latent": "best",
         "plan.micro_batch": None,
         "plan.virtual_pipeline": None,
         "plan.sequence_parallel": False,

@@ -254,7 +254,7 @@ def test_training_is_swept_with_a_given_plan() -> None:
 
 @pytest.mark.parametrize("stacks", [4, 12])
 def test_a_search_in_training_is_refused_whether_silicon_lets_the_designs_pass_or_not(stacks: int) -> None:
-    with pytest.raises(SpecError, match="are not searched for training"):
+    with pytest.raises(SpecError, match="is not searched in a sweep"):
         rows(cases=[{"workload": "llama-3.1-8b", "phase": "train"}], search={}, axes=[axis(STACKS, stacks)])
 
 

@@ -107,6 +107,16 @@ def test_the_best_is_the_most_of_what_is_feasible(folder: Path, found: Row, case
     assert {name: best[name] for name in METRICS} == pytest.approx({name: own[name] for name in METRICS})
 
 
+def test_of_designs_that_are_worth_the_same_the_smallest_is_the_best(run: Run) -> None:
+    text = ASIC.replace(f"path: {ROWS}, values: [32, 64, 128, 256]",
+                        "path: system.chip.vector.registers, values: [512 KiB, 128 KiB, 256 KiB]")  # fmt: skip
+    for case in read_run(run(text))["cases"]:
+        assert case["best"]["system.chip.vector.registers"] == 128 * 1024
+        step = next(step for step in case["steps"] if step["path"] == "system.chip.vector.registers")
+        assert step["change"] == 0.0
+        assert step["area_mm2"] > 0.0
+
+
 @pytest.mark.parametrize("case", [0, 1])
 def test_limits_are_counted_most_frequent_first(folder: Path, found: Row, case: int) -> None:
     counted = Counter(row["limit"] for row in rows_of(folder, case) if not row["feasible"])

@@ -160,10 +160,10 @@ BAD = {
         "context: 2048", "context: 2048, capacity: 1024", "is less than context"),
     "a search in training": (
         "phase: decode\n    plan: {tensor_parallel: 8, dtype: fp8}\n    scenario: {batch: 64, context: 2048}",
-        "phase: train\nsearch: {}", "are not searched for training"),
+        "phase: train\nsearch: {}", "is not searched in a sweep"),
     "degrees beside a search": ("constraints:", "search: {}\nconstraints:", "tensor_parallel"),
     "a degree as an axis of a search": (
-        AXIS, "  - {path: plan.pipeline_parallel, values: [1, 2]}\nsearch: {}\n", "pipeline_parallel"),
+        AXIS, "  - {path: plan.pipeline_parallel, values: [1, 2]}\nsearch: {}\n", "is what the search finds"),
     "the power limit as an axis where it is derived": (
         AXIS, "  - {path: system.chip.power.limit, values: [700 W]}\npower: derived\n", "system.chip.power.limit"),
     "too many designs": (

@@ -245,7 +245,10 @@ def test_another_study_is_no_sweep(study_file: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("overrides", [{"system.chip.matrix.row": 1}, {"plan.dtype": "fp5"}, {"chip.cores": 1}])
+@pytest.mark.parametrize(
+    "overrides",
+    [{"system.chip.matrix.row": 1}, {"plan.dtype": "fp5"}, {"chip.cores": 1}, {"system.chip.power.limit": 700}],
+)
 def test_a_wrong_override_leaves_nothing(mine: Path, tmp_path: Path, overrides: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         start(mine, tmp_path / "out", overrides=overrides)

@@ -16,7 +16,7 @@ def diff(
     first: Annotated[str, typer.Argument(help="A run folder, or a system.")],
     a: Annotated[str, typer.Argument(help="Point id or system of the run; a second system; or path=value,...")],
     b: Annotated[str | None, typer.Argument(help="The other point; path=value,... of a system; base is as is.")] = None,
-    phase: Annotated[str, typer.Option(help="train, prefill or decode; of systems.")] = "decode",
+    phase: Annotated[str | None, typer.Option(help="train, prefill or decode (default); of systems.")] = None,
     workload: Annotated[str | None, typer.Option(help="A model of the library, or a file; of systems.")] = None,
     settings: SetOption = None,
     json_to: JsonOption = None,
@@ -30,16 +30,20 @@ def diff(
     if (Path(first) / "run.json").is_file():
         if b is None:
             raise SpecError("needs two points of the run", field="diff", hint="name a second id or system")
-        if common or workload is not None:
-            raise SpecError("belongs to systems", field="--set" if common else "--workload", hint="a run has its own")
+        given = {"--set": common, "--workload": workload, "--phase": phase}
+        for option, value in given.items():
+            if value:
+                raise SpecError("belongs to systems", field=option, hint="a run has its own")
         found = request.difference_of_run(Path(first), a, b)
+    elif b is not None and Path(first).is_dir():
+        raise SpecError("is not a run folder (it has no run.json)", file=first, hint="cosim run EXPERIMENT makes one")
     elif workload is None:
         raise SpecError("is missing", field="--workload", hint="two systems are compared on a workload")
     elif b is None:
-        found = request.difference_of_systems(first, a, phase, workload, common)
+        found = request.difference_of_systems(first, a, phase or "decode", workload, common)
     else:
         made = tuple({} if text == request.BASE else overrides(text.split(",")) for text in (a, b))
         variants = ({**common, **made[0]}, {**common, **made[1]})
-        found = request.difference_of_variants(first, variants, (a, b), phase, workload)
+        found = request.difference_of_variants(first, variants, (a, b), phase or "decode", workload)
     if not emit(found.as_json(), json_to):
         print(difference_text(found))

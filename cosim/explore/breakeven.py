@@ -60,9 +60,8 @@ def _promising(case: Case, result: Estimates, goal: Goal) -> NDArray[np.intp]:
     within = np.where(result.time <= goal.limit_s, rate, -np.inf)
     score = within if np.isfinite(within).any() else np.where(result.feasible, -result.time, -np.inf)
     plan = case.plan
-    # Four degrees, each below 10,000, as one exact number.
-    key = ((plan.tensor * 1e4 + plan.pipeline) * 1e4 + plan.expert) * 1e4 + plan.data
-    key = np.broadcast_to(key, rate.shape)
+    degrees = np.stack([np.broadcast_to(d, rate.shape) for d in (plan.tensor, plan.pipeline, plan.expert, plan.data)])
+    key = np.unique(degrees, axis=1, return_inverse=True)[1].reshape(-1)
     best_first = np.argsort(-score, kind="stable")
     chosen = list(dict.fromkeys(key[i] for i in best_first if np.isfinite(score[i])))[:PLANS_KEPT]
     return np.flatnonzero(np.isin(key, chosen) & result.feasible).astype(np.intp)

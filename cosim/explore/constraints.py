@@ -58,7 +58,7 @@ def _parse(text: str, field: str) -> Constraint:
         raise SpecError("names no number of a result", field=field, value=column, hint=nearest(column, known))
     try:
         # Tokens are counted, not measured: 20 token/s is 20 /s.
-        bound = parse_quantity(value.replace("token", ""), unit_of(column).replace("token", ""))
+        bound = parse_quantity(value.replace("tokens", "").replace("token", ""), unit_of(column).replace("token", ""))
     except SpecError as error:
         raise SpecError(error.problem, field=field, value=text, hint=error.hint) from None
     if not np.isfinite(bound):

@@ -8,12 +8,11 @@ import numpy as np
 
 from cosim.explore.metrics import DIE_METRICS
 from cosim.hardware.chip import Chip
-from cosim.hardware.lower import lower_chip
 from cosim.hardware.system import System
 from cosim.overrides import Varied
 from cosim.records import Array, array
-from cosim.silicon.area import DieArea, die_area, unknown
-from cosim.silicon.power import design_power, leakage
+from cosim.silicon.area import DieArea, die_area, static_power, unknown
+from cosim.silicon.power import design_power
 from cosim.silicon.technology import load_technology
 
 
@@ -29,7 +28,7 @@ def die_columns(varied: Varied[Chip]) -> dict[str, Array]:
     if unknown(varied.spec, technology):
         return {name: array(np.nan) for name in DIE_METRICS}
     area = die_area(varied, technology).total
-    return {"area_mm2": area, "tdp_w": design_power(lower_chip(varied.spec, varied.arrays), area, technology)}
+    return {"area_mm2": area, "tdp_w": design_power(varied, area, technology)}
 
 
 def die_facts(chip: Chip) -> list[dict[str, str]]:
@@ -44,10 +43,10 @@ def die_facts(chip: Chip) -> list[dict[str, str]]:
     published = chip.die.area
     against = "" if published is None else f"published {published.text}: {total / published.si - 1.0:+.1%}"
     rows.append(_fact("die.area", f"{total:.4g} mm2", against))
-    power = float(design_power(lower_chip(chip), array(total), technology))
+    power = float(design_power(Varied(chip), array(total), technology))
     return [
         *rows,
-        _fact("power.leakage", f"{float(leakage(array(total), technology)):.3g} W"),
+        _fact("power.static", f"{float(static_power(Varied(chip), array(total), technology)):.3g} W"),
         _fact(
             "power.tdp", f"{power:.4g} W", f"limit {chip.power.limit.text}: {power / chip.power.limit.si - 1.0:+.1%}"
         ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cosim.errors import SpecError, nearest
+from cosim.errors import InfeasibleError, SpecError, nearest
 from cosim.explore.command import settings
 from cosim.explore.difference import Difference, difference
 from cosim.explore.estimate import Estimate
@@ -35,7 +35,7 @@ def difference_of_run(folder: Path, a: str, b: str) -> Difference:
 
 def difference_of_systems(a: str, b: str, phase: str, workload: str, changes: Mapping[str, Any]) -> Difference:
     """Between two systems, each with its best plan unless `changes` give one."""
-    first, second = (estimate_request(phase, name, workload, changes) for name in (a, b))
+    first, second = (_of(name, phase, name, workload, changes) for name in (a, b))
     return difference(first, second, (a, b))
 
 
@@ -47,8 +47,17 @@ def difference_of_variants(
     workload: str,
 ) -> Difference:
     """Between two variants of one system; a variant is overrides by path."""
-    first, second = (estimate_request(phase, system, workload, changes) for changes in variants)
+    made = zip(labels, variants, strict=True)
+    first, second = (_of(label, phase, system, workload, changes) for label, changes in made)
     return difference(first, second, labels)
+
+
+def _of(label: str, phase: str, system: str, workload: str, changes: Mapping[str, Any]) -> Estimate:
+    """The estimate of one side. Raises InfeasibleError that names the side."""
+    try:
+        return estimate_request(phase, system, workload, changes)
+    except InfeasibleError as error:
+        raise InfeasibleError(error.limit, f"{label}: {error.shortfall}", error.hint) from None
 
 
 def _common_goal(run: dict[str, Any], labels: tuple[str, str]) -> tuple[str, str] | None:

@@ -201,11 +201,13 @@ def _with_break_even(ranked: list[dict[str, Any]], runs: Sequence[Run], goal: Go
         rival = ranked[1] if place == 0 and len(ranked) > 1 else ranked[0]
         run = _pick(runs, entry["system"], goal, label, "own")
         if run is None or rival["rate"] is None or rival is entry:
-            entry["break_even"] = {"factor": None, "reason": "no rival", "against": None}
+            nothing = {"factor": None, "reason": "no rival", "against": None, "against_confidence": None}
+            entry["break_even"] = nothing
             continue
         block, result = run
         found = break_even(block.case, result, goal, rival["rate"] / block.scale)
-        entry["break_even"] = {"factor": found.factor, "reason": found.reason, "against": rival["system"]}
+        against = {"against": rival["system"], "against_confidence": rival["confidence"]}
+        entry["break_even"] = {"factor": found.factor, "reason": found.reason, **against}
 
 
 def _with_prices(ranked: list[dict[str, Any]], systems: dict[str, Varied[System]]) -> None:

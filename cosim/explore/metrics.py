@@ -17,6 +17,16 @@ Metric = Callable[[Case, Estimates, Die], Array]
 
 DIE_METRICS = ("area_mm2", "tdp_w")
 """Known of a design before anything is timed."""
+MAXIMISED = (
+    "tokens_per_s_per_chip",
+    "tokens_per_s_per_user",
+    "tokens_per_s_per_mm2",
+    "mfu",
+    "tokens_per_j_chip",
+    "tokens_per_j_server",
+    "tokens_per_j_facility",
+)
+"""Of these more is better, and none is ever zero."""
 UNITS: dict[str, str] = {
     "time_s": "s",
     "tokens_per_s_per_chip": "token/s",

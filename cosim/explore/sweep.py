@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cosim.engines.analytic import Estimates, blank, evaluate
 from cosim.engines.case import Case
 from cosim.engines.training import with_micro_batches
+from cosim.errors import SpecError
 from cosim.explore.axes import Grid
 from cosim.explore.constraints import Constraint
 from cosim.explore.die import chip_of, die_columns
@@ -30,9 +31,8 @@ from cosim.mapping.legal import LIMITS
 from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Varied, vary
 from cosim.records import Array, array, leaves, map_leaves, take
-from cosim.silicon.area import die_area, unknown
+from cosim.silicon.area import die_area, static_power, unknown
 from cosim.silicon.limits import DIE_LIMITS, shortfalls
-from cosim.silicon.power import leakage
 from cosim.silicon.technology import load_technology
 from cosim.workload.model import Model, lower_model
 
@@ -77,6 +77,12 @@ def limit_names(constraints: tuple[Constraint, ...]) -> tuple[tuple[str, str], .
     silicon = [(limit.name, limit.unit) for limit in DIE_LIMITS]
     asked = [(constraint.text, constraint.unit) for constraint in constraints]
     return (("", ""), *silicon, *asked, *((limit.name, limit.unit) for limit in LIMITS[1:]))
+
+
+def limit_order(constraints: tuple[Constraint, ...]) -> list[str]:
+    """Names of the limits in the order in which a design meets them."""
+    before = [limit.name for limit in DIE_LIMITS] + [c.text for c in constraints if c.of_design]
+    return [*before, *(limit.name for limit in LIMITS[1:]), *(c.text for c in constraints if not c.of_design)]
 
 
 def run_part(inputs: SweepInputs, part: Part) -> Columns:
@@ -140,10 +146,14 @@ def _designs(inputs: SweepInputs, system: str, changes: Mapping[str, object], co
     technology = load_technology()
     varied = vary_system(inputs.systems[system], changes)
     chip = chip_of(varied)
-    known = not unknown(chip.spec, technology)
+    reason = unknown(chip.spec, technology)
+    known = not reason
+    if reason and (inputs.study.power == "derived" or not unknown(inputs.systems[system].spec.chip, technology)):
+        # Where the chip of the file is known, a choice of the sweep must not switch its limits off.
+        raise SpecError(f"has no known area: {reason}", field="system.chip.die")
     die = {name: np.broadcast_to(values, (count,)) for name, values in die_columns(chip).items()}
     if inputs.study.power == "derived" and known:
-        idle = np.broadcast_to(leakage(die["area_mm2"], technology), (count,))
+        idle = np.broadcast_to(static_power(chip, die["area_mm2"], technology), (count,))
         varied = vary_system(varied, {"chip.power.limit": die["tdp_w"], "chip.power.idle": idle})
     code, shortfall = np.zeros(count, dtype=np.int32), np.full(count, np.nan)
     broken: list[Array] = []

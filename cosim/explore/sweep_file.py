@@ -11,7 +11,7 @@ from cosim.engines.case import Phase
 from cosim.errors import SpecError, nearest
 from cosim.explore.axes import Axis, Names
 from cosim.explore.constraints import parse_constraints
-from cosim.explore.metrics import DIE_METRICS, metric_names
+from cosim.explore.metrics import MAXIMISED
 from cosim.schema import Frozen
 
 SEARCHED = (
@@ -52,7 +52,7 @@ class Sweep(Frozen):
     cases: Annotated[tuple[SweepCase, ...], Field(min_length=1, max_length=64)]
     axes: Annotated[tuple[Axis, ...], Field(max_length=16)]
     power: Literal["derived", "given"] = "given"
-    """`derived`: limit and idle of each design are the TDP and the leakage of its own silicon."""
+    """`derived`: limit and idle of each design are the TDP and the static power of its own silicon."""
     constraints: tuple[str, ...] = ()
     """On outputs: "area_mm2 <= 858", "time_s <= 50 ms". The limits of silicon hold for designs anyway."""
     silicon: bool = True
@@ -69,9 +69,9 @@ class Sweep(Frozen):
     @model_validator(mode="after")
     def _holds(self) -> Sweep:
         parse_constraints(self.constraints)
-        if self.maximise not in metric_names() or self.maximise in DIE_METRICS:
-            hint = nearest(self.maximise, metric_names())
-            raise SpecError("names no number that a plan changes", field="maximise", value=self.maximise, hint=hint)
+        if self.maximise not in MAXIMISED:
+            hint = nearest(self.maximise, MAXIMISED)
+            raise SpecError("names no number of which more is better", field="maximise", value=self.maximise, hint=hint)
         paths = [path for axis in self.axes for path in axis.path]
         twice = [path for index, path in enumerate(paths) if path in paths[:index]]
         if twice:

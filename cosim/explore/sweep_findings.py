@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from cosim.errors import SpecError
 from cosim.explore.assumptions import data_of, model_facts
-from cosim.explore.axes import Grid, is_number
+from cosim.explore.axes import Grid, Level, is_number
 from cosim.explore.command import command_of
 from cosim.explore.pareto import pareto
 from cosim.explore.rows import plain, row
-from cosim.explore.sweep import Part, SweepInputs, run_part
+from cosim.explore.sweep import Part, SweepInputs, limit_order, run_part
 from cosim.records import Array
 from cosim.silicon.area import unknown
 from cosim.silicon.technology import load_technology
@@ -39,7 +39,11 @@ class Points:
 
     def words(self, name: str) -> NDArray[np.str_]:
         """A text column."""
-        return np.array(self.table[name].to_pylist())[self.rows]
+        column = self.table[name].combine_chunks()
+        column = column if hasattr(column, "indices") else column.dictionary_encode()
+        names = np.array(column.dictionary.to_pylist(), dtype=np.str_)
+        words: NDArray[np.str_] = names[column.indices.to_numpy()[self.rows]]
+        return words
 
     def at(self, place: int) -> Row:
         """One whole row as plain values."""
@@ -75,21 +79,27 @@ def sweep_findings(folder: Path, inputs: SweepInputs, overrides: Mapping[str, An
         for case in range(len(inputs.study.cases))
         for system in inputs.systems
     ]
+    first = [shown_path(axis) for axis in inputs.grid.levels]
     axes = [
-        {"paths": list(axis), "levels": [[plain(level) for level in levels] for levels in axis.values()]}
-        for axis in inputs.grid.levels
+        {"paths": list(axis), "shown": shown, "levels": [plain(level) for level in axis[shown]]}
+        for axis, shown in zip(inputs.grid.levels, first, strict=True)
     ]
-    first = [next(iter(axis)) for axis in inputs.grid.levels]
     return {
         "cases": found,
         "axes": axes,
         "units": dict(inputs.units),
         "heat_map": list(inputs.study.heat_map or first[:2]),
         "maximise": inputs.study.maximise,
+        "limit_order": limit_order(inputs.constraints),
         "constraints": [constraint.text for constraint in inputs.constraints],
         "searched": inputs.study.search is not None,
         "power": inputs.study.power,
     }
+
+
+def shown_path(axis: Mapping[str, Sequence[Level]]) -> str:
+    """The path that an axis is named by: the first that changes along it."""
+    return next((path for path, levels in axis.items() if len(set(levels)) > 1), next(iter(axis)))
 
 
 def _case(points: Points, inputs: SweepInputs, case: int, system: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +126,8 @@ def _case(points: Points, inputs: SweepInputs, case: int, system: str, overrides
     area = points.number("area_mm2")
     # Of designs that are worth the same, the smallest.
     top = np.max(worth[feasible])
-    best = int(np.argmin(np.where(feasible & (worth >= top * (1.0 - 1e-12)), np.nan_to_num(area), np.inf)))
+    size = np.nan_to_num(area, nan=np.finfo(np.float64).max)
+    best = int(np.argmin(np.where(feasible & (worth >= top * (1.0 - 1e-12)), size, np.inf)))
     known = np.flatnonzero(feasible & np.isfinite(area))
     front = known[pareto(-area[known], worth[known])] if known.size else np.zeros(0, dtype=np.intp)
     shown = front[np.unique(np.linspace(0, front.size - 1, min(FRONT_SHOWN, front.size)).round().astype(int))]
@@ -140,10 +151,12 @@ def described(point: Row, inputs: SweepInputs, overrides: Mapping[str, Any]) -> 
 def base_row(inputs: SweepInputs, case: int, system: str) -> Row | None:
     """The system as its file describes it, asked the same: what every design is compared with.
 
-    None where a case is whole only with what the axes give it.
+    None where the axes change what is asked (plan, scenario, workload): there is no same question then.
     """
-    study = inputs.study.model_copy(update={"silicon": False})
-    alone = replace(inputs, grid=Grid(()), study=study)
+    if any(path.split(".")[0] != "system" for axis in inputs.grid.levels for path in axis):
+        return None
+    study = inputs.study.model_copy(update={"silicon": False, "power": "given"})
+    alone = replace(inputs, grid=Grid(()), study=study, constraints=())
     try:
         return row(run_part(alone, Part(system, case, 0, 1)), 0)
     except SpecError:
@@ -159,7 +172,8 @@ def _steps(points: Points, inputs: SweepInputs, best: int) -> list[dict[str, Any
     worth, area, limit = points.number(inputs.study.maximise), points.number("area_mm2"), points.words("limit")
     steps = []
     for axis, (levels, at) in enumerate(zip(grid.levels, here, strict=True)):
-        path, values = next(iter(levels.items()))
+        path = shown_path(levels)
+        values = levels[path]
         for side in (-1, 1):
             if not 0 <= at + side < shape[axis]:
                 continue

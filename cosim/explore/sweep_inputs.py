@@ -16,6 +16,7 @@ from cosim.documents import Document
 from cosim.errors import SpecError
 from cosim.explore.axes import MOST_DESIGNS, Axis, Grid, Level, is_number
 from cosim.explore.constraints import parse_constraints
+from cosim.explore.rows import Columns
 from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_designs
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.load import described, read_system
@@ -84,15 +85,34 @@ def _try(inputs: SweepInputs, part: Part, document: Document | None) -> None:
     Raises SpecError at the axis or case that it comes from.
     """
     shape = inputs.grid.shape
-    steps = [{axis: step} for axis, count in enumerate(shape) for step in range(count)]
+    # Every value was read by itself: of numbers the ends are tried, of choices all.
+    ends = [
+        {0, count - 1} if all(is_number(levels) for levels in axis.values()) else range(count)
+        for axis, count in zip(inputs.grid.levels, shape, strict=True)
+    ]
+    steps = [{axis: step} for axis, tried in enumerate(ends) for step in tried]
     corners = [{i: shape[i] - 1, j: shape[j] - 1} for i, j in itertools.combinations(range(len(shape)), 2)]
     tried = {inputs.grid.design([at.get(axis, 0) for axis in range(len(shape))]) for at in ({}, *steps, *corners)}
     try:
-        run_designs(inputs, part, np.array(sorted(tried), dtype=np.int64))
+        table = run_designs(inputs, part, np.array(sorted(tried), dtype=np.int64))
+        _all_known(inputs, table)
     except SpecError as error:
         field = str(error.field or "")
         at = next((f"axes.{i}" for i, axis in enumerate(inputs.study.axes) if field in axis.path), f"cases.{part.case}")
+        at = field if field.startswith(("maximise", "constraints")) else at
         raise _at(error, document, at) from None
+
+
+def _all_known(inputs: SweepInputs, table: Columns) -> None:
+    """Refuses to maximise or to constrain what is unknown of this chip or phase."""
+    study = inputs.study
+    if np.isnan(table[study.maximise][table["feasible"]]).any():
+        raise SpecError("is unknown for this chip or phase", field="maximise", value=study.maximise)
+    for index, constraint in enumerate(inputs.constraints):
+        broken = np.array([name == constraint.text for name in table["limit"]])
+        if (broken & np.isinf(table["limit_by"])).any():
+            hint = f"{constraint.column} is unknown for this chip or phase"
+            raise SpecError("cannot be said", field=f"constraints.{index}", value=constraint.text, hint=hint)
 
 
 def _not_on_an_axis(study: Sweep, document: Document | None, overrides: Mapping[str, Mapping[str, Any]]) -> None:
@@ -180,10 +200,19 @@ def _levels(
             units[path] = read[0][path][1]
             if not axis.values:
                 found[path] = _range(axis, path, found[path])
+        if not axis.values:
+            # Of a range the value that is least whole stands for all between its ends.
+            odd = max(range(len(found[axis.path[0]])), key=lambda at: _fraction(found[axis.path[0]][at]))
+            _read({**first, **{path: found[path][odd] for path in axis.path}}, axis.path, study, systems, models)
     except SpecError as error:
         at = "values" if axis.values else "from"
         raise _at(error, document, f"axes.{index}.{at}") from None
     return found
+
+
+def _fraction(level: Level) -> float:
+    """How far a number is from a whole one."""
+    return abs(float(level) - round(float(level)))
 
 
 def _range(axis: Axis, path: str, ends: tuple[Level, ...]) -> tuple[Level, ...]:
@@ -227,7 +256,7 @@ def _level(spec: BaseModel, path: str, value: object) -> tuple[Level, str]:
     if isinstance(found, bool | str):
         return found, ""
     if isinstance(found, int | float):
-        return float(found), ""
+        return float(found), "s" if path in ("scenario.ttft_limit", "scenario.tpot_limit") else ""
     raise SpecError("is not a number or a choice", field=path, value=value)
 
 

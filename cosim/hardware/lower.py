@@ -100,6 +100,13 @@ class ChipArrays:
     collective_cores: Array = field(default_factory=lambda: array(0.0))
     """Share of the cores that a collective takes while it runs behind other work."""
 
+    @property
+    def near_energy(self) -> Array:
+        """Energy of a byte at the last level on the chip that cores share, or the first that there is [J/B]."""
+        on_chip = [role for role in self.memory if role not in ("dram", "host")]
+        per_byte = self.power.energy_per_byte
+        return per_byte["cache" if "cache" in per_byte else on_chip[0]] if on_chip else array(0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class ProtocolArrays:

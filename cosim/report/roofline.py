@@ -47,8 +47,10 @@ def _panel(axes: Axes, run: dict[str, Any], goal: str) -> None:
     shapes: dict[str, str] = {}
     marks: dict[str, list[tuple[float, float, str]]] = {}
     for system, line in run["rooflines"].items():
-        dtype = precision if precision in line["peak"] else next(iter(line["peak"]))
-        axes.loglog(x, np.minimum(line["peak"][dtype], x * line["bandwidth"]), color=colours[system], linewidth=1.4)
+        # A chip without the format has no roof here; its operators are those of another goal.
+        if precision in line["peak"]:
+            roof = np.minimum(line["peak"][precision], x * line["bandwidth"])
+            axes.loglog(x, roof, color=colours[system], linewidth=1.4)
         for operator in run["operators"][goal].get(system, []):
             place = intensity(operator)
             if operator["kind"] == "vector" or place is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HATCHES = ("///", "...", "xxx", "|||", "ooo", "+++", "---", "***", "OO", "\\\\")
+MOST_TICKS, MOST_NUMBERED = 12, 120
 DOTS = 3000
 """Points of the cloud behind a front; the front itself is of all."""
 
@@ -43,13 +44,14 @@ def number_text(value: float | None) -> str:
 def path_text(path: str) -> str:
     """The end of a path that tells it from others: matrix.rows."""
     words = path.split(".")
-    return ".".join(words[-2:])
+    return ".".join(words[-3:] if len(words) > 2 and words[-2].isdigit() else words[-2:])
 
 
 def case_title(case: dict[str, Any], run: dict[str, Any]) -> str:
-    """Workload, phase, and the system where there are several."""
-    several = len({each["system"] for each in run["cases"]}) > 1
-    return f"{case['workload']} {case['phase']}" + (f", {labelled(case['system'], case)}" if several else "")
+    """Workload, phase, and the system where there are several or its chip is estimated."""
+    name = labelled(case["system"], case)
+    several = len({each["system"] for each in run["cases"]}) > 1 or name != case["system"]
+    return f"{case['workload']} {case['phase']}" + (f", {name}" if several else "")
 
 
 def cases_of(run: dict[str, Any], table: Any) -> list[tuple[dict[str, Any], Points]]:  # noqa: ANN401  # pyarrow
@@ -69,9 +71,10 @@ def heat_map_figure(run: dict[str, Any], table: Any) -> Figure:  # noqa: ANN401 
 
 
 def heat_cells(run: dict[str, Any], points: Points) -> tuple[Array, NDArray[np.str_], list[list[Any]]]:
-    """Best value, most frequent limit where there is none, and the levels of both axes; shapes (y, x).
+    """Best value, binding limit where there is none, and the levels of both axes; shapes (y, x).
 
-    A sweep of one axis has one row.
+    The limit that binds is that of the designs that came furthest: what only the rest meets earlier is not what stops
+    all of them. A sweep of one axis has one row.
     """
     sides = [_column(points, path) for path in run["heat_map"]]
     sides += [np.zeros(points.rows.size)] * (2 - len(sides))
@@ -83,12 +86,12 @@ def heat_cells(run: dict[str, Any], points: Points) -> tuple[Array, NDArray[np.s
     worth = np.where(limit == "", points.number(run["maximise"]), np.nan)
     best = np.full(shape[0] * shape[1], -np.inf)
     np.maximum.at(best, cell, np.where(np.isnan(worth), -np.inf, worth))
-    names, code = np.unique(limit, return_inverse=True)
-    counts = np.zeros((best.size, names.size))
-    np.add.at(counts, (cell, code.reshape(-1)), 1.0)
-    counts[:, names == ""] = 0.0
-    # Linked axes leave cells that no design falls into.
-    binding = np.where(counts.sum(axis=1) > 0.0, names[np.argmax(counts, axis=1)], "")
+    names = np.array(["", *run["limit_order"]])
+    place = {str(name): index for index, name in enumerate(names)}
+    furthest = np.zeros(best.size, dtype=np.intp)
+    np.maximum.at(furthest, cell, np.array([place[str(name)] for name in limit], dtype=np.intp))
+    # Linked axes leave cells that no design falls into: no limit stands there.
+    binding = names[furthest]
     value = np.where(np.isneginf(best), np.nan, best)
     return value.reshape(shape), np.where(np.isnan(value), binding, "").reshape(shape), levels
 
@@ -99,25 +102,26 @@ def _column(points: Points, path: str) -> NDArray[Any]:
 
 
 def _heat_map(axes: Axes, run: dict[str, Any], case: dict[str, Any], points: Points) -> None:
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Patch
 
     value, binding, levels = heat_cells(run, points)
     axes.grid(visible=False)
     drawn = axes.imshow(np.ma.masked_invalid(value), origin="lower", aspect="auto", cmap="viridis")
     limits = [name for name in dict.fromkeys(binding.ravel().tolist()) if name]
-    for (y, x), name in np.ndenumerate(binding):
-        if name:
-            hatch = HATCHES[limits.index(str(name)) % len(HATCHES)]
-            cell = (x - 0.5, y - 0.5)
-            axes.add_patch(Rectangle(cell, 1, 1, facecolor="#EEEEEE", edgecolor="#777777", hatch=hatch, linewidth=0))
-        elif value.size <= 120:
-            shade = "white" if value[y, x] < np.nanmean(value) else "black"
-            axes.annotate(number_text(float(value[y, x])), (x, y), ha="center", va="center", fontsize=7, color=shade)
+    sides = [np.arange(count + 1) - 0.5 for count in (binding.shape[1], binding.shape[0])]
+    for place, name in enumerate(limits):
+        cells = np.ma.masked_where(binding != name, np.ones(binding.shape))
+        hatch = HATCHES[place % len(HATCHES)]
+        axes.pcolor(*sides, cells, hatch=hatch, facecolor="#EEEEEE", edgecolor="#777777", cmap="Greys", alpha=0.0)
+    for (y, x), best in np.ndenumerate(value):
+        if np.isfinite(best) and value.size <= MOST_NUMBERED:
+            shade = "white" if best < np.nanmean(value) else "black"
+            axes.annotate(number_text(float(best)), (x, y), ha="center", va="center", fontsize=7, color=shade)
     if len(run["heat_map"]) < 2:
         axes.set_yticks([])
     for side, path, known in zip((axes.xaxis, axes.yaxis), run["heat_map"], levels, strict=False):
-        shown = [level_text(level, run["units"].get(path, "")) for level in known]
-        side.set_ticks(list(range(len(known))), shown)
+        some = np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_TICKS)).astype(int)).tolist()
+        side.set_ticks(some, [level_text(known[at], run["units"].get(path, "")) for at in some])
         side.set_label_text(path_text(path), fontsize=9)
     axes.set_title(f"{case_title(case, run)}: best {run['maximise']}", fontsize=9)
     figure = axes.get_figure(root=True)
@@ -217,7 +221,7 @@ def area_gains(run: dict[str, Any], points: Points) -> list[tuple[float, float, 
         while len(hull) > 1 and _slope(area, worth, hull[-2], place) >= _slope(area, worth, hull[-2], hull[-1]):
             hull.pop()
         hull.append(place)
-    paths = [axis["paths"][0] for axis in run["axes"]]
+    paths = [axis["shown"] for axis in run["axes"]]
     values = {path: _column(points, path)[ok] for path in paths}
     gains = []
     for one, other in itertools.pairwise(hull):

@@ -20,10 +20,11 @@ from cosim.report.sweep_figures import (
 from cosim.report.tables import plan_text, training_plan_text
 
 FIGURES = {
-    "heat_map": "The best over all other axes. Hatched: no design, by the limit that stops most of them.",
+    "heat_map": "The best over all other axes. Hatched: no design, by the limit that stops those that came furthest.",
     "fronts": "Every feasible design, and those that no other beats in both; star: the system as its file has it.",
     "next_area": "What the next mm2 buys: along the concave front over die area, gain per mm2 and what was changed.",
 }
+MOST_LISTED = 40
 DESIGN_HEAD = ["area", "TDP", "per chip", "per mm2", "per user", "tokens/J", "batch", "plan", "bottleneck"]
 
 
@@ -75,12 +76,12 @@ def sentence(run: dict[str, Any], case: dict[str, Any]) -> str:
 
 def design_text(run: dict[str, Any], row: dict[str, Any]) -> str:
     """The axes of a design: matrix.rows 128, dram.stacks 6."""
-    paths = [axis["paths"][0] for axis in run["axes"]]
+    paths = [axis["shown"] for axis in run["axes"]]
     return ", ".join(f"{path_text(path)} {level_text(row[path], run['units'].get(path, ''))}" for path in paths)
 
 
 def _shown(run: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
-    paths = [axis["paths"][0] for axis in run["axes"]]
+    paths = [axis["shown"] for axis in run["axes"]]
     rows = [("best", case["best"]), *((f"front {n}", row) for n, row in enumerate(case["front"], start=1))]
     rows = [(label, row) for label, row in rows if row is not None]
     base = [(f"{labelled(case['system'], case)} as is", case["base"])] if case["base"] is not None else []
@@ -130,5 +131,9 @@ def _step(run: dict[str, Any], step: dict[str, Any]) -> list[str]:
 
 
 def _axis(run: dict[str, Any], axis: dict[str, Any]) -> tuple[str, str]:
-    unit = run["units"].get(axis["paths"][0], "")
-    return ", ".join(axis["paths"]), ", ".join(level_text(level, unit) for level in axis["levels"][0])
+    unit, levels = run["units"].get(axis["shown"], ""), axis["levels"]
+    shown = [level_text(level, unit) for level in (levels if len(levels) <= MOST_LISTED else [*levels[:3], levels[-1]])]
+    text = (
+        ", ".join(shown) if len(levels) <= MOST_LISTED else f"{', '.join(shown[:3])} ... {shown[3]} ({len(levels):,})"
+    )
+    return ", ".join(axis["paths"]), text

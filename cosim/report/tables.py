@@ -138,7 +138,8 @@ def bottom_line(run: dict[str, Any]) -> str:
         able = [entry for entry in finding["entries"] if entry["row"] is not None]
         if able:
             decided += 1
-            leads[able[0]["system"]] = leads.get(able[0]["system"], 0) + 1
+            name = labelled(able[0]["system"], able[0])
+            leads[name] = leads.get(name, 0) + 1
             clear += _clear(able[0], [e for e in finding["entries"] if e is not able[0]])
     if not decided:
         return training_line(run) or "No system meets any of the limits."
@@ -160,8 +161,9 @@ def training_line(run: dict[str, Any]) -> str:
             parts.append(f"{finding['goal']}: no system can")
             continue
         clear = _clear(able[0], [e for e in finding["entries"] if e is not able[0]])
-        ahead = f" ({able[0]['rate'] / able[1]['rate']:.2f} times {able[1]['system']})" if len(able) > 1 else ""
-        parts.append(f"{finding['goal']}: {able[0]['system']}{ahead}{'' if clear else ', ranges overlap'}")
+        first, *others = [labelled(entry["system"], entry) for entry in able]
+        ahead = f" ({able[0]['rate'] / able[1]['rate']:.2f} times {others[0]})" if others else ""
+        parts.append(f"{finding['goal']}: {first}{ahead}{'' if clear else ', ranges overlap'}")
     return f"Training, first of each: {'; '.join(parts)}." if parts else ""
 
 
@@ -176,10 +178,12 @@ def _whole_line(groups: list[dict[str, Any]]) -> str:
         if not able:
             text += f"Whole requests ({group['goal']}, {group['precision']}): no system can. "
             continue
-        text += f"Whole requests ({group['goal']}, {group['precision']}): {able[0]['system']} serves "
+        text += (
+            f"Whole requests ({group['goal']}, {group['precision']}): {labelled(able[0]['system'], able[0])} serves "
+        )
         text += f"{_number(able[0]['rate'])} output tokens/s per chip, prefill included"
         if len(able) > 1:
-            text += f", {able[0]['rate'] / able[1]['rate']:.2f} times {able[1]['system']}"
+            text += f", {able[0]['rate'] / able[1]['rate']:.2f} times {labelled(able[1]['system'], able[1])}"
         text += ". "
     return text
 
@@ -203,14 +207,14 @@ def _sentence(finding: dict[str, Any]) -> str:
     text += _interval(leader)
     if len(able) > 1:
         second = able[1]
-        text += f", {leader['rate'] / second['rate']:.2f} times {second['system']}"
+        text += f", {leader['rate'] / second['rate']:.2f} times {labelled(second['system'], second)}"
         rivals = [entry for entry in finding["entries"] if entry is not leader]
         text += "" if _clear(leader, rivals) else "; their ranges overlap, so the order is open"
     factor = leader["break_even"]["factor"]
     if factor is not None:
         text += f"; it stays first until its kernels fall to {factor:.2f} of their quality"
     equal = _order(able, "rate_equal")
-    own = [entry["system"] for entry in able]
+    own = [labelled(entry["system"], entry) for entry in able]
     text += "; equal kernels give " + ("the same order" if equal == own else "the order " + ", ".join(equal))
     return f"{text}; {reasons}." if reasons and finding["phase"] == "train" else f"{text}."
 
@@ -224,7 +228,7 @@ def _clear(leader: dict[str, Any], rivals: list[dict[str, Any]]) -> bool:
 
 
 def _order(entries: list[dict[str, Any]], key: str) -> list[str]:
-    return [entry["system"] for entry in sorted(entries, key=lambda e: -(e.get(key) or 0.0))]
+    return [labelled(entry["system"], entry) for entry in sorted(entries, key=lambda e: -(e.get(key) or 0.0))]
 
 
 def _ranked(entry: dict[str, Any]) -> list[str]:
@@ -276,7 +280,7 @@ def _spread(value: float, low: float, high: float, form: str) -> str:
 def _break_even(found: dict[str, Any]) -> str:
     if found["factor"] is None:
         return str(found["reason"])
-    return f"x {found['factor']:.2f} to tie {found['against']}"
+    return f"x {found['factor']:.2f} to tie {labelled(found['against'], {'confidence': found['against_confidence']})}"
 
 
 def _interval(entry: dict[str, Any]) -> str:

@@ -128,7 +128,17 @@ def memory_edge(varied: Varied[Chip], technology: Technology) -> Array:
     if memory is None:
         raise SpecError("has no known interface", field="memory.dram.technology")
     values = Values(varied.spec, varied.arrays)
-    return values.si("memory.dram.stacks") * memory.edge.si
+    stacks = values.si("memory.dram.stacks")
+    return stacks * _over(values.maybe("die.stacks"), stacks) * memory.edge.si
+
+
+def static_power(varied: Varied[Chip], area: Array, technology: Technology) -> Array:
+    """What dies of `area` [mm2] leak and memory stacks draw when nothing is done [W]. Raises SpecError."""
+    memory = _memory(varied.spec, technology)
+    if memory is None:
+        raise SpecError("has no known interface", field="memory.dram.technology")
+    stacks = Values(varied.spec, varied.arrays).si("memory.dram.stacks")
+    return area * technology.leakage.si + stacks * memory.static.si
 
 
 def _matrix(arrays: ChipArrays, technology: Technology, kind: str) -> Array:

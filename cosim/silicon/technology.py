@@ -19,6 +19,7 @@ from cosim.datum import (
     Datum,
     Factor,
     Length,
+    Power,
     PowerPerArea,
     Quantity,
 )
@@ -76,6 +77,8 @@ class MemoryInterface(Frozen):
     phy: Area
     control: Area
     edge: Length
+    static: Power
+    """Of a stack that is not read."""
 
 
 class LinkInterface(Frozen):

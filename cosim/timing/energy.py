@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cosim.hardware.lower import ChipArrays
 from cosim.records import Array
 from cosim.timing.cost import KernelCost
@@ -17,9 +15,7 @@ def kernel_energy(cost: KernelCost, chip: ChipArrays, dtype: str) -> Array:
     """
     per_flop = chip.power.energy_per_flop[dtype]
     per_byte = chip.power.energy_per_byte
-    on_chip = [role for role in chip.memory if role not in ("dram", "host")]
-    near = per_byte["cache" if "cache" in per_byte else on_chip[0]] if on_chip else np.float64(0.0)
-    return cost.flop * per_flop + cost.dram_bytes * per_byte["dram"] + cost.cache_bytes * near
+    return cost.flop * per_flop + cost.dram_bytes * per_byte["dram"] + cost.cache_bytes * chip.near_energy
 
 
 def link_energy(wire_bytes: Array, chip: ChipArrays) -> Array:

@@ -102,6 +102,7 @@ def _column(points: Points, path: str) -> NDArray[Any]:
 
 
 def _heat_map(axes: Axes, run: dict[str, Any], case: dict[str, Any], points: Points) -> None:
+    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     value, binding, levels = heat_cells(run, points)
@@ -112,7 +113,7 @@ def _heat_map(axes: Axes, run: dict[str, Any], case: dict[str, Any], points: Poi
     for place, name in enumerate(limits):
         cells = np.ma.masked_where(binding != name, np.ones(binding.shape))
         hatch = HATCHES[place % len(HATCHES)]
-        axes.pcolor(*sides, cells, hatch=hatch, facecolor="#EEEEEE", edgecolor="#777777", cmap="Greys", alpha=0.0)
+        axes.pcolor(*sides, cells, hatch=hatch, cmap=ListedColormap(["#EEEEEE"]), edgecolor="#777777", linewidth=0)
     for (y, x), best in np.ndenumerate(value):
         if np.isfinite(best) and value.size <= MOST_NUMBERED:
             shade = "white" if best < np.nanmean(value) else "black"

@@ -96,24 +96,32 @@ def heat_cells(run: dict[str, Any], points: Points) -> tuple[Array, NDArray[np.s
     return value.reshape(shape), np.where(np.isnan(value), binding, "").reshape(shape), levels
 
 
+def runs(cells: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """(x, y, width) of every run of cells side by side in a row: long axes have few runs and many cells."""
+    padded = np.pad(cells, ((0, 0), (1, 1))).astype(np.int8)
+    turns = np.diff(padded, axis=1)
+    begins, ends = np.argwhere(turns == 1), np.argwhere(turns == -1)
+    return [(int(x), int(y), int(end - x)) for (y, x), (_, end) in zip(begins, ends, strict=True)]
+
+
 def _column(points: Points, path: str) -> NDArray[Any]:
     words = points.table.schema.field(path).type
     return points.words(path) if str(words).startswith(("dictionary", "string")) else points.number(path)
 
 
 def _heat_map(axes: Axes, run: dict[str, Any], case: dict[str, Any], points: Points) -> None:
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Patch, Rectangle
 
     value, binding, levels = heat_cells(run, points)
     axes.grid(visible=False)
     drawn = axes.imshow(np.ma.masked_invalid(value), origin="lower", aspect="auto", cmap="viridis")
     limits = [name for name in dict.fromkeys(binding.ravel().tolist()) if name]
-    sides = [np.arange(count + 1) - 0.5 for count in (binding.shape[1], binding.shape[0])]
     for place, name in enumerate(limits):
-        cells = np.ma.masked_where(binding != name, np.ones(binding.shape))
+        cells = [Rectangle((x - 0.5, y - 0.5), width, 1) for x, y, width in runs(binding == name)]
         hatch = HATCHES[place % len(HATCHES)]
-        axes.pcolor(*sides, cells, hatch=hatch, cmap=ListedColormap(["#EEEEEE"]), edgecolor="#777777", linewidth=0)
+        drawn_over = PatchCollection(cells, linewidth=0, hatch=hatch, facecolor="#EEEEEE", edgecolor="#777777")
+        axes.add_collection(drawn_over)
     for (y, x), best in np.ndenumerate(value):
         if np.isfinite(best) and value.size <= MOST_NUMBERED:
             shade = "white" if best < np.nanmean(value) else "black"

@@ -222,6 +222,7 @@ def _with_prices(ranked: list[dict[str, Any]], systems: dict[str, Varied[System]
         rivals = [e for e in ranked if e is not entry and e["usd_per_million"] is not None]
         cheapest = min(rivals, key=lambda e: float(e["usd_per_million"]), default=None)
         entry["break_even_rival"] = None if cheapest is None else cheapest["system"]
+        entry["break_even_rival_confidence"] = None if cheapest is None else cheapest["confidence"]
         for end in ("", "_low", "_high"):
             target = None if cheapest is None else cheapest[f"usd_per_million{end}"]
             entry[f"break_even_price{end}_usd"] = _even(entry, systems[entry["system"]].spec, target)

@@ -97,10 +97,17 @@ def _try(inputs: SweepInputs, part: Part, document: Document | None) -> None:
         table = run_designs(inputs, part, np.array(sorted(tried), dtype=np.int64))
         _all_known(inputs, table)
     except SpecError as error:
-        field = str(error.field or "")
-        at = next((f"axes.{i}" for i, axis in enumerate(inputs.study.axes) if field in axis.path), f"cases.{part.case}")
-        at = field if field.startswith(("maximise", "constraints")) else at
-        raise _at(error, document, at) from None
+        raise _at(error, document, _blamed(inputs.study, part, str(error.field or ""))) from None
+
+
+def _blamed(study: Sweep, part: Part, field: str) -> str:
+    """The line of a sweep that a fault of its designs belongs to: an axis, what is asked of the whole, or the case."""
+    for index, axis in enumerate(study.axes):
+        if any(path == field or path.startswith(f"{field}.") for path in axis.path):
+            return f"axes.{index}"
+    if field.startswith(("maximise", "constraints")):
+        return field
+    return "power" if field == "system.chip.die" else f"cases.{part.case}"
 
 
 def _all_known(inputs: SweepInputs, table: Columns) -> None:

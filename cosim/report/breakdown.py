@@ -45,7 +45,7 @@ def _stacked(run: dict[str, Any], found: list[dict[str, Any]], titles: list[str]
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.set_yticks(places, [labelled(name, run["systems"][name]) for name, _ in rows])
         axes.invert_yaxis()
-        axes.set_title(textwrap.fill(title, 44), fontsize=9)
+        axes.set_title(textwrap.fill(title, 44, break_on_hyphens=False), fontsize=9)
         axes.set_xlabel(f"time of a step, {unit}", fontsize=9)
     handles, labels = _legend(panels)
     columns = min(len(labels), 5)

@@ -197,7 +197,9 @@ def _sentence(finding: dict[str, Any]) -> str:
     head = f"{finding['goal']}, {finding['precision']}: "
     able = [entry for entry in finding["entries"] if entry["row"] is not None]
     reasons = "; ".join(
-        f"{entry['system']} cannot: {entry['why']}" for entry in finding["entries"] if entry not in able
+        f"{labelled(entry['system'], entry)} cannot: {entry['why']}"
+        for entry in finding["entries"]
+        if entry not in able
     )
     if not able:
         return head + (f"{reasons}." if finding["phase"] == "train" else "no system meets the limit.")
@@ -255,6 +257,7 @@ def _cost(entry: dict[str, Any]) -> list[str]:
     other = row["memory_bytes.activations"] + row["memory_bytes.other"]
     price, cost, even = entry["price"], entry["usd_per_million"], entry["break_even_price_usd"]
     low, high = entry["break_even_price_low_usd"], entry["break_even_price_high_usd"]
+    rival = labelled(str(entry["break_even_rival"]), {"confidence": entry.get("break_even_rival_confidence")})
     return [
         labelled(entry["system"], entry),
         format_si(row["power_w"], "W", 3),
@@ -266,9 +269,7 @@ def _cost(entry: dict[str, Any]) -> list[str]:
         format_si(other, "B", 3),
         UNKNOWN if price is None else f"{price['text']}, {price['kind']}",
         UNKNOWN if cost is None else _spread(cost, entry["usd_per_million_low"], entry["usd_per_million_high"], ".3g"),
-        "no priced rival"
-        if even is None
-        else f"{_spread(even, low, high, ',.0f')} USD to match {entry['break_even_rival']}",
+        "no priced rival" if even is None else f"{_spread(even, low, high, ',.0f')} USD to match {rival}",
     ]
 
 

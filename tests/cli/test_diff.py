@@ -211,6 +211,33 @@ def test_what_does_not_fit_is_told_in_one_message(call: Call) -> None:
     code, out, err = call("diff", "gb200-nvl72", "dgx-h100", "--workload", "deepseek-v3")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert err.startswith("does not fit: memory")
+    assert "dgx-h100: " in err
+
+
+@pytest.mark.parametrize("sides", [("base", "scenario.context=4000000"), ("scenario.context=4000000", "base")])
+def test_the_variant_that_does_not_fit_is_named(call: Call, sides: tuple[str, str]) -> None:
+    code, out, err = call("diff", "dgx-h100", *sides, *LLAMA, "--set", "plan.tensor_parallel=1")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("does not fit: positions: scenario.context=4000000: ")
+    assert "base" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--phase", "decode"), ("--phase", "prefill"), ("--workload", "llama-3.1-8b"), ("--set", "scenario.batch=8")],
+)
+def test_a_run_has_its_own_phase_workload_and_settings(
+    refused: Refused, small_run: Path, option: str, value: str
+) -> None:
+    said = refused(("diff", str(small_run), "dgx-h100", "mi300x-8gpu", option, value))
+    assert f"{option}: belongs to systems" in said
+
+
+def test_a_folder_without_a_run_is_named(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for beside in ((), LLAMA):
+        said = refused(("diff", "empty", "0", "1", *beside))
+        assert said.startswith("error: empty: is not a run folder (it has no run.json)")
 
 
 @pytest.mark.parametrize(

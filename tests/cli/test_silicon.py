@@ -23,7 +23,7 @@ def test_show_lists_the_components_of_a_die_and_its_power(call: Call, name: str)
     total = sum(float(derived[path]["value"].split()[0]) for path in parts)
     assert float(derived["die.area"]["value"].split()[0]) == pytest.approx(total, rel=1e-3)
     assert derived["power.tdp"]["note"].startswith("limit ")
-    for path in (*parts, "die.area", "power.leakage", "power.tdp"):
+    for path in (*parts, "die.area", "power.static", "power.tdp"):
         assert any(path in line and derived[path]["value"] in line for line in out.splitlines())
 
 

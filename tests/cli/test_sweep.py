@@ -153,7 +153,9 @@ def test_a_run_tells_its_question_its_count_a_sentence_a_case_and_its_page(call:
     assert code == 0
     assert lines[0] == "Which of a few designs serves a small model best?"
     assert lines[1] == "4 designs, 3 of 4 points feasible"
-    assert lines[2].startswith("  llama-3.1-8b decode: best of 3 feasible designs has tokens_per_s_per_chip")
+    best = "best of 3 feasible designs has tokens_per_s_per_chip"
+    assert lines[2].startswith(f"  llama-3.1-8b decode, asic-8 (estimated): {best}")
+    assert "asic-8 (estimated) as it is" in lines[2]
     assert lines[3].startswith("4 points, 3 feasible, ")
     assert lines[-1] == "page: runs/mine/report.html"
     assert lines[2].strip() in Path("runs/mine/report.html").read_text(encoding="utf-8")

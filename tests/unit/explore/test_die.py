@@ -11,7 +11,6 @@ import pytest
 import cosim
 from cosim.explore.die import chip_of, die_columns, die_facts
 from cosim.hardware.load import load_chip, load_system
-from cosim.hardware.lower import lower_chip
 from cosim.hardware.vary import vary_system
 from cosim.overrides import Varied
 from cosim.silicon.area import die_area
@@ -42,7 +41,7 @@ def test_columns_are_area_and_the_power_it_needs() -> None:
     chip, technology = Varied(load_chip("h100-sxm")), load_technology()
     found, area = die_columns(chip), die_area(Varied(load_chip("h100-sxm")), load_technology()).total
     assert float(found["area_mm2"]) == float(area)
-    assert float(found["tdp_w"]) == float(design_power(lower_chip(chip.spec), area, technology))
+    assert float(found["tdp_w"]) == float(design_power(chip, area, technology))
 
 
 def test_facts_list_every_component_the_sum_and_the_power() -> None:
@@ -51,9 +50,9 @@ def test_facts_list_every_component_the_sum_and_the_power() -> None:
     assert len(parts) == 11
     assert float(facts["die.area"]["value"].split()[0]) == pytest.approx(sum(parts), rel=1e-3)
     assert facts["die.area"]["note"] == "published 826 mm2: +0.1%"
-    assert facts["power.leakage"]["value"] == "74.4 W"
-    assert facts["power.tdp"]["value"] == "334.4 W"
-    assert facts["power.tdp"]["note"] == "limit 400 W: -16.4%"
+    assert facts["power.static"]["value"] == "99.4 W"
+    assert facts["power.tdp"]["value"] == "359.4 W"
+    assert facts["power.tdp"]["note"] == "limit 400 W: -10.2%"
     assert {row["kind"] for row in facts.values()} == {"derived"}
 
 

@@ -143,7 +143,8 @@ def test_a_break_even_that_is_not_there_says_why_and_perfect_kernels_confirm_it(
 def test_a_lone_system_has_no_rival_and_no_price_to_match(study: Compare, evaluated: Evaluate) -> None:
     for finding in found_for(study, evaluated, systems=("dgx-h100",)):
         (entry,) = finding.entries
-        assert entry["break_even"] == {"factor": None, "reason": "no rival", "against": None}
+        nothing = {"factor": None, "reason": "no rival", "against": None, "against_confidence": None}
+        assert entry["break_even"] == nothing
         assert entry["break_even_price_usd"] is None
         assert entry["usd_per_million"] > 0.0
 

@@ -187,19 +187,46 @@ def test_feasible_rows_satisfy_every_constraint_and_the_rest_are_said_to_break_o
 
 
 def test_an_unknown_chip_sweeps_without_area_and_silicon() -> None:
-    found = rows(system="tpu-v5p-8", axes=[axis("system.chip.matrix.arrays", 1, 64)], power="derived")
+    found = rows(system="tpu-v5p-8", axes=[axis("system.chip.matrix.arrays", 1, 64)])
     assert [row["feasible"] for row in found] == [True, True]
     assert {row[name] for row in found for name in ("area_mm2", "tdp_w", "tokens_per_s_per_mm2")} == {None}
     assert {row["system.chip.power.limit"] for row in found} == {cosim.system("tpu-v5p-8").spec.chip.power.limit.si}
-    refused = rows(system="tpu-v5p-8", axes=[axis("system.chip.matrix.arrays", 1)], constraints=["tdp_w <= 1000"])
-    assert [(row["limit"], row["limit_unit"]) for row in refused] == [("tdp_w <= 1000", "W")]
 
 
-def test_an_unknown_node_among_known_ones_is_unknown_alone() -> None:
-    known, unknown = rows(axes=[axis(NODE, "TSMC N3E", "Intel 18A"), axis(STACKS, 6)])
-    assert known["area_mm2"] > 0.0
-    assert (unknown["feasible"], unknown["area_mm2"], unknown["tokens_per_s_per_mm2"]) == (True, None, None)
-    assert unknown["time_s"] == known["time_s"]
+TRAINING = {
+    "workload": "llama-3.1-8b",
+    "phase": "train",
+    "plan": {"tensor_parallel": 2, "data_parallel": 4},
+    "scenario": {"global_batch": 64, "context": 2048},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"power": "derived"}, "system.chip.die", "has no known area: no area is known of ICI"),
+        ({"constraints": ["time_s <= 1 s", "tdp_w <= 1000"]}, "constraints.1", "cannot be said"),
+        ({"constraints": ["area_mm2 <= 800"]}, "constraints.0", "area_mm2 is unknown for this chip or phase"),
+        ({"constraints": ["tokens_per_s_per_mm2 >= 1"]}, "constraints.0", "tokens_per_s_per_mm2 is unknown"),
+        ({"maximise": "tokens_per_s_per_mm2"}, "maximise", "is unknown for this chip or phase"),
+        ({"cases": [TRAINING], "maximise": "tokens_per_s_per_user"}, "maximise", "is unknown for this chip or phase"),
+        ({"cases": [TRAINING], "constraints": ["tokens_per_s_per_user >= 1"]}, "constraints.0", "cannot be said"),
+    ],
+)
+def test_what_is_unknown_of_a_chip_or_phase_cannot_be_asked_for(changes: Row, field: str, problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        rows(system="tpu-v5p-8", axes=[axis("system.chip.matrix.arrays", 1)], **changes)
+    assert caught.value.field == field
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{}, {"silicon": False}, {"power": "derived"}])
+def test_a_choice_that_makes_a_known_area_unknown_is_refused(changes: Row) -> None:
+    known = rows(axes=[axis(NODE, "TSMC N3E", "TSMC N2"), axis(STACKS, 6)], **changes)
+    assert [row["area_mm2"] > 0.0 for row in known] == [True, True]
+    with pytest.raises(SpecError, match="nothing is known of node 'Intel 18A'") as caught:
+        rows(axes=[axis(NODE, "TSMC N3E", "Intel 18A", "TSMC N2"), axis(STACKS, 6)], **changes)
+    assert caught.value.field == "system.chip.die"
 
 
 def test_derived_power_is_that_of_the_designs_own_silicon() -> None:
@@ -207,7 +234,7 @@ def test_derived_power_is_that_of_the_designs_own_silicon() -> None:
     for before, after in zip(given, derived, strict=True):
         assert (before["system.chip.power.limit"], before["system.chip.power.idle"]) == (800.0, 120.0)
         assert after["system.chip.power.limit"] == pytest.approx(after["tdp_w"])
-        assert after["system.chip.power.idle"] == pytest.approx(0.09 * after["area_mm2"])
+        assert after["system.chip.power.idle"] == pytest.approx(0.09 * after["area_mm2"] + 5.0 * after[STACKS])
         assert (before["area_mm2"], before["tdp_w"]) == (after["area_mm2"], after["tdp_w"])
 
 
@@ -240,13 +267,7 @@ def test_a_precision_holds_for_cases_that_name_none() -> None:
 
 
 def test_training_is_swept_with_a_given_plan() -> None:
-    case = {
-        "workload": "llama-3.1-8b",
-        "phase": "train",
-        "plan": {"tensor_parallel": 2, "data_parallel": 4},
-        "scenario": {"global_batch": 64, "context": 2048},
-    }
-    found = rows(cases=[case], axes=[axis("plan.micro_batch", 1, 2), axis(ROWS, 128)])
+    found = rows(cases=[TRAINING], axes=[axis("plan.micro_batch", 1, 2), axis(ROWS, 128)])
     assert [(row["limit"], row["plan.micro_batches"]) for row in found] == [("", 16), ("", 8)]
     assert [row["scenario.batch"] for row in found] == [None, None]
     assert all(row["feasible"] and row["tokens_per_s_per_user"] is None for row in found)

@@ -10,7 +10,7 @@ import pytest
 from cosim import documents, library
 from cosim.errors import SpecError
 from cosim.explore.experiment import load_study
-from cosim.explore.metrics import DIE_METRICS, metric_names
+from cosim.explore.metrics import MAXIMISED, metric_names
 from cosim.explore.sweep_file import Search, Sweep, SweepCase
 from cosim.schema import validated
 
@@ -48,19 +48,32 @@ def test_systems_and_paths_are_one_name_or_several() -> None:
     assert made(axes=[{"path": [ROWS, COLUMNS], "values": [64]}]).axes[0].path == (ROWS, COLUMNS)
 
 
-@pytest.mark.parametrize("name", sorted(set(metric_names()) - set(DIE_METRICS)))
-def test_every_number_that_a_plan_changes_can_be_maximised(name: str) -> None:
-    assert made(maximise=name).maximise == name
+MORE_IS_BETTER = {
+    "mfu",
+    *(f"tokens_per_s_per_{each}" for each in ("chip", "user", "mm2")),
+    *(f"tokens_per_j_{each}" for each in ("chip", "server", "facility")),
+}
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_a_number_of_which_more_is_better_can_be_maximised_and_no_other(name: str) -> None:
+    assert set(MAXIMISED) == MORE_IS_BETTER
+    if name in MORE_IS_BETTER:
+        assert made(maximise=name).maximise == name
+    else:
+        caught = fault(maximise=name)
+        assert (caught.field, caught.value) == ("maximise", name)
+        assert "names no number of which more is better" in str(caught)
 
 
 @pytest.mark.parametrize(
     ("changes", "field", "problem", "hint"),
     [
-        ({"maximise": "area_mm2"}, "maximise", "names no number that a plan changes", ""),
+        ({"maximise": "area_mm2"}, "maximise", "names no number of which more is better", ""),
         (
             {"maximise": "tokens_per_s_per_chips"},
             "maximise",
-            "names no number that a plan changes",
+            "names no number of which more is better",
             "tokens_per_s_per_chip",
         ),
         ({"constraints": ["aera_mm2 <= 800"]}, "constraints.0", "names no number of a result", "area_mm2"),

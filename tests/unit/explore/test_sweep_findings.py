@@ -19,6 +19,7 @@ from cosim.explore.request import estimate_request
 from cosim.explore.store import read_run
 from cosim.explore.studies import run_experiment
 from cosim.explore.sweep_findings import FRONT_SHOWN, points_of, read_results
+from cosim.mapping.legal import LIMITS
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
 
@@ -85,8 +86,11 @@ def number(row: Row, name: str) -> float:
 
 def test_what_was_asked_stands_beside_what_was_found(found: Row) -> None:
     assert [axis["paths"] for axis in found["axes"]] == [[ROWS], [STACKS], [RATE]]
-    assert found["axes"][0]["levels"] == [[32, 64, 128, 256]]
-    assert found["axes"][2]["levels"] == [[12.5e9, 50e9, 200e9]]
+    assert found["axes"][0]["levels"] == [32, 64, 128, 256]
+    assert found["axes"][2]["levels"] == [12.5e9, 50e9, 200e9]
+    assert [axis["shown"] for axis in found["axes"]] == [ROWS, STACKS, RATE]
+    silicon_then_design = ["reticle", "memory_edge", "link_edge", "tdp_w <= 800"]
+    assert found["limit_order"] == [*silicon_then_design, *(limit.name for limit in LIMITS[1:]), "time_s <= 40 ms"]
     assert (found["heat_map"], found["maximise"], found["searched"]) == ([ROWS, STACKS], "tokens_per_s_per_chip", False)
     assert (found["constraints"], found["power"]) == (["tdp_w <= 800", "time_s <= 40 ms"], "derived")
     assert found["units"][RATE] == "B/s"
@@ -154,7 +158,7 @@ def test_a_long_front_is_thinned_with_both_ends(run: Run) -> None:
 def test_steps_go_one_level_down_and_up_from_the_best(folder: Path, found: Row, case: int) -> None:
     rows, best = rows_of(folder, case), found["cases"][case]["best"]
     steps = found["cases"][case]["steps"]
-    levels = {axis["paths"][0]: axis["levels"][0] for axis in found["axes"]}
+    levels = {axis["paths"][0]: axis["levels"] for axis in found["axes"]}
     expected = []
     for path, values in levels.items():
         at = values.index(best[path])
@@ -175,14 +179,27 @@ def test_steps_go_one_level_down_and_up_from_the_best(folder: Path, found: Row, 
     assert {step["limit"] for step in steps} > {""}
 
 
-def test_the_base_is_the_system_as_its_file_has_it(run: Run) -> None:
-    content = read_run(run(ASIC.replace("power: derived\n", "").replace("tdp_w <= 800, ", "")))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (("power: derived\n", ""), ("tdp_w <= 800, ", "")),
+        (),
+        (("tdp_w <= 800, time_s <= 40 ms", "tdp_w <= 780, time_s <= 1 s, area_mm2 <= 700"),),
+    ],
+)
+def test_the_base_is_the_system_as_its_file_has_it(run: Run, changes: tuple[tuple[str, str], ...]) -> None:
+    text = ASIC
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    content = read_run(run(text))
     asked = {"plan.tensor_parallel": 8, "plan.dtype": "bf16", "scenario.batch": 64, "scenario.context": 2048}
     alone = estimate_request("decode", "asic-8", "llama-3.1-8b", asked).to_row()
     base = content["cases"][0]["base"]
     for name in METRICS:
         assert base[name] == pytest.approx(alone[name], rel=1e-12), name
-    assert base["system.chip.power.limit"] == 800
+    assert (base["system.chip.power.limit"], base["system.chip.power.idle"]) == (800, 120)
+    assert (base["feasible"], base["limit"]) == (True, "")
 
 
 def test_overrides_change_the_base_and_stand_in_the_commands(run: Run) -> None:
@@ -192,13 +209,24 @@ def test_overrides_change_the_base_and_stand_in_the_commands(run: Run) -> None:
     assert "system.chip.memory.dram.pin_rate=8 Gb/s" in shlex.split(case["best"]["command"])
 
 
-def test_a_base_without_a_plan_of_its_own_is_said_to_be_infeasible(run: Run) -> None:
-    text = ASIC.replace("tensor_parallel: 8, ", "").replace(f"path: {ROWS}, values: [32, 64, 128, 256]",
-                                                            "path: plan.tensor_parallel, values: [8, 16]")  # fmt: skip
-    content = read_run(run(text.replace("llama-3.1-8b", "llama-3.1-405b").replace("800", "1000")))
-    assert content["cases"][0]["base"]["limit"] == "memory"
-    assert content["cases"][0]["base"]["tokens_per_s_per_chip"] is None
-    assert {case["limits"].get("chips", 0) for case in content["cases"]} != {0}
+def test_a_base_whose_plan_does_not_fit_is_said_to_be_infeasible(run: Run) -> None:
+    text = ASIC.replace("tensor_parallel: 8, ", "").replace("llama-3.1-8b", "llama-3.1-405b")
+    for case in read_run(run(text))["cases"]:
+        assert case["base"]["limit"] == "memory"
+        assert case["base"]["tokens_per_s_per_chip"] is None
+        assert (case["best"], case["front"], case["steps"]) == (None, [], [])
+
+
+@pytest.mark.parametrize(
+    "axis",
+    ["plan.tensor_parallel, values: [8, 16]", "scenario.batch, values: [2, 4]", "workload.layers, values: [8, 16]"],
+)
+def test_axes_that_change_what_is_asked_leave_no_base(run: Run, axis: str) -> None:
+    content = read_run(run(ASIC.replace(f"path: {ROWS}, values: [32, 64, 128, 256]", f"path: {axis}")))
+    assert [case["base"] for case in content["cases"]] == [None, None]
+    assert [case["best"] is not None for case in content["cases"]] == [True, True]
+    if "tensor_parallel" in axis:
+        assert {case["limits"].get("chips", 0) for case in content["cases"]} != {0}
 
 
 def test_a_case_that_an_axis_completes_is_swept_though_the_base_is_not_whole_without_it(run: Run) -> None:
@@ -207,6 +235,7 @@ def test_a_case_that_an_axis_completes_is_swept_though_the_base_is_not_whole_wit
     )
     content = read_run(run(text.replace("batch: 1, context: 2048", "batch: 1")))
     assert [case["feasible"] > 0 for case in content["cases"]] == [True, True]
+    assert [case["base"] for case in content["cases"]] == [None, None]
 
 
 def test_commands_name_every_axis_and_the_designs_own_power(found: Row) -> None:
@@ -241,7 +270,8 @@ def test_linked_paths_step_once_under_their_first_name(run: Run) -> None:
     content = read_run(run(ASIC.replace(f"path: {ROWS}", f"path: {linked}").replace("256]}", "[256, 64]]}")))
     assert content["axes"][0] == {
         "paths": [ROWS, "system.chip.matrix.columns"],
-        "levels": [[32, 64, 128, 256], [32, 64, 128, 64]],
+        "shown": ROWS,
+        "levels": [32, 64, 128, 256],
     }
     steps = [step["path"] for step in content["cases"][0]["steps"]]
     assert set(steps) <= {ROWS, STACKS, RATE}
@@ -249,10 +279,24 @@ def test_linked_paths_step_once_under_their_first_name(run: Run) -> None:
     assert any(word.startswith("system.chip.matrix.columns=") for word in sets)
 
 
+def test_linked_paths_are_named_by_the_first_that_changes(run: Run) -> None:
+    columns = "system.chip.matrix.columns"
+    text = ASIC.replace(f"path: {ROWS}, values: [32, 64, 128, 256]",
+                        f"path: [{ROWS}, {columns}], values: [[64, 32], [64, 64], [64, 128]]")  # fmt: skip
+    content = read_run(run(text))
+    assert content["axes"][0] == {"paths": [ROWS, columns], "shown": columns, "levels": [32, 64, 128]}
+    assert content["heat_map"] == [columns, STACKS]
+    for case in content["cases"]:
+        steps = [step for step in case["steps"] if step["path"] not in (STACKS, RATE)]
+        assert {step["path"] for step in steps} == {columns}
+        assert {step["from"] for step in steps} == {case["best"][columns]}
+        assert all(step["up"] == (step["to"] > step["from"]) for step in steps)
+
+
 def test_unknown_areas_are_warned_of_and_leave_no_front(run: Run) -> None:
     text = ASIC.replace("asic-8", "tpu-v5p-8").replace(f"path: {STACKS}, values: [1, 2, 4, 6, 9]",
                                                        "path: system.nodes, values: [1, 2]")  # fmt: skip
-    content = read_run(run(text.replace("tdp_w <= 800, ", "")))
+    content = read_run(run(text.replace("tdp_w <= 800, ", "").replace("power: derived\n", "")))
     assert any("no area is known of ICI" in warning and "tpu-v5p" in warning for warning in content["warnings"])
     for case in content["cases"]:
         assert case["best"]["area_mm2"] is None

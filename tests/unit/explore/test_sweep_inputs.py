@@ -63,7 +63,8 @@ def with_axes(*axes: str) -> str:
         ("{path: workload.layers, values: [8, 16, 32]}", None, (8.0, 16.0, 32.0), ""),
         ("{path: plan.tensor_parallel, values: [4, 8]}", None, (4.0, 8.0), ""),
         ("{path: scenario.batch, from: 1, to: 16, scale: powers_of_two}", None, (1.0, 2.0, 4.0, 8.0, 16.0), ""),
-        ("{path: scenario.tpot_limit, values: [5 ms, 1]}", None, (0.005, 1.0), ""),
+        ("{path: scenario.tpot_limit, values: [5 ms, 1]}", None, (0.005, 1.0), "s"),
+        ("{path: scenario.ttft_limit, values: [500 ms, 2]}", None, (0.5, 2.0), "s"),
         ("{path: plan.dtype, values: [bf16, fp8]}", None, ("bf16", "fp8"), ""),
         ("{path: system.chip.matrix.shadow_weights, values: [true, false]}", None, (True, False), ""),
         ("{path: system.chip.die.node, values: [TSMC N5, TSMC N3E]}", None, ("TSMC N5", "TSMC N3E"), ""),
@@ -151,6 +152,19 @@ BAD = {
         "system: asic-8", "system: [asic-8, dgx-h100]", "system.chip.matrix.rows"),
     "a heat map of no axis": (
         "constraints:", "heat_map: [system.chip.matrix.rows, system.chip.cores]\nconstraints:", "is on no axis"),
+    "what is unknown of the phase maximised": (
+        "phase: decode\n    plan: {tensor_parallel: 8, dtype: fp8}\n    scenario: {batch: 64, context: 2048}",
+        "phase: train\n    plan: {tensor_parallel: 8}\nmaximise: tokens_per_s_per_user",
+        "is unknown for this chip or phase"),
+    "a number of which less is better maximised": (
+        "constraints:", "maximise: time_s\nconstraints:", "names no number of which more is better"),
+    "a constraint on what is unknown of the chip": (
+        "system: asic-8", "system: tpu-v5p-8", "tdp_w is unknown for this chip or phase"),
+    "power of silicon that is unknown": (
+        "system: asic-8", "system: tpu-v5p-8\npower: derived", "no area is known of ICI"),
+    "a choice of unknown silicon": (
+        AXIS, "  - {path: system.chip.die.node, values: [TSMC N5, Intel 18A, TSMC N3E]}\n",
+        "nothing is known of node 'Intel 18A'"),
     "an unknown column": ("tdp_w <= 2000", "tpd_w <= 2000", "nearest: tdp_w"),
     "a malformed constraint": ("tdp_w <= 2000", "tdp_w is small", "is not COLUMN <= VALUE"),
     "a constraint in a wrong unit": ("tdp_w <= 2000", "tdp_w <= 2 ms", "a value in W is wanted"),
@@ -207,10 +221,14 @@ def test_a_fault_is_one_message_with_file_and_line_and_leaves_nothing(tmp_path: 
         ("an unknown path", "  - {path: system.chip.matrix.row,"),
         ("a wrong unit", "  - {path: system.chip.matrix.clock,"),
         ("fractional rows", "  - {path: system.chip.matrix.rows,"),
+        ("a choice of unknown silicon", "  - {path: system.chip.die.node,"),
         ("an unknown system", "system:"),
         ("an unknown workload", "  - workload: llama"),
         ("a heat map of no axis", "heat_map:"),
         ("an unknown column", "constraints:"),
+        ("what is unknown of the phase maximised", "maximise:"),
+        ("a number of which less is better maximised", "maximise:"),
+        ("a constraint on what is unknown of the chip", "constraints:"),
         ("an unknown field of a plan", "  - workload: llama"),
         ("a total and its stacks", "  - {path: system.chip.memory.dram.bandwidth,"),
     ],

@@ -24,6 +24,7 @@ equal_quality:
   {matmul: 0.75, attention: 0.5, memory: 0.82, collective: 0.8, launch_gap: 2 us, collective_start: 5 us, source: ours}
 """
 Entry = dict[str, Any]
+NO_RIVAL = {"factor": None, "reason": "no rival", "against": None, "against_confidence": None}
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def entry(content: dict[str, Any]) -> Callable[..., Entry]:
     def _entry(system: str, rate: float | None = 100.0, *, able: bool = True, **changes: object) -> Entry:
         made: Entry = {**copy.deepcopy(shape), "system": system, "command": f"cosim estimate decode --system {system}"}
         made["row"] |= row
-        made["break_even"] = {"factor": None, "reason": "no rival", "against": None}
+        made["break_even"] = dict(NO_RIVAL)
         made |= {name: None for name in made if "usd" in name or name == "price"}
         if not able:
             made |= {"row": None, "why": "infeasible: memory"}
@@ -102,7 +103,7 @@ def trained() -> Callable[..., Entry]:
         money = {f"usd_per_million{end}": None for end in ("", "_low", "_high")}
         made: Entry = {"system": system, "why": "", "row": copy.deepcopy(row), "plans": 12345, "has_range": True}
         made["command"] = f"cosim estimate train --system {system}"
-        made |= {"break_even": {"factor": None, "reason": "no rival", "against": None}, "price": None, **money}
+        made |= {"break_even": dict(NO_RIVAL), "price": None, **money}
         if not able:
             made |= {"row": None, "why": "infeasible: memory"}
             del made["command"]

@@ -109,7 +109,7 @@ def test_a_panel_a_training_run_with_equal_chips_shows_every_winner_whole_in_sec
     (panel,) = training_figure(content).axes
     finding = content["training"][0]
     assert finding["per"] == "chip"
-    assert panel.get_title() == f"{finding['goal']} (bf16)"
+    assert panel.get_title().split() == f"{finding['goal']} (bf16)".split()
     assert panel.get_xlabel() == "time of a step, s"
     assert [label.get_text() for label in panel.get_yticklabels()] == [
         labelled(e["system"], e) for e in finding["entries"]
@@ -129,6 +129,15 @@ def test_equal_power_is_not_drawn_and_runs_lie_side_by_side(trained: Make, train
     for panel in panels:
         assert [label.get_text() for label in panel.get_yticklabels()] == ["a"]
         assert list(lengths(panel)) == list(BREAKDOWN)
+
+
+def test_a_long_title_of_a_panel_is_wrapped_between_words(trained: Make, training: Make) -> None:
+    goal = "training " + "llama-3.1-8b, mixtral-8x7b " * 2 + "4,096 tokens, 2,048 chips each"
+    (panel,) = training_figure({"systems": SYSTEMS, "training": [training(trained("a"), goal=goal)]}).axes
+    lines = panel.get_title().split("\n")
+    assert len(lines) > 1
+    assert all(len(line) <= 44 for line in lines)
+    assert " ".join(lines) == f"{goal} (bf16)"
 
 
 def test_training_that_nobody_can_do_is_drawn_empty(trained: Make, training: Make) -> None:

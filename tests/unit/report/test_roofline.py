@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_a_phase_has_its_panel_with_a_roof_and_the_operators_of_each_system(cont
             drawn = {(right, up) for right, up, mark in marks(panel) if mark == colour}
             placed = [intensity(o) for o in content["operators"][goal][system] if o["kind"] != "vector"]
             assert drawn == set(placed)
+
+
+def test_a_chip_without_the_format_has_no_roof_of_another(content: dict[str, Any]) -> None:
+    lines = copy.deepcopy(content["rooflines"])
+    first, *others = lines
+    lines[first]["peak"] = {"fp8": lines[first]["peak"].pop("bf16")}
+    colours = colour_of(list(content["systems"]))
+    for panel in roofline_figure({**content, "rooflines": lines}).axes:
+        assert {line.get_color() for line in panel.lines} == {colours[name] for name in others}
 
 
 def test_every_operator_lies_within_the_panel(content: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def swept(*cases: dict[str, Any]) -> dict[str, Any]:
         "points": 2400,
         "feasible_points": 1007,
         "maximise": "tokens_per_s_per_chip",
-        "axes": [{"paths": ["system.chip.matrix.rows"], "levels": [[64]]}],
+        "axes": [{"paths": ["system.chip.matrix.rows"], "shown": "system.chip.matrix.rows", "levels": [64]}],
         "units": {},
         "cases": list(cases),
     }
@@ -55,6 +55,7 @@ def test_a_sweep_is_its_count_and_a_sentence_a_case() -> None:
 def test_what_is_estimated_is_marked_and_systems_are_told_apart() -> None:
     cases = (case(confidence="estimated", limits={}), case(system="dgx-h100"))
     _, (first, second) = summary(swept(*cases))
+    assert first.startswith("llama decode, asic-8 (estimated): ")
     assert "1.20 times asic-8 (estimated) as it is" in first
     assert first.endswith("Infeasible: none.")
     assert second.startswith("llama decode, dgx-h100: ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,12 @@ from cosim.report.sweep_figures import (
     next_area_figure,
     number_text,
     path_text,
+    runs,
 )
 
 Row = dict[str, Any]
 X, Y = "system.chip.matrix.rows", "system.chip.memory.dram.stacks"
+"""In the order in which a design meets them, after none: not that of the alphabet."""
 LIMITS = ["", "reticle", "memory_edge", "tdp_w <= 800"]
 
 
@@ -67,10 +68,11 @@ def run(**changes: Any) -> Row:
     case = {"system": "asic-8", "workload": "llama", "phase": "decode", "confidence": "estimated", "base": base}
     return {
         "cases": [case],
-        "axes": [{"paths": [X], "levels": [[]]}, {"paths": [Y], "levels": [[]]}],
+        "axes": [{"paths": [X], "shown": X, "levels": []}, {"paths": [Y], "shown": Y, "levels": []}],
         "heat_map": [X, Y],
         "maximise": "tokens_per_s_per_chip",
         "units": {},
+        "limit_order": LIMITS[1:],
         **changes,
     }
 
@@ -96,7 +98,7 @@ ROWS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(rows=ROWS, choice=st.booleans())
-def test_a_cell_has_its_best_value_or_its_most_frequent_limit(rows: list[Row], *, choice: bool) -> None:
+def test_a_cell_has_its_best_value_or_the_limit_of_those_that_came_furthest(rows: list[Row], *, choice: bool) -> None:
     value, binding, (across, up) = heat_cells(run(), points(rows, choice=choice))
     assert across == sorted({str(row["x"]) if choice else float(row["x"]) for row in rows})
     assert up == sorted({float(row["y"]) for row in rows})
@@ -107,9 +109,19 @@ def test_a_cell_has_its_best_value_or_its_most_frequent_limit(rows: list[Row], *
         if worth:
             assert (best, binding[y, x]) == (max(worth), "")
         elif here:
-            counted = Counter(row["limit"] for row in here)
             assert np.isnan(best)
-            assert counted[str(binding[y, x])] == max(counted.values())
+            assert str(binding[y, x]) == max((row["limit"] for row in here), key=LIMITS.index)
+        else:
+            assert np.isnan(best)
+            assert binding[y, x] == ""
+
+
+@pytest.mark.parametrize(("order", "binds"), [(LIMITS[1:], "memory_edge"), (["memory_edge", "reticle"], "reticle")])
+def test_the_limit_that_stops_one_last_stands_before_the_one_that_stops_most(order: list[str], binds: str) -> None:
+    stopped = ["reticle", "reticle", "memory_edge", "reticle"]
+    rows = [{"x": 32, "y": 4, "limit": limit, "worth": 1.0} for limit in stopped]
+    _, binding, _ = heat_cells(run(limit_order=order), points(rows))
+    assert binding.tolist() == [[binds]]
 
 
 def test_a_cell_that_no_design_falls_into_has_neither_value_nor_limit() -> None:
@@ -157,6 +169,12 @@ def test_gains_name_the_axes_that_were_turned() -> None:
     ]
 
 
+def test_gains_name_linked_axes_by_the_path_that_is_shown() -> None:
+    rows = [{"x": x, "y": 4, "limit": "", "worth": float(x), "area": 400.0 + x} for x in (32, 64)]
+    linked = {"paths": ["system.chip.count", X], "shown": X, "levels": [32, 64]}
+    assert [what for *_, what in area_gains(run(axes=[linked]), points(rows))] == ["matrix.rows"]
+
+
 @pytest.mark.parametrize("limit", ["", "reticle"])
 def test_one_design_or_none_has_no_next_area(limit: str) -> None:
     assert area_gains(run(), points([{"x": 32, "y": 4, "limit": limit, "worth": 1.0, "area": 400.0}])) == []
@@ -188,11 +206,16 @@ def test_numbers_have_three_digits_or_all_of_their_whole_part() -> None:
 
 def test_paths_and_cases_have_short_names() -> None:
     assert (path_text(X), path_text("plan.dtype")) == ("matrix.rows", "plan.dtype")
+    assert path_text("system.chip.memory.scratch.0.capacity") == "scratch.0.capacity"
     case = run()["cases"][0]
-    assert case_title(case, run()) == "llama decode"
+    # An estimated chip is named even where there is no other.
+    assert case_title(case, run()) == "llama decode, asic-8 (estimated)"
+    known = {**case, "confidence": "measured"}
+    assert case_title(known, run(cases=[known])) == "llama decode"
     other = {**case, "system": "dgx-h100", "confidence": "measured"}
     both = run(cases=[case, other])
-    assert "asic-8" in case_title(case, both)
+    assert case_title(case, both) == "llama decode, asic-8 (estimated)"
+    assert case_title(known, both) == "llama decode, asic-8"
     assert case_title(other, both) == "llama decode, dgx-h100"
 
 
@@ -237,6 +260,56 @@ def test_the_map_says_what_binds_and_the_base_is_a_star() -> None:
     words = [text.get_text() for axes in figure.axes if (legend := axes.get_legend()) for text in legend.get_texts()]
     assert {"front", "feasible designs"} <= set(words)
     assert any("as is" in word for word in words)
+
+
+def test_every_limit_has_its_own_hatch_over_its_own_cells_and_in_the_legend() -> None:
+    rows = [
+        {"x": 32, "y": 4, "limit": "reticle", "worth": 1.0},
+        {"x": 64, "y": 4, "limit": "memory_edge", "worth": 1.0},
+        {"x": 32, "y": 8, "limit": "memory_edge", "worth": 1.0},
+        {"x": 64, "y": 8, "limit": "", "worth": 1.0},
+        {"x": 128, "y": 4, "limit": "memory_edge", "worth": 1.0},
+        {"x": 128, "y": 8, "limit": "reticle", "worth": 1.0},
+    ]
+    axes = heat_map_figure(run(), table(rows)).axes[0]
+    places = {}
+    for hatched in axes.collections:
+        boxes = [path.get_extents() for path in hatched.get_paths()]
+        places[hatched.get_hatch()] = {
+            (x, y)
+            for box in boxes
+            for x in range(round(box.x0 + 0.5), round(box.x1 + 0.5))
+            for y in range(round(box.y0 + 0.5), round(box.y1 + 0.5))
+        }
+    legend = axes.get_legend()
+    assert legend is not None
+    keys = {
+        text.get_text(): patch.get_hatch() for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    assert len(places) == 2
+    assert places[keys["no design: reticle"]] == {(0, 0), (2, 1)}
+    assert places[keys["no design: memory_edge"]] == {(1, 0), (2, 0), (0, 1)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(cells=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_runs_cover_every_cell_that_is_set_once_and_never_touch(cells: list[list[bool]]) -> None:
+    found = list(runs(np.array(cells)))
+    covered = [(y, at) for x, y, width in found for at in range(x, x + width)]
+    assert len(covered) == len(set(covered))
+    assert set(covered) == {(y, x) for y, row in enumerate(cells) for x, cell in enumerate(row) if cell}
+    assert not any((x + width, y) == (other, row) for x, y, width in found for other, row, _ in found)
+
+
+@pytest.mark.parametrize("count", [3, 12, 13, 30])
+def test_a_long_axis_has_at_most_twelve_ticks_from_end_to_end_at_their_own_levels(count: int) -> None:
+    rows = [{"x": 10 * x, "y": y, "limit": "", "worth": 1.0 + x} for x in range(1, count + 1) for y in (4, 8)]
+    axes = heat_map_figure(run(), table(rows)).axes[0]
+    ticks = [round(float(at)) for at in axes.get_xticks()]
+    assert len(ticks) == min(count, 12)
+    assert (ticks[0], ticks[-1]) == (0, count - 1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(10 * (at + 1)) for at in ticks]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["4", "8"]
 
 
 def test_a_front_in_a_figure_is_a_front() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cosim.errors import SpecError
 from cosim.explore.store import read_run
 from cosim.explore.studies import run_experiment
 from cosim.report.page import report_run
@@ -146,10 +147,11 @@ def test_every_row_of_the_table_has_a_cell_under_every_head(page: str) -> None:
 def test_a_sentence_says_best_base_area_and_what_stopped_the_rest(found: Row) -> None:
     case = found["cases"][0]
     text, best, base = sentence(found, case), case["best"], case["base"]
-    assert text.startswith(
-        f"llama-3.1-8b decode: best of {case['feasible']} feasible designs has tokens_per_s_per_chip"
-    )
-    assert f"{best['tokens_per_s_per_chip'] / base['tokens_per_s_per_chip']:.2f} times asic-8" in text
+    head, _, rest = text.partition(": ")
+    assert head == "llama-3.1-8b decode, asic-8 (estimated)"
+    assert rest.startswith(f"best of {case['feasible']} feasible designs has tokens_per_s_per_chip")
+    times = best["tokens_per_s_per_chip"] / base["tokens_per_s_per_chip"]
+    assert f"{times:.2f} times asic-8 (estimated) as it is" in text
     assert f"on {best['area_mm2']:,.0f} mm2 with {best['tdp_w']:,.0f} W" in text
     assert "Infeasible: memory_edge" in text
     assert design_text(found, best) in text
@@ -158,13 +160,20 @@ def test_a_sentence_says_best_base_area_and_what_stopped_the_rest(found: Row) ->
 
 def test_a_sentence_without_any_design_counts_the_reasons(found: Row) -> None:
     case = {**found["cases"][0], "best": None, "feasible": 0, "limits": {"reticle": 1200, "chips": 3}}
-    assert sentence(found, case) == "llama-3.1-8b decode: no design of 24 is feasible (reticle 1,200, chips 3)."
+    assert sentence(found, case) == (
+        "llama-3.1-8b decode, asic-8 (estimated): no design of 24 is feasible (reticle 1,200, chips 3)."
+    )
 
 
-@pytest.mark.parametrize("field", ["base", "area"])
+@pytest.mark.parametrize("field", ["no base", "base", "area"])
 def test_what_is_unknown_is_left_out_of_a_sentence(found: Row, field: str) -> None:
     case = dict(found["cases"][0])
-    if field == "base":
+    if field == "no base":
+        case["base"] = None
+        assert " times " not in sentence(found, case)
+        assert "asic-8 (estimated) as is" in render_sweep(found, NOTHING)
+        assert "asic-8 (estimated) as is" not in render_sweep({**found, "cases": [case]}, NOTHING)
+    elif field == "base":
         case["base"] = {**case["base"], "tokens_per_s_per_chip": None, "feasible": False, "limit": "memory"}
         assert " times " not in sentence(found, case)
         assert "cannot: memory" in render_sweep({**found, "cases": [case]}, NOTHING)
@@ -214,14 +223,61 @@ def test_the_page_is_made_again_from_what_was_stored(folder: Path, page: str, tm
 def test_a_sweep_without_any_feasible_design_has_a_page(make: Callable[..., Path]) -> None:
     folder = make(SWEEP.replace("tdp_w <= 1000", "area_mm2 <= 1"))
     text = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
-    assert "llama-3.1-8b decode: no design of 24 is feasible (" in text
-    assert "cannot: area_mm2 <= 1" in text
+    assert "llama-3.1-8b decode, asic-8 (estimated): no design of 24 is feasible (" in text
+    # What is asked of designs is not asked of the system as its file has it.
+    assert "<td>asic-8 (estimated) as is</td>" in text
+    assert "cannot: " not in text
+
+
+def test_a_sweep_of_a_plan_has_no_system_as_it_is_beside_its_designs(make: Callable[..., Path]) -> None:
+    lines = [line for line in SWEEP.splitlines(keepends=True) if "{path:" not in line]
+    some = "axes:\n  - {path: scenario.context, values: [1024, 2048]}\n"
+    text = "".join(lines).replace("axes:\n", some).replace(", context: 2048", "")
+    folder = make(text, report=lambda each: each)
+    found = read_run(folder)
+    assert all(case["best"] and case["base"] is None for case in found["cases"])
+    assert " as is" not in render_sweep(found, NOTHING)
+
+
+def test_the_base_is_as_its_file_has_it_whatever_power_and_constraints_ask(make: Callable[..., Path]) -> None:
+    given = SWEEP.replace("power: derived", "power: given").replace("constraints: [tdp_w <= 1000, time_s <= 50 ms]", "")
+    plain = read_run(make(given, report=lambda each: each))
+    asked = read_run(make(SWEEP, report=lambda each: each))
+    for one, other in zip(plain["cases"], asked["cases"], strict=True):
+        assert one["base"]["feasible"]
+        assert one["base"] == other["base"]
+
+
+@pytest.mark.parametrize(("count", "listed"), [(40, 40), (41, 4), (2000, 4)])
+def test_a_long_list_of_levels_is_cut_and_counted(found: Row, count: int, listed: int) -> None:
+    levels = [*range(2, 2 * count, 2), 999.0]
+    paths = ["system.chip.count", ROWS]
+    axes = [{"paths": paths, "shown": ROWS, "levels": levels}, *found["axes"][1:]]
+    page = html.unescape(render_sweep({**found, "axes": axes}, NOTHING))
+    (text,) = re.findall(rf'<td>{", ".join(paths)}</td><td class="text">(.*?)</td>', page)
+    if listed == count:
+        assert text.split(", ") == [*(str(level) for level in levels[:-1]), "999"]
+    else:
+        assert text == f"2, 4, 6 ... 999 ({count:,})"
+
+
+def test_an_axis_of_linked_paths_is_named_by_the_first_that_changes(make: Callable[..., Path]) -> None:
+    columns = "system.chip.matrix.columns"
+    linked = f"path: [{columns}, {ROWS}], values: [[128, 32], [128, 64], [128, 128]]"
+    run = read_run(make(SWEEP.replace(f"path: {ROWS}, values: [32, 64, 128]", linked), report=lambda each: each))
+    assert run["axes"][0] == {"paths": [columns, ROWS], "shown": ROWS, "levels": [32, 64, 128]}
+    assert design_text(run, run["cases"][0]["best"]).startswith("matrix.rows ")
+    assert "<th>matrix.rows</th>" in render_sweep(run, NOTHING)
+    assert "<th>matrix.columns</th>" not in render_sweep(run, NOTHING)
 
 
 def test_a_chip_of_unknown_area_has_a_page_that_warns(make: Callable[..., Path]) -> None:
     text = SWEEP.replace("asic-8", "tpu-v5p-8").replace(f"path: {STACKS}, values: [2, 4, 6, 9]",
                                                         "path: system.nodes, values: [1, 2]")  # fmt: skip
-    folder = make(text.replace("tdp_w <= 1000, ", "").replace("dtype: fp8", "dtype: bf16"))
+    text = text.replace("tdp_w <= 1000, ", "").replace("dtype: fp8", "dtype: bf16")
+    with pytest.raises(SpecError, match="has no known area"):
+        make(text)
+    folder = make(text.replace("power: derived", "power: given"))
     page = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
     assert "area and TDP of tpu-v5p are unknown" in page
     assert "<td>unknown</td>" in page
@@ -244,7 +300,7 @@ def test_training_and_serving_stand_on_one_page(make: Callable[..., Path]) -> No
     assert [case["phase"] for case in found["cases"]] == ["decode", "prefill", "train"]
     assert all(case["best"] for case in found["cases"])
     assert "recompute none" in page
-    assert "llama-3.1-8b train: best of" in page
+    assert "llama-3.1-8b train, asic-8 (estimated): best of" in page
     assert page.count(f"<th>{DESIGN_HEAD[-1]}</th>") == 3
 
 

@@ -74,11 +74,13 @@ def test_a_system_without_a_rate_at_equal_kernels_says_none(entry: Make, finding
 
 
 def test_a_break_even_is_a_factor_or_its_reason(entry: Make, finding: Make) -> None:
-    tie = {"factor": 0.876, "reason": "", "against": "b"}
-    never = {"factor": None, "reason": "not reached even with perfect kernels", "against": "a"}
+    tie = {"factor": 0.876, "reason": "", "against": "b", "against_confidence": "measured"}
+    never = {**tie, "factor": None, "reason": "not reached even with perfect kernels", "against": "a"}
     first, second = ranking(finding(entry("a", break_even=tie), entry("b", 90.0, break_even=never)))
     assert cell(first, "break-even quality") == "x 0.88 to tie b"
     assert cell(second, "break-even quality") == "not reached even with perfect kernels"
+    (guess,) = ranking(finding(entry("a", break_even={**tie, "against_confidence": "estimated"})))
+    assert cell(guess, "break-even quality") == "x 0.88 to tie b (estimated)"
 
 
 def test_costs_are_of_those_that_serve_and_unknown_where_they_are(entry: Make, finding: Make) -> None:
@@ -116,9 +118,8 @@ def test_the_bottom_line_counts_who_leads_and_where_that_is_clear(entry: Make, f
 
 
 def test_a_verdict_says_who_leads_by_how_much_and_what_would_change_it(entry: Make, finding: Make) -> None:
-    leader = entry(
-        "a", 250.0, rate_low=240.0, rate_high=260.0, break_even={"factor": 0.4, "reason": "", "against": "b"}
-    )
+    even = {"factor": 0.4, "reason": "", "against": "b", "against_confidence": "measured"}
+    leader = entry("a", 250.0, rate_low=240.0, rate_high=260.0, break_even=even)
     assert sentence(finding(leader, entry("b", 100.0))) == (
         "llama decode, TPOT <= 15 ms, fp8: a leads with 250 tokens/s per chip (240 to 260), 2.50 times b; "
         "it stays first until its kernels fall to 0.40 of their quality; equal kernels give the same order."
@@ -162,6 +163,38 @@ def test_a_verdict_has_a_sentence_a_finding_in_order(entry: Make, finding: Make)
     goals = ["llama decode, TPOT <= 15 ms", "llama decode, TPOT <= 50 ms", "mixtral prefill, TTFT <= 2 s"]
     told = verdict({"training": [], "findings": [finding(entry("a"), goal=goal) for goal in goals]})
     assert [text.split(", fp8:")[0] for text in told] == goals
+
+
+GUESS = {"confidence": "estimated"}
+
+
+def test_an_estimated_system_is_marked_in_every_sentence_of_serving(entry: Make, finding: Make) -> None:
+    kept = finding(entry("a", 250.0, **GUESS), entry("b", 100.0))
+    turned = finding(entry("a", 120.0, rate_equal=80.0), entry("b", 110.0, rate_equal=90.0, **GUESS))
+    leads = "a (estimated) leads with 250 tokens/s per chip, 2.50 times b; equal kernels give the same order."
+    assert sentence(kept).endswith(leads)
+    assert "1.09 times b (estimated); " in sentence(turned)
+    assert sentence(turned).endswith("; equal kernels give the order b (estimated), a.")
+    serving = {"system": "a", "rate": 300.0, "prefill_share": 0.25, "usd_per_million": None, **GUESS}
+    second = {**serving, "system": "b", "rate": 150.0}
+    group = {"goal": "llama decode", "workload": "llama", "precision": "fp8", "entries": [serving, second]}
+    text = bottom_line({"training": [], "findings": [kept, turned], "whole_requests": [group]})
+    assert "a (estimated) serves 300 output tokens/s per chip, prefill included, 2.00 times b (estimated). " in text
+    assert "Of 2 serving cases a (estimated) leads 1, a leads 1; " in text
+
+
+def test_an_estimated_system_is_marked_in_every_sentence_of_training(trained: Make, training: Make) -> None:
+    found = [
+        training(trained("a", 300.0, **GUESS), trained("b", 100.0), goal="training x, 8 chips each"),
+        training(trained("b", 300.0), trained("a", 100.0, **GUESS), goal="training y, 8 chips each"),
+    ]
+    assert training_line({"training": found}) == (
+        "Training, first of each: training x, 8 chips each: a (estimated) (3.00 times b); "
+        "training y, 8 chips each: b (3.00 times a (estimated))."
+    )
+    first, second = verdict({"findings": [], "training": found})
+    assert "a (estimated) leads with 300 tokens/s per chip, 3.00 times b; " in first
+    assert "b leads with 300 tokens/s per chip, 3.00 times a (estimated); " in second
 
 
 def test_whole_requests_come_first_and_in_a_table(entry: Make, finding: Make) -> None:
@@ -248,13 +281,13 @@ def test_training_has_a_row_a_system_in_the_order_given_and_fills_its_head(
 
 def test_a_row_of_training_shows_rate_range_step_plan_and_cost(trained: Make, training: Make) -> None:
     entry = trained("a", 1234.4, rate_low=1000.0, rate_high=1500.0, rate_equal=98.76)
-    entry["break_even"] = {"factor": 0.876, "reason": "", "against": "b"}
+    entry["break_even"] = {"factor": 0.876, "reason": "", "against": "b", "against_confidence": "estimated"}
     entry |= {"usd_per_million": 0.1103, "usd_per_million_low": 0.09, "usd_per_million_high": 0.12}
     (line,) = training_rows(training(entry))
     expected = {
         "range": "1,000 to 1,500",
         "equal kernels": "98.8",
-        "break-even quality": "x 0.88 to tie b",
+        "break-even quality": "x 0.88 to tie b (estimated)",
         "chips": "2,048",
         "s per step": "12.3",
         "plan": "TP8 PP4 DP64 mb2 ZeRO1, recompute full",

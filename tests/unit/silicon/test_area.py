@@ -37,8 +37,8 @@ def test_the_template_by_hand(chip: Make, technology: Technology) -> None:
             "matrix": matrix,
             "vector": vector,
             "registers": 20 * 0.25 * 6.28 * N3_SRAM,
-            "scratch": 20 * 8 * 0.918 * N3_SRAM,
-            "cache": 96 * 0.918 * N3_SRAM,
+            "scratch": 20 * 8 * 0.875 * N3_SRAM,
+            "cache": 96 * 0.875 * N3_SRAM,
             "network": 20 * 14.16 * N3_LOGIC,
             "control": 0.155 * (matrix + vector),
             "memory_phy": 6 * 10.06,
@@ -173,5 +173,16 @@ def test_the_edge_of_memory_goes_with_its_stacks(chip: Make, technology: Technol
     stacks = np.array([1.0, 4.0, 8.0])
     found = memory_edge(chip("asic-template", {"memory.dram.stacks": stacks}), technology)
     assert found.tolist() == [10.0, 40.0, 80.0]
+    # Five stacks work, six are on the silicon.
+    assert float(memory_edge(chip("a100-80gb-sxm"), technology)) == 60.0
     with pytest.raises(SpecError, match="no known interface"):
         memory_edge(chip("l40s"), technology)
+
+
+def test_the_interface_of_another_memory_is_its_own(chip: Make, technology: Technology) -> None:
+    older, newer = (
+        parts(chip("asic-template", changes), technology) for changes in ({}, {"memory.dram.technology": "HBM4"})
+    )
+    assert newer["memory_phy"] == pytest.approx(6 * 15.0)
+    assert newer["memory_control"] == pytest.approx(6 * 8.0 * N3_LOGIC)
+    assert {name for name in PARTS if newer[name] != older[name]} == {"memory_phy", "memory_control"}

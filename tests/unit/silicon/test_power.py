@@ -1,4 +1,4 @@
-"""Power that a package must supply: by hand, never less for more of anything, leakage by area."""
+"""Power that a package must supply: by hand, never less for more of anything, rest by area and stacks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.lower import lower_chip
 from cosim.overrides import Varied
 from cosim.records import array
-from cosim.silicon.power import design_power, leakage
+from cosim.silicon.area import static_power
+from cosim.silicon.power import design_power
 from cosim.silicon.technology import Technology
 
 Make = Callable[..., Varied[Chip]]
@@ -22,20 +24,38 @@ AREA = 735.0
 
 
 def watts(varied: Varied[Chip], technology: Technology, area: float = AREA) -> float:
-    return float(design_power(lower_chip(varied.spec, varied.arrays), array(area), technology))
+    return float(design_power(varied, array(area), technology))
 
 
 def test_the_template_by_hand(chip: Make, technology: Technology) -> None:
     elements = 20 * 2 * 128 * 128 * 1.75e9
+    static = 0.09 * AREA + 6 * 5.0
     hottest = 0.735 * elements * max(2 * 0.29e-12, 4 * 0.145e-12, 4 * 0.15e-12, 8 * 0.08e-12)
     dram = 6 * 1024 * 9.2e9 / 8 * 0.85 * (32e-12 + 6e-12)
     links = 16 * 50e9 * 0.8 * 5.5e-12 * 8
-    assert watts(chip("asic-template"), technology) == pytest.approx(0.09 * AREA + hottest + dram + links)
+    assert watts(chip("asic-template"), technology) == pytest.approx(static + hottest + dram + links)
 
 
-def test_leakage_goes_with_area_alone(technology: Technology) -> None:
-    areas = np.array([0.0, 100.0, 858.0])
-    assert leakage(areas, technology) == pytest.approx(areas * 0.09)
+def test_what_is_drawn_at_rest_goes_with_area_and_stacks_that_work(chip: Make, technology: Technology) -> None:
+    areas, stacks = np.array([0.0, 100.0, 858.0]), np.array([1.0, 6.0, 9.0])
+    found = static_power(chip("asic-template", {"memory.dram.stacks": stacks}), areas, technology)
+    assert found == pytest.approx(areas * 0.09 + stacks * 5.0)
+    # Of six sites on the die of an A100 five have a stack.
+    assert float(static_power(chip("a100-80gb-sxm"), array(0.0), technology)) == 25.0
+    newer = chip("asic-template", {"memory.dram.technology": "HBM4"})
+    assert float(static_power(newer, array(100.0), technology)) == pytest.approx(9.0 + 6 * 6.0)
+
+
+def test_memory_that_is_not_known_has_no_rest(chip: Make, technology: Technology) -> None:
+    with pytest.raises(SpecError, match="no known interface"):
+        static_power(chip("l40s"), array(100.0), technology)
+
+
+def test_the_power_of_a_design_has_what_it_draws_at_rest(chip: Make, technology: Technology) -> None:
+    varied = chip("asic-template")
+    for area in (0.0, 400.0, 800.0):
+        rest = float(static_power(varied, array(area), technology))
+        assert watts(varied, technology, area) - rest == pytest.approx(watts(varied, technology, 0.0) - 30.0)
 
 
 @pytest.mark.parametrize(
@@ -93,4 +113,4 @@ def test_power_never_falls_with_clock_bandwidth_or_area(
     for path, value in changes.items():
         assert watts(chip("asic-template", {**changes, path: value * more}), technology, area) >= base
     assert watts(chip("asic-template", changes), technology, area * more) >= base
-    assert base > 0.09 * area
+    assert base > 0.09 * area + 6 * 5.0

@@ -14,7 +14,7 @@ from cosim.cli.output import emit, table
 
 def validate_command(
     suite: Annotated[str | None, typer.Option(help="A suite that ships: systolic, training.")] = None,
-    kind: Annotated[str | None, typer.Option(help="matmul, training or systolic.")] = None,
+    kind: Annotated[str | None, typer.Option(help="matmul, attention, training or systolic.")] = None,
     cases: Annotated[Path | None, typer.Option(help="CSV of measured cases.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,
     json_to: JsonOption = None,

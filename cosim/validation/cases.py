@@ -12,6 +12,18 @@ from cosim.errors import SpecError, nearest
 
 KINDS: dict[str, tuple[str, ...]] = {
     "matmul": ("accelerator", "dtype", "m", "n", "k", "measured_s"),
+    "attention": (
+        "accelerator",
+        "dtype",
+        "phase",
+        "batch",
+        "query_len",
+        "context_len",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "measured_s",
+    ),
     "training": ("accelerator", "system", "num_accelerators", "global_batch", "seq_len", "measured_value"),
     "systolic": ("M", "N", "K", "rows", "cols", "dataflow", "cycles"),
 }

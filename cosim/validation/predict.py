@@ -2,6 +2,7 @@
 
 matmul    a kernel timed alone: launch gap and latency plus the best tiling; eight-bit and four-bit rows add
           the kernel that quantises the activations, as the measurements do
+attention a kernel timed alone: see `cosim.validation.attention`
 training  an optimizer step of a given plan: see `cosim.validation.training`
 systolic  cycles of one array, fill and drain exposed
 """
@@ -22,7 +23,7 @@ from cosim.records import Array, array
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import DATAFLOWS, cycles
 from cosim.timing.vector import vector_cost
-from cosim.validation import training
+from cosim.validation import attention, training
 from cosim.validation.cases import Case
 
 EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
@@ -44,7 +45,16 @@ class Prediction:
 
 def predict(kind: str, cases: Sequence[Case]) -> list[Prediction]:
     """Predictions of every case, in order."""
-    return {"systolic": _systolic, "matmul": _matmul, "training": _training}[kind](cases)
+    return {"systolic": _systolic, "matmul": _matmul, "attention": _attention, "training": _training}[kind](cases)
+
+
+def _attention(cases: Sequence[Case]) -> list[Prediction]:
+    """One group for each accelerator, phase and pair of formats."""
+    columns = ("accelerator", "phase", "dtype", "kv_dtype")
+    return [
+        Prediction(case, time, case.number("measured_s"), tuple(case.values.get(name, "") for name in columns), reason)
+        for case, (time, reason) in zip(cases, attention.answers(cases), strict=True)
+    ]
 
 
 def _training(cases: Sequence[Case]) -> list[Prediction]:

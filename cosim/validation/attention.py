@@ -1,0 +1,102 @@
+"""Predictions of attention kernels timed alone: fused prefill and decode over a cache.
+
+The query is at the end of its context; `window` 0 or blank is none. A row's `dtype` is that of its arithmetic, which
+runs at 16 bits here whatever it says below that: see `cosim.timing.attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from cosim import library
+from cosim.dtypes import DTYPES
+from cosim.hardware.load import load_chip
+from cosim.hardware.lower import ChipArrays, lower_chip
+from cosim.records import Array, array
+from cosim.timing.attention import attention_cost
+from cosim.validation.cases import Case
+from cosim.workload.ops import Attention
+
+DIMS = ("batch", "query_len", "context_len", "heads", "kv_heads", "head_dim", "measured_s")
+LARGEST = 1e12
+Cell = tuple[str, str, str, bool]
+"""Accelerator, phase, format of the cache, causal mask."""
+Answer = tuple[float | None, str]
+"""Seconds, or None with the reason."""
+
+
+def answers(cases: Sequence[Case]) -> list[Answer]:
+    """Seconds of every case, in order; rows that share chip, phase, formats and mask are costed in one call."""
+    found: list[Answer] = [(None, "")] * len(cases)
+    together: dict[Cell, list[int]] = {}
+    known = library.names("accelerators")
+    for index, case in enumerate(cases):
+        reason = _missing(case, known)
+        if reason:
+            found[index] = (None, reason)
+        else:
+            together.setdefault(_cell(case), []).append(index)
+    chips = {name: lower_chip(load_chip(name)) for name in {cell[0] for cell in together}}
+    for cell, rows in together.items():
+        times = _times([cases[row] for row in rows], chips[cell[0]], cell)
+        for row, time in zip(rows, times, strict=True):
+            found[row] = (float(time), "")
+    return found
+
+
+def _cell(case: Case) -> Cell:
+    kv_dtype = case.values.get("kv_dtype", "").strip() or "bf16"
+    return case.values["accelerator"], case.values["phase"], kv_dtype, case.number("causal") != 0.0
+
+
+def _missing(case: Case, known: Collection[str]) -> str:
+    """Why a case cannot be answered; empty where it can."""
+    dims = [case.number(name) for name in DIMS]
+    if any(value is None or not 0 < value <= LARGEST for value in dims):
+        return f"one of {', '.join(DIMS)} is unknown or impossible"
+    accelerator, phase, kv_dtype, _ = _cell(case)
+    if accelerator not in known:
+        return f"accelerator {accelerator} is not in the library"
+    if phase not in ("prefill", "decode"):
+        return f"unknown phase {phase}"
+    if kv_dtype not in DTYPES:
+        return f"unknown kv_dtype {kv_dtype}"
+    query, context = case.number("query_len"), case.number("context_len")
+    if query is not None and context is not None and query > context:
+        return "query_len is more than context_len"
+    return ""
+
+
+def seconds(rows: Sequence[Case], chip: ChipArrays) -> Array:
+    """Seconds of sound rows on one chip, in order."""
+    found = np.zeros(len(rows))
+    cells = [_cell(row) for row in rows]
+    for cell in dict.fromkeys(cells):
+        places = [place for place, own in enumerate(cells) if own == cell]
+        found[places] = _times([rows[place] for place in places], chip, cell)
+    return found
+
+
+def _times(rows: Sequence[Case], chip: ChipArrays, cell: Cell) -> Array:
+    """Seconds of each row's kernel timed alone."""
+    _, phase, kv_dtype, causal = cell
+    dims = {name: array([row.number(name) or 0.0 for row in rows]) for name in (*DIMS, "window")}
+    window, context = dims["window"], dims["context_len"]
+    op = Attention(
+        name="attention",
+        group="layer",
+        phase="prefill" if phase == "prefill" else "decode",
+        batch=dims["batch"],
+        query=dims["query_len"],
+        context=context,
+        heads=dims["heads"],
+        kv_heads=dims["kv_heads"],
+        head_dim=dims["head_dim"],
+        window=np.where(window > 0.0, window, context),
+        windowed=True,
+        causal=causal,
+    )
+    time: Array = attention_cost(op, chip, kv_dtype).time + chip.launch.gap + chip.launch.latency
+    return time

@@ -59,7 +59,8 @@ class Axis(Frozen):
         for value in listed:
             row = tuple(value) if isinstance(value, list | tuple) else (value,) * len(self.path)
             if len(row) != len(self.path):
-                raise SpecError("has not one value for each path", field="values", value=value)
+                hint = f"{len(self.path)} in each step, or one for all"
+                raise SpecError("has not one value for each path", field="values", value=value, hint=hint)
             rows.append(row)
         return tuple(rows)
 

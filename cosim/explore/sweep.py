@@ -150,7 +150,8 @@ def _designs(inputs: SweepInputs, system: str, changes: Mapping[str, object], co
     known = not reason
     if reason and (inputs.study.power == "derived" or not unknown(inputs.systems[system].spec.chip, technology)):
         # Where the chip of the file is known, a choice of the sweep must not switch its limits off.
-        raise SpecError(f"has no known area: {reason}", field="system.chip.die")
+        hint = "use power: given" if inputs.study.power == "derived" else "name what the technology file knows"
+        raise SpecError(f"has no known area: {reason}", field="system.chip.die", hint=hint)
     die = {name: np.broadcast_to(values, (count,)) for name, values in die_columns(chip).items()}
     if inputs.study.power == "derived" and known:
         idle = np.broadcast_to(static_power(chip, die["area_mm2"], technology), (count,))
@@ -190,7 +191,7 @@ def _scattered(case: Case, alive: NDArray[np.intp], count: int) -> Estimates:
         return _full(evaluate(case), count)
     result = blank(count)
     if alive.size:
-        fill(result, _full(evaluate(take(case, alive)), alive.size), alive)
+        _fill(result, _full(evaluate(take(case, alive)), alive.size), alive)
     return result
 
 
@@ -199,7 +200,7 @@ def _full(result: Estimates, count: int) -> Estimates:
     return map_leaves(result, lambda leaf: np.broadcast_to(leaf, (count,)).copy())
 
 
-def fill(result: Estimates, part: Estimates, rows: NDArray[np.intp]) -> None:
+def _fill(result: Estimates, part: Estimates, rows: NDArray[np.intp]) -> None:
     """Writes the points of `part` into `rows` of `result`, which is this module's own."""
     for whole, some in zip(leaves(result), leaves(part), strict=True):
         whole[rows] = some
@@ -230,7 +231,7 @@ def _searched(
 
     found = best_plans(take(case, alive), alive.size, search.max_batch, score)
     result = blank(count)
-    fill(result, found.result, alive)
+    _fill(result, found.result, alive)
     spread = np.zeros(count, dtype=np.intp)
     spread[alive] = np.arange(alive.size)
     plan = map_leaves(take(found.case.plan, spread), lambda leaf: np.where(dead, np.nan, leaf))

@@ -166,9 +166,7 @@ def base_row(inputs: SweepInputs, case: int, system: str) -> Row | None:
 def _steps(points: Points, inputs: SweepInputs, best: int) -> list[dict[str, Any]]:
     """From the best design one step down and up along each axis: what it changes, or what stops it."""
     grid, shape = inputs.grid, inputs.grid.shape
-    design = int(points.number("design")[best])
-    here = [int(at[0]) for at in grid.coordinates(np.array([design]))]
-    by_design = {int(d): place for place, d in enumerate(points.number("design"))}
+    here = [int(at[0]) for at in grid.coordinates(np.array([best]))]
     worth, area, limit = points.number(inputs.study.maximise), points.number("area_mm2"), points.words("limit")
     steps = []
     for axis, (levels, at) in enumerate(zip(grid.levels, here, strict=True)):
@@ -177,7 +175,8 @@ def _steps(points: Points, inputs: SweepInputs, best: int) -> list[dict[str, Any
         for side in (-1, 1):
             if not 0 <= at + side < shape[axis]:
                 continue
-            there = by_design[grid.design([*here[:axis], at + side, *here[axis + 1 :]])]
+            # Rows of a case lie in the order of its designs.
+            there = grid.design([*here[:axis], at + side, *here[axis + 1 :]])
             stopped = str(limit[there])
             steps.append(
                 {

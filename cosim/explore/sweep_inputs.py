@@ -114,7 +114,8 @@ def _all_known(inputs: SweepInputs, table: Columns) -> None:
     """Refuses to maximise or to constrain what is unknown of this chip or phase."""
     study = inputs.study
     if np.isnan(table[study.maximise][table["feasible"]]).any():
-        raise SpecError("is unknown for this chip or phase", field="maximise", value=study.maximise)
+        hint = "maximise what every chip and phase of the sweep has, such as tokens_per_s_per_chip"
+        raise SpecError("is unknown for this chip or phase", field="maximise", value=study.maximise, hint=hint)
     for index, constraint in enumerate(inputs.constraints):
         broken = np.array([name == constraint.text for name in table["limit"]])
         if (broken & np.isinf(table["limit_by"])).any():
@@ -264,7 +265,8 @@ def _level(spec: BaseModel, path: str, value: object) -> tuple[Level, str]:
         return found, ""
     if isinstance(found, int | float):
         return float(found), "s" if path in ("scenario.ttft_limit", "scenario.tpot_limit") else ""
-    raise SpecError("is not a number or a choice", field=path, value=value)
+    hint = "an axis sets single numbers, names or flags"
+    raise SpecError("is not a number or a choice", field=path, value=value, hint=hint)
 
 
 def _at(error: SpecError, document: Document | None, field: str) -> SpecError:

@@ -26,6 +26,7 @@ from cosim.schema import validated
 
 ONE_PLAN_DESIGNS = 16_384
 SEARCHED_DESIGNS = 512
+"""Designs of a part, without and with a search: a second or less of work each."""
 WORTH_A_POOL_S = 6.0
 """Work left from which starting more processes pays."""
 
@@ -52,8 +53,8 @@ def run_sweep(
     designs = inputs.grid.size * len(inputs.systems)
     cases = len(inputs.study.cases)
     progress(0, len(parts), f"{designs:,} designs x {cases} cases")
-    todo = [index for index in range(len(parts)) if not folder.table_path(index).is_file()]
-    for done, index in enumerate(_work(inputs, parts, todo, folder, jobs), start=len(parts) - len(todo) + 1):
+    missing = [index for index in range(len(parts)) if not folder.table_path(index).is_file()]
+    for done, index in enumerate(_work(inputs, parts, missing, folder, jobs), start=len(parts) - len(missing) + 1):
         part = parts[index]
         progress(done, len(parts), f"{part.system}, {inputs.study.cases[part.case].workload}")
     rows, feasible = write_parts(folder, len(parts))
@@ -101,18 +102,18 @@ def parts_of(inputs: SweepInputs) -> Iterator[Part]:
 
 
 def _work(
-    inputs: SweepInputs, parts: list[Part], todo: list[int], folder: RunFolder, jobs: int | None
+    inputs: SweepInputs, parts: list[Part], missing: list[int], folder: RunFolder, jobs: int | None
 ) -> Iterator[int]:
-    """Does every part and yields its index when its table is on disk."""
-    remaining = list(todo)
+    """Does every missing part and yields its index when its table is on disk."""
+    remaining = list(missing)
     begun = time.perf_counter()
-    workers = min(jobs or os.cpu_count() or 1, len(todo))
+    workers = min(jobs or os.cpu_count() or 1, len(missing))
     while remaining:
         index = remaining.pop(0)
         run_and_keep(inputs, parts[index], folder.table_path(index))
         yield index
         spent = time.perf_counter() - begun
-        done = len(todo) - len(remaining)
+        done = len(missing) - len(remaining)
         if workers > 1 and spent / done * len(remaining) > WORTH_A_POOL_S:
             break
     if remaining:

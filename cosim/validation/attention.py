@@ -69,16 +69,6 @@ def _missing(case: Case, known: Collection[str]) -> str:
     return ""
 
 
-def seconds(rows: Sequence[Case], chip: ChipArrays) -> Array:
-    """Seconds of sound rows on one chip, in order."""
-    found = np.zeros(len(rows))
-    cells = [_cell(row) for row in rows]
-    for cell in dict.fromkeys(cells):
-        places = [place for place, own in enumerate(cells) if own == cell]
-        found[places] = _times([rows[place] for place in places], chip, cell)
-    return found
-
-
 def _times(rows: Sequence[Case], chip: ChipArrays, cell: Cell) -> Array:
     """Seconds of each row's kernel timed alone."""
     _, phase, kv_dtype, causal = cell

@@ -22,6 +22,8 @@ from cosim.schema import validated
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Overrides = Mapping[str, Any]
+ROOTS = ("system", "workload", "plan", "scenario")
+"""What a dotted path may start with."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,20 @@ def value_at(spec: BaseModel, path: str) -> object:
         else:
             node = node.get(part) if isinstance(node, dict) else getattr(node, part, None)
     return node
+
+
+def split_overrides(overrides: Mapping[str, Any], roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Overrides by root: {"system": {"nodes": 2}}. Raises SpecError for an unknown root."""
+    parts: dict[str, dict[str, Any]] = {root: {} for root in roots}
+    for path, value in overrides.items():
+        root, _, rest = path.partition(".")
+        if root not in parts or not rest:
+            hint = f"a path starts with one of {', '.join(roots)}; {nearest(root, roots)}"
+            if root in ("chip", "tiers", "nodes", "server", "facility"):
+                hint = f"did you mean system.{path}?"
+            raise SpecError("unknown path", field=path, hint=hint)
+        parts[root][rest] = value
+    return parts
 
 
 def _is_array(value: object, present: object) -> bool:

@@ -8,13 +8,10 @@ from typing import Any
 from cosim.engines.case import Phase
 from cosim.errors import SpecError, nearest
 from cosim.explore.estimate import Estimate, estimate
-from cosim.explore.run import split_overrides
 from cosim.hardware.load import load_system
 from cosim.hardware.vary import vary_system
-from cosim.overrides import Varied, vary
+from cosim.overrides import ROOTS, Varied, split_overrides, vary
 from cosim.workload.load import load_model
-
-ROOTS = ("system", "workload", "plan", "scenario")
 
 
 def estimate_request(phase: str, system: str, workload: str, overrides: Mapping[str, Any]) -> Estimate:

@@ -49,6 +49,13 @@ class Text(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # a column is compared by content
 
     @classmethod
+    def joined(cls, parts: Sequence[Text]) -> Text:
+        """Columns one after the other, each name once."""
+        names = {name: code for code, name in enumerate(dict.fromkeys(name for part in parts for name in part.names))}
+        codes = [np.array([names[name] for name in part.names], dtype=np.int32)[part.codes] for part in parts]
+        return cls(np.concatenate(codes), tuple(names))
+
+    @classmethod
     def same(cls, word: str, count: int) -> Text:
         """One word at every point."""
         return cls(np.zeros(count, dtype=np.int32), (word,))

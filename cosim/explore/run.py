@@ -13,7 +13,7 @@ import numpy as np
 
 from cosim import documents, library
 from cosim.engines.analytic import Estimates
-from cosim.errors import SpecError, nearest
+from cosim.errors import SpecError
 from cosim.explore import compare
 from cosim.explore.assumptions import assumptions
 from cosim.explore.command import command_of
@@ -27,7 +27,7 @@ from cosim.hardware.load import described, read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.software import load_software
-from cosim.overrides import Varied, vary
+from cosim.overrides import Varied, split_overrides, vary
 from cosim.records import Array
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, lower_model
@@ -140,20 +140,6 @@ def hashes_of(files: list[Path]) -> dict[str, str]:
             name = f"{base} ({count})"
         found[name] = content_hash(documents.read_text(path))
     return found
-
-
-def split_overrides(overrides: Mapping[str, Any], roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Overrides by root: {"system": {"nodes": 2}}. Raises SpecError for an unknown root."""
-    parts: dict[str, dict[str, Any]] = {root: {} for root in roots}
-    for path, value in overrides.items():
-        root, _, rest = path.partition(".")
-        if root not in parts or not rest:
-            hint = f"a path starts with one of {', '.join(roots)}; {nearest(root, roots)}"
-            if root in ("chip", "tiers", "nodes", "server", "facility"):
-                hint = f"did you mean system.{path}?"
-            raise SpecError("unknown path", field=path, hint=hint)
-        parts[root][rest] = value
-    return parts
 
 
 def run_study(

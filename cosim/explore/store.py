@@ -179,9 +179,8 @@ def _text_column(parts: list[Text]) -> Any:  # noqa: ANN401  # pyarrow ships no 
     """Words of all parts as one dictionary column."""
     import pyarrow as pa
 
-    names = {name: code for code, name in enumerate(dict.fromkeys(name for part in parts for name in part.names))}
-    codes = [np.array([names[name] for name in part.names], dtype=np.int32)[part.codes] for part in parts]
-    return pa.DictionaryArray.from_arrays(np.concatenate(codes), list(names))
+    whole = Text.joined(parts)
+    return pa.DictionaryArray.from_arrays(whole.codes, list(whole.names))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -29,14 +29,12 @@ from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.software import load_software, lower_software
-from cosim.overrides import Varied, vary
+from cosim.overrides import ROOTS, Varied, split_overrides, vary
 from cosim.records import Array, array, leaves, map_leaves, take
 from cosim.silicon.area import die_area, static_power, unknown
 from cosim.silicon.limits import DIE_LIMITS, shortfalls
 from cosim.silicon.technology import load_technology
 from cosim.workload.model import Model, lower_model
-
-ROOTS = ("system", "workload", "plan", "scenario")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +98,17 @@ def run_designs(inputs: SweepInputs, part: Part, designs: NDArray[np.int64]) -> 
 
 def _ordered(parts: list[Array | Text], order: NDArray[np.intp]) -> Array | Text:
     """Column of all cells, back in the order of the designs."""
-    first = parts[0]
-    if not isinstance(first, Text):
-        return np.concatenate([np.asarray(part) for part in parts])[order]
-    names = {name: code for code, name in enumerate(dict.fromkeys(n for part in parts for n in _names(part)))}
-    codes = [np.array([names[n] for n in _names(part)], dtype=np.int32)[_codes(part)] for part in parts]
-    return Text(np.concatenate(codes)[order], tuple(names))
-
-
-def _names(part: Array | Text) -> tuple[str, ...]:
-    return part.names if isinstance(part, Text) else ()
-
-
-def _codes(part: Array | Text) -> NDArray[np.int32]:
-    return part.codes if isinstance(part, Text) else np.zeros(0, dtype=np.int32)
+    words = [part for part in parts if isinstance(part, Text)]
+    if words:
+        whole = Text.joined(words)
+        return Text(whole.codes[order], whole.names)
+    return np.concatenate([np.asarray(part) for part in parts])[order]
 
 
 def _run_cell(inputs: SweepInputs, part: Part, designs: NDArray[np.int64]) -> Columns:
     """Columns of designs that share every choice."""
     study, asked = inputs.study, inputs.study.cases[part.case]
-    changes = _by_root({**inputs.grid.choices(int(designs[0])), **inputs.grid.numbers(designs)})
+    changes = split_overrides({**inputs.grid.choices(int(designs[0])), **inputs.grid.numbers(designs)}, ROOTS)
     made = _designs(inputs, part.system, changes["system"], len(designs))
     alive = np.flatnonzero(made.code == 0).astype(np.intp)
     case = _case(inputs, made.varied, asked, changes)
@@ -131,14 +120,6 @@ def _run_cell(inputs: SweepInputs, part: Part, designs: NDArray[np.int64]) -> Co
         chosen, result, plans = _searched(inputs, case, made, alive, len(designs))
     code, shortfall = _limits(inputs, chosen, result, made)
     return _columns(inputs, part, designs, chosen, _cleared(result, code), made.die, code, shortfall, plans)
-
-
-def _by_root(changes: Mapping[str, object]) -> dict[str, dict[str, object]]:
-    parts: dict[str, dict[str, object]] = {root: {} for root in ROOTS}
-    for path, value in changes.items():
-        root, _, rest = path.partition(".")
-        parts[root][rest] = value
-    return parts
 
 
 def _designs(inputs: SweepInputs, system: str, changes: Mapping[str, object], count: int) -> _Designs:

@@ -17,13 +17,13 @@ from cosim.errors import SpecError
 from cosim.explore.axes import MOST_DESIGNS, Axis, Grid, Level, is_number
 from cosim.explore.constraints import parse_constraints
 from cosim.explore.rows import Columns
-from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_designs
+from cosim.explore.sweep import Part, SweepInputs, run_designs
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.load import described, read_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario
-from cosim.overrides import Varied, canonical, value_at, vary
+from cosim.overrides import ROOTS, Varied, canonical, split_overrides, value_at, vary
 from cosim.workload.load import load_model
 from cosim.workload.model import Model
 
@@ -238,10 +238,7 @@ def _read(
     models: Mapping[str, Varied[Model]],
 ) -> dict[str, tuple[Level, str]]:
     """The `wanted` of the values that are set together, SI number or choice, with their units. Raises SpecError."""
-    parts: dict[str, dict[str, object]] = {root: {} for root in ROOTS}
-    for path, value in changes.items():
-        root, rest = _split(path)
-        parts[root][rest] = value
+    parts = split_overrides(changes, ROOTS)
     described: dict[str, list[BaseModel]] = {root: [] for root in ROOTS}
     roots = {path.split(".")[0] for path in wanted}
     if "system" in roots:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cosim.explore.experiment import Study
-from cosim.explore.run import Progress, hashes_of, split_overrides
+from cosim.explore.run import Progress, hashes_of
 from cosim.explore.store import RunFolder, arrow_table, content_hash, host, stamp, write_json, write_part, write_parts
-from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_part
+from cosim.explore.sweep import Part, SweepInputs, run_part
 from cosim.explore.sweep_file import Sweep
 from cosim.explore.sweep_findings import about_sweep, sweep_findings
 from cosim.explore.sweep_inputs import read_sweep
+from cosim.overrides import ROOTS, split_overrides
 from cosim.schema import validated
 
 ONE_PLAN_DESIGNS = 16_384

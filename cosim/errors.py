@@ -92,15 +92,26 @@ class SimulationError(CosimError):
 
 
 def nearest(name: str, known: Iterable[str], root: str = "") -> str:
-    """Advice for an unknown name: the nearest known ones, or all of them when few; `root` goes before each."""
+    """Advice for an unknown name: the three nearest known ones, or all of them when few; `root` goes before each.
+
+    Names that start with what was typed come first, the shortest before the others; capitals are no matter.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = [*_completions(name, names), *difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
     if close:
-        return "nearest: " + ", ".join(root + each for each in close)
+        return "nearest: " + ", ".join(root + each for each in list(dict.fromkeys(close))[:3])
     if not names:
         return "none is known"
     shown = ", ".join(root + each for each in names[:12])
     return f"known: {shown}" + (", ..." if len(names) > 12 else "")
+
+
+def _completions(typed: str, names: list[str]) -> list[str]:
+    """Names that start with what was typed, the shortest first; none for a letter, which too many start with."""
+    start = typed.casefold()
+    if len(start) < 2:
+        return []
+    return sorted((each for each in names if each.casefold().startswith(start)), key=lambda each: (len(each), each))
 
 
 def _short(value: object, limit: int = 80) -> str:

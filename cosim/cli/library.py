@@ -31,9 +31,10 @@ def list_items(
         return
     for name, found in items.items():
         print(f"{name} ({len(found)})")
+        width = max((len(item["name"]) for item in found), default=0)
         for item in found:
             facts = ", ".join(f"{key} {value}" for key, value in item.items() if key not in ("name", "title"))
-            print(f"  {item['name']:<18} {item['title']}" + (f"  [{facts}]" if facts else ""))
+            print(f"  {item['name']:<{width}}  {item['title']}" + (f"  [{facts}]" if facts else ""))
 
 
 def show(

@@ -130,6 +130,27 @@ def test_nearest_finds_a_name_with_one_letter_dropped(position: int, data: st.Da
     assert nearest(typed, known).startswith(f"nearest: {meant}")
 
 
+@settings(max_examples=100, deadline=None)
+@given(known=st.sets(WORDS, min_size=1, max_size=12), length=st.integers(2, 12), upper=st.booleans(), data=st.data())
+def test_nearest_puts_names_that_start_with_what_was_typed_before_others(
+    known: set[str], length: int, upper: bool, data: st.DataObject
+) -> None:
+    typed = data.draw(st.sampled_from(sorted(known)))[:length]
+    starting = sorted((name for name in known if name.startswith(typed)), key=lambda name: (len(name), name))
+    listed = nearest(typed.upper() if upper else typed, known).removeprefix("nearest: ").split(", ")
+    if len(typed) > 1:
+        assert listed[: len(starting)] == starting[:3]
+    assert len(set(listed)) == len(listed)
+
+
+def test_nearest_prefers_a_name_that_goes_on_over_one_that_looks_alike() -> None:
+    chips = ["b100", "mi100", "h100-sxm", "h100-pcie", "h100-nvl", "h200-sxm"]
+    assert nearest("h100", chips) == "nearest: h100-nvl, h100-sxm, h100-pcie"
+    assert nearest("H100", chips) == "nearest: h100-nvl, h100-sxm, h100-pcie"
+    assert nearest("h200", chips) == "nearest: h200-sxm, h100-sxm, h100-nvl"
+    assert nearest("h", chips).startswith("known: ")
+
+
 def test_nearest_lists_what_is_known_when_nothing_is_close() -> None:
     assert nearest("zzz", ["beta", "alpha"]) == "known: alpha, beta"
 

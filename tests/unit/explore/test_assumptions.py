@@ -93,7 +93,7 @@ def test_every_dimension_of_a_model_is_a_fact_with_its_source(name: str) -> None
 @pytest.mark.parametrize("name", sorted(library.names("accelerators")))
 def test_ridge_points_are_peaks_over_bandwidth(name: str) -> None:
     rows = {item["path"]: item["value"] for item in derived_of(load_chip(name))}
-    scale = {"GB/s": 1e9, "TB/s": 1e12, "TFLOP/s": 1e12, "PFLOP/s": 1e15}
+    scale = {"GB/s": 1e9, "TB/s": 1e12, "PB/s": 1e15, "GFLOP/s": 1e9, "TFLOP/s": 1e12, "PFLOP/s": 1e15}
 
     def number(path: str) -> float:
         value, unit = rows[path].split()

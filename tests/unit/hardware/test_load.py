@@ -261,7 +261,7 @@ def test_a_system_takes_its_chip_by_name_or_from_a_file_beside_it(write: Write, 
 def test_an_unknown_chip_is_told_at_the_line_of_the_system(write: Write) -> None:
     name = write("a.yaml", "base: dgx-h100\n\nchip: h100\n")
     error = fault(load_system, name)
-    assert (str(error.file), error.line, error.hint) == (name, 3, "nearest: h100-sxm, h200-sxm")
+    assert (str(error.file), error.line, error.hint) == (name, 3, "nearest: h100-nvl, h100-sxm, h100-pcie")
 
 
 def test_a_fault_in_the_base_of_a_system_is_told_in_the_base(write: Write) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,7 +14,7 @@ from cosim import library
 from cosim.datum import Datum
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
-from cosim.hardware.load import load_chip
+from cosim.hardware.load import load_chip, read_chip
 from cosim.hardware.lower import lower_chip
 
 chip_of = cache(load_chip)
@@ -157,6 +158,12 @@ LEFT_OUT = {
 }
 
 
+GENERATIONS = {
+    "volta": ("v100",),
+    "turing": ("t4",),
+    "ada and hopper": ("h", "gh", "l4", "rtx-4", "rtx-2000e-ada", "rtx-5000-ada", "rtx-6000-ada"),
+    "blackwell": ("b1", "b2", "b3", "gb", "rtx-5090", "rtx-pro", "vr"),
+}
 FOLDERS = {"AWS": "amazon", "NVIDIA and Groq": "groq"}
 
 
@@ -186,6 +193,26 @@ def facts_table() -> list[dict[str, str]]:
         pytest.skip("the folder of facts is not beside this checkout")
     with path.open(encoding="utf-8", newline="") as text:
         return list(csv.DictReader(text))
+
+
+def data_in(node: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every datum of a description as written, by its path; published totals and sources apart."""
+    if not isinstance(node, dict):
+        return
+    if "kind" in node and "value" in node:
+        yield path, node
+        return
+    for key, inner in node.items():
+        if key not in ("sources", "published"):
+            yield from data_in(inner, (*path, key))
+
+
+def value_of(name: str, path: tuple[str, ...]) -> object:
+    """What a chip has at a path; None where a field was taken back."""
+    node: object = chip_of(name)
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else getattr(node, part, None)
+    return node
 
 
 def constants(chip: Chip) -> dict[str, Datum]:
@@ -270,6 +297,35 @@ def test_what_is_not_measured_has_a_range(name: str) -> None:
         assert (datum.low, datum.high) != (None, None)
     assert (chip.power.limit.kind != "estimated") or chip.power.limit.low is not None
     assert chip.power.idle.kind != "estimated" or chip.power.idle.low is not None
+
+
+@pytest.mark.parametrize("name", sorted(library.names("accelerators")))
+def test_what_was_measured_on_its_base_is_not_said_to_be_measured_on_a_chip(name: str) -> None:
+    _, chain = read_chip(name)
+    theirs = {path: datum for document in reversed(chain[1:]) for path, datum in data_in(document.data)}
+    own = dict(data_in(chain[0].data))
+    lent = {path for path, datum in theirs.items() if datum["kind"] == "measured" and value_of(name, path) is not None}
+    assert lent <= set(own)
+    for path in lent:
+        assert own[path]["kind"] != "measured" or own[path] != theirs[path] or own[path]["source"] == name
+
+
+@pytest.mark.parametrize("name", sorted(library.names("accelerators")))
+def test_a_quality_that_was_not_measured_has_a_range(name: str) -> None:
+    quality = chip_of(name).quality
+    shares = [quality.matmul, quality.attention, quality.memory, quality.collective, *quality.matmul_formats.values()]
+    for datum in shares:
+        assert datum.kind == "measured" or (datum.low, datum.high) != (None, None)
+
+
+@pytest.mark.parametrize("name", sorted(library.names("accelerators")))
+def test_formats_follow_the_generation(name: str) -> None:
+    formats = set(lower_chip(chip_of(name)).matrix.peak)
+    family = next((family for family, starts in GENERATIONS.items() if name.startswith(starts)), "")
+    if chip_of(name).maker == "NVIDIA":
+        assert ("fp8" in formats) == (family in ("ada and hopper", "blackwell"))
+        assert ("nvfp4" in formats) == (family == "blackwell")
+        assert ("bf16" in formats) == (family not in ("volta", "turing"))
 
 
 def test_names_are_those_of_the_facts() -> None:

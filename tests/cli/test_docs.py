@@ -22,7 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from cosim import library
-from cosim.hardware.load import load_system
+from cosim.hardware.load import load_chip, load_system
 from cosim.mapping.plan import Plan, Scenario
 from cosim.overrides import paths, value_at
 from cosim.workload.load import load_model
@@ -276,6 +276,14 @@ def test_paths_that_a_page_names_exist(page: Path) -> None:
     for path in re.findall(r"`((?:system|workload|plan|scenario)\.[\w.-]+\w)(?:=[^`]*)?`", text_of(page)):
         root, _, rest = path.partition(".")
         assert any(rest in paths(spec) or value_at(spec, rest) is not None for spec in described()[root]), path
+
+
+def test_the_readme_counts_the_chips_of_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    chips = [load_chip(name) for name in library.names("accelerators") if name != "asic-template"]
+    text = " ".join(text_of(README).split())
+    assert f"on {len(chips)} chips (" in text
+    assert f"Kernels of {sum(chip.confidence == 'measured' for chip in chips)} chips are fitted" in text
 
 
 def test_the_accuracy_table_is_filled() -> None:

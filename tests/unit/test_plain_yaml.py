@@ -29,16 +29,17 @@ memory:
   names: [a, b, {c: true}]
 price:
 """
-SCALARS = (
-    ["1", "-1", "0", "-0", "007", "1_000", "0x1F", "0o17", "1e5", "1.5e-3", "1E5", ".5", "1.", "+1", "-.5", "1.2.3"]
-    + [".inf", "-.inf", ".nan", "~", "null", "Null", "true", "TRUE", "yes", "no", "on", "Off", "y", "n", "_", "e5"]
-    + ["2001-12-14", "12:30", "a:b", "a: b", "a #b", "a# b", "a#b", "#a", "a,b", "a, b", "a]b", "a{b", "- a", "-a"]
-    + ["8 cards", "2.5D", "2.5E", "400G NIC", "12 e5", "1e5 x", "9X", "0b1", "1 2", "15 ms", "15ms", "8-bit", "a?b"]
-    + ['"x y"', "'x y'", '"a: b"', "'it''s'", '"\\n"', '"', '""', "''", '"a" b', "*a", "&a b", "!t a", "|", ">", "a>b"]
-    + ["@a", "%a", "`a", "a  b", "a ", "é", "a\u00a0b", "a\u2028b", "a\tb", "{}", "[]", "{ }", "[ ]", "<<", "=", "?"]
-    + ["{a: 1}", "{a: 1, a: 2}", "{a: 1,}", "{a}", "{a: }", "{a:1}", '{"a": 1}', "{a: [1, {b: x y}]}", "{a: 1} b"]
-    + ["[1, 2 ]", "[a: 1]", "[,]", "[1", "{a: 1", "{a: 1}}", "[1]]", "[ [a], b ]", "{a: b:c}", "{a: x # y}", "{a: 1} #"]
-)
+STACKS = ("value", "unit", "low", "high")
+SCALARS = [
+    *["1", "-1", "0", "-0", "007", "1_000", "0x1F", "0o17", "1e5", "1.5e-3", "1E5", ".5", "1.", "+1", "-.5", "1.2.3"],
+    *[".inf", "-.inf", ".nan", "~", "null", "Null", "true", "TRUE", "yes", "no", "on", "Off", "y", "n", "_", "e5"],
+    *["2001-12-14", "12:30", "a:b", "a: b", "a #b", "a# b", "a#b", "#a", "a,b", "a, b", "a]b", "a{b", "- a", "-a"],
+    *["8 cards", "2.5D", "2.5E", "400G NIC", "12 e5", "1e5 x", "9X", "0b1", "1 2", "15 ms", "15ms", "8-bit", "a?b"],
+    *['"x y"', "'x y'", '"a: b"', "'it''s'", '"\\n"', '"', '""', "''", '"a" b', "*a", "&a b", "!t a", "|", ">", "a>b"],
+    *["@a", "%a", "`a", "a  b", "a ", "é", "a\u00a0b", "a\u2028b", "a\tb", "{}", "[]", "{ }", "[ ]", "<<", "=", "?"],
+    *["{a: 1}", "{a: 1, a: 2}", "{a: 1,}", "{a}", "{a: }", "{a:1}", '{"a": 1}', "{a: [1, {b: x y}]}", "{a: 1} b"],
+    *["[1, 2 ]", "[a: 1]", "[,]", "[1", "{a: 1", "{a: 1}}", "[1]]", "[ [a], b ]", "{a: b:c}", "{a: x # y}", "{a: 1} #"],
+]
 KEYS = ["a", "b", "c-d", "e.f", "x/y", "true", "Null", "on", "1", "a b", '"q"', "_k", "é", "<<", "k" * 101]
 LINES = st.tuples(
     st.sampled_from(["", "", "  ", "    ", " ", "\t", "- ", "  - "]),
@@ -127,11 +128,16 @@ def test_a_plain_chip_is_read_whole() -> None:
             "price": None,
         },
         {
-            **{"name": 2, "title": 3, "cores": 4, "memory": 6, "memory.dram": 7, "price": 11},
-            **{f"cores.{name}": 4 for name in ("value", "kind", "source", "note")},
-            **{"memory.dram.technology": 8, "memory.dram.stacks": 9, "memory.names": 10},
-            **{f"memory.dram.stacks.{name}": 9 for name in ("value", "unit", "low", "high")},
-            **{f"memory.names.{name}": 10 for name in ("0", "1", "2", "2.c")},
+            "name": 2,
+            "title": 3,
+            "memory": 6,
+            "memory.dram": 7,
+            "memory.dram.technology": 8,
+            "memory.names": 10,
+            "price": 11,
+            **dict.fromkeys(["cores", *(f"cores.{name}" for name in ("value", "kind", "source", "note"))], 4),
+            **dict.fromkeys(["memory.dram.stacks", *(f"memory.dram.stacks.{n}" for n in STACKS)], 9),
+            **dict.fromkeys([f"memory.names.{name}" for name in ("0", "1", "2", "2.c")], 10),
         },
     )
 

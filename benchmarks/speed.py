@@ -1,4 +1,4 @@
-"""Speed, printed: points per second of a 70B decode, training plans, tiled products per second, start-up time.
+"""Speed, printed: points of a 70B decode per second, training plans, tiled products, start-up, the library.
 
 Run with `make bench`. Times are CPU seconds of one process on whatever machine this is, medians of five; of whole
 studies wall seconds with all cores, once, figures and page included, and the memory of the largest process.
@@ -115,6 +115,7 @@ def main() -> None:
         print(f"{f'{PRODUCTS:,} different products, {name}':<58}{spent:>8.3f}  < 1 s")
     print(f"{'import cosim':<58}{child_cpu_s('-c', 'import cosim'):>8.3f}  < 0.7 s")
     print(f"{'cosim --help':<58}{child_cpu_s('-m', 'cosim', '--help'):>8.3f}  < 1.0 s")
+    print(f"{'cosim list accelerators':<58}{child_cpu_s('-m', 'cosim', 'list', 'accelerators'):>8.3f}  < 1.5 s")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ FOLDERS: Mapping[str, str] = {
     "experiments": "experiments",
     "software": "accelerators/software",
     "technology": "accelerators/technology",
+    "kernels": "accelerators/kernels",
 }
 _ONE = {
     "accelerators": "accelerator",
@@ -27,6 +28,7 @@ _ONE = {
     "experiments": "experiment",
     "software": "software",
     "technology": "technology",
+    "kernels": "library of kernels",
 }
 
 
@@ -80,5 +82,5 @@ def _files(root: Path, kind: str) -> list[Path]:
     except OSError:
         # A folder of COSIM_PATH that may not be read holds nothing for this user.
         return []
-    skip = {"systems", "technology", "software"} if kind == "accelerators" else {"scenarios", "traces"}
+    skip = {"systems", "technology", "software", "kernels"} if kind == "accelerators" else {"scenarios", "traces"}
     return [path for path in inside if not skip & set(path.relative_to(folder).parts[:-1])]

@@ -19,6 +19,13 @@ class Frozen(BaseModel):
     )
 
 
+class Source(Frozen):
+    """Where numbers come from. `checked` is false for what nobody has verified; the mark travels."""
+
+    text: str
+    checked: bool = True
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -11,16 +11,9 @@ from cosim.dtypes import Dtype
 from cosim.errors import SpecError, nearest
 from cosim.hardware.compute import KernelConstants, MatrixEngine, SpecialEngine, VectorEngine
 from cosim.hardware.memory import Link, MemoryLevel
-from cosim.schema import Frozen
+from cosim.schema import Frozen, Source
 
 Role = str
-
-
-class Source(Frozen):
-    """Where numbers come from. `checked` is false for what nobody has verified; the mark travels."""
-
-    text: str
-    checked: bool = True
 
 
 class PowerSpec(Frozen):
@@ -111,6 +104,8 @@ class Chip(Frozen):
     """Share of the cores that a collective takes while it runs behind other work; None: it has engines of its own."""
     launch: LaunchSpec
     quality: Quality
+    kernels: str | None = None
+    """Library of kernels whose constants fill what `calibration` does not give."""
     calibration: KernelConstants | None = None
     published: Published = Published()
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cosim.datum import Capacity, Count, Factor, FlopPerCycle, FlopRate, Frequency, OpPerCycle, OpRate
 from cosim.dtypes import Dtype
-from cosim.schema import Frozen
+from cosim.schema import Frozen, Source
 
 Dataflow = Literal["ws", "os", "is"]
 
@@ -27,6 +27,8 @@ class TileMachine(Frozen):
     """Clock of the matrix units at their published peak."""
     rate: dict[Dtype, FlopPerCycle]
     """FLOP per cycle and core for each format."""
+    multicast: Count | None = None
+    """Neighbouring cores that one read of the last cache can serve; None: every core reads for itself."""
     peak: dict[Dtype, FlopRate] = {}
     """Replaces the derived peak of a format when overridden; left out in files."""
 
@@ -79,11 +81,23 @@ class SpecialEngine(Frozen):
 
 
 class KernelConstants(Frozen):
-    """Constants of the kernels of a tile machine: fitted, or carried over from a chip that was."""
+    """Constants of the kernels of a tile machine: those of a library of kernels, the chip's own where it has some."""
 
+    library: str | None = None
+    """The library of kernels that the chip names, `accelerators/kernels/NAME.yaml`."""
+    fitted_on: tuple[str, ...] = ()
+    """Chips whose measurements they were fitted on; on any other chip they are estimates."""
     data: str
     """Data set that they were fitted on, with the split held out."""
     held_out: str | None = None
     """Error on the rows that were not fitted."""
     constants: dict[str, Factor] = {}
-    """Values in SI units by name; `cosim.hardware.lower.KERNEL_CONSTANTS` lists what each means."""
+    """Values by name; `cosim.hardware.lower.KERNEL_CONSTANTS` lists what each means."""
+
+
+class KernelLibrary(KernelConstants):
+    """A file of kernel constants that chips of one class share."""
+
+    name: str
+    title: str
+    sources: dict[str, Source] = {}

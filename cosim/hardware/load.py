@@ -12,6 +12,7 @@ from cosim.documents import Data, Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
 from cosim.hardware.chip import Chip
+from cosim.hardware.compute import KernelLibrary
 from cosim.hardware.system import System
 from cosim.schema import validated
 
@@ -30,13 +31,13 @@ def load_system(name: str) -> System:
 
 def read_chip(name: str) -> tuple[Chip, tuple[Document, ...]]:
     """A chip and every file it was read from, bases included. Raises SpecError."""
-    data, chain = _with_bases(library.find("accelerators", name), "accelerators")
-    chip = validated(Chip, _cited(data, chain), chain[0], chain[1:])
+    data, chain, others = _chip_data(name)
+    chip = validated(Chip, data, chain[0], chain[1:])
     try:
         check_chip(chip, chain[0])
     except SpecError as error:
         raise error.at(file=chain[0].path) from None
-    return chip, chain
+    return chip, (*chain, *others)
 
 
 def read_system(name: str) -> tuple[System, tuple[Document, ...]]:
@@ -63,8 +64,39 @@ def read_system(name: str) -> tuple[System, tuple[Document, ...]]:
 
 def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:
     """Content of any description with its bases merged and its sources written out, and its files. Raises SpecError."""
+    if kind == "accelerators":
+        data, chain, others = _chip_data(name)
+        return data, (*chain, *others)
     data, chain = _with_bases(library.find(kind, name), kind)
     return _cited(data, chain), chain
+
+
+def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, ...]]:
+    """A chip's data whole, its chain of files, and those of the library of kernels that it names. Raises SpecError."""
+    merged, chain = _with_bases(library.find("accelerators", name), "accelerators")
+    data = _cited(merged, chain)
+    if not isinstance(data.get("kernels"), str):
+        return data, chain, ()
+    try:
+        shared, files = described(data["kernels"], "kernels")
+        validated(KernelLibrary, shared, files[0], files[1:])
+    except SpecError as error:
+        holder = next((d for d in chain if "kernels" in d.data), chain[0])
+        # A fault inside the library names its own file.
+        raise (error if error.file else error.at(file=holder.path, line=holder.line("kernels"))) from None
+    own = data.get("calibration")
+    data["calibration"] = _merged(_lent(shared, str(data.get("name"))), own if isinstance(own, dict) else {})
+    return data, chain, files
+
+
+def _lent(shared: Data, chip: str) -> Data:
+    """A library's constants as `chip` has them: on a chip that they were not fitted on they are estimates."""
+    kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources")}
+    kept["library"] = shared["name"]
+    if chip not in shared.get("fitted_on", ()):
+        constants = {name: {**datum, "kind": "estimated"} for name, datum in shared["constants"].items()}
+        kept |= {"constants": constants, "held_out": None}
+    return kept
 
 
 def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:

@@ -19,13 +19,11 @@ from cosim.overrides import Varied
 from cosim.records import Array, array
 
 KERNEL_CONSTANTS: dict[str, str] = {
-    "k_step_time": "least time of one 64-deep step of the K loop of a tile [s]",
-    "core_bandwidth": "DRAM bandwidth that one busy core can draw, by its loads in flight [B/s]",
-    "cache_share": "share of the last cache that holds operands of a repeated run",
-    "split_time": "time of the reduction after a split of K [s]",
-    "operand_share": "feed of tile operands into a core over the bandwidth of its scratch memory",
-    "tile_prologue": "fill and drain of one tile [s]",
-    "dram_share": "DRAM bandwidth of these kernels over that of streaming ones; 1 where it is not given",
+    "step_cycles": "least cycles of one step of the K loop of a tile, 128 B deep",
+    "epilogue_cycles": "cycles in which a core stores a tile of 128 x 128 after its loop, nothing else running",
+    "cache_share": "share of a partition of the last cache that holds operands",
+    "cache_feed": "bandwidth of the last cache that tiles reach, over its own",
+    "dram_share": "DRAM bandwidth of matrix kernels over that of streaming ones; 1 where it is not given",
 }
 
 
@@ -41,6 +39,8 @@ class MatrixArrays:
     columns: Array | None = None
     dataflows: tuple[str, ...] = ()
     shadow_weights: bool = True
+    multicast: Array = field(default_factory=lambda: array(1.0))
+    """Cores that one read of the last cache can serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class MemoryArrays:
     capacity: Array
     bandwidth: Array
     reserved: Array
+    partitions: Array = field(default_factory=lambda: array(1.0))
+    """Parts that each keep a copy of what their own cores read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,8 @@ def _matrix(chip: Chip, values: Values) -> MatrixArrays:
         replaced = values.maybe(f"matrix.peak.{dtype}")
         peak[dtype] = units * values.si(f"matrix.rate.{dtype}") * clock if replaced is None else replaced
     if engine.kind == "tile":
-        return MatrixArrays("tile", peak, clock)
+        multicast = values.maybe("matrix.multicast")
+        return MatrixArrays("tile", peak, clock, multicast=array(1.0) if multicast is None else multicast)
     return MatrixArrays("systolic", peak, clock, arrays, rows, columns, engine.dataflows, engine.shadow_weights)
 
 
@@ -306,7 +309,13 @@ def _memory(values: Values, role: str, shared_by: str) -> MemoryArrays:
     if capacity is None:
         capacity = values.si(f"{at}.stacks") * values.si(f"{at}.stack_capacity")
     capacity = capacity * copies
-    return MemoryArrays(capacity, bandwidth, _or_zero(values.maybe(f"{at}.reserved")))
+    partitions = values.maybe(f"{at}.partitions")
+    return MemoryArrays(
+        capacity,
+        bandwidth,
+        _or_zero(values.maybe(f"{at}.reserved")),
+        array(1.0) if partitions is None else partitions,
+    )
 
 
 def _link(values: Values, name: str) -> Array:

@@ -29,6 +29,8 @@ class MemoryLevel(Frozen):
     reserved: Capacity | None = None
     """Taken by the runtime before a model is loaded (driver, context, fragmentation)."""
     shared_by: Literal["chip", "core"] = "chip"
+    partitions: Count | None = None
+    """Parts that each keep a copy of what their own cores read, so that it holds that much less; None: one."""
     latency: Time | None = None
     stacks: Count | None = None
     pins: Count | None = None

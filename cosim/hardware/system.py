@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from cosim.datum import Bandwidth, Count, Factor, Money, MoneyPerEnergy, Power, Ratio, Time
-from cosim.hardware.chip import Chip, Source
-from cosim.schema import Frozen
+from cosim.hardware.chip import Chip
+from cosim.schema import Frozen, Source
 
 TierKind = Literal["switch", "mesh", "ring", "torus", "fat_tree"]
 Algorithm = Literal["ring", "tree", "direct", "in_network"]

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cosim.datum import Capacity, Count, Time
-from cosim.hardware.chip import Source
 from cosim.hardware.load import described
 from cosim.records import Array, array
-from cosim.schema import Frozen, validated
+from cosim.schema import Frozen, Source, validated
 
 
 class Software(Frozen):

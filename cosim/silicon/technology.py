@@ -24,9 +24,8 @@ from cosim.datum import (
     Quantity,
 )
 from cosim.dtypes import Dtype
-from cosim.hardware.chip import Source
 from cosim.hardware.load import described
-from cosim.schema import Frozen, validated
+from cosim.schema import Frozen, Source, validated
 
 Share = Annotated[Datum, Quantity("", open_low=False)]
 

@@ -40,8 +40,10 @@ class Machine:
     """What a matrix kernel sees of a chip in one format; leaves of shape () or (N,).
 
     `peak` [FLOP/s]; `dram` achievable bandwidth [B/s]; `cache` bytes of the last on-chip level that all
-    cores share (all scratch together where there is none); `feed` the bandwidth of the level that the matrix
-    engine reads, over all cores [B/s]; constants of tile kernels by name.
+    cores share (all scratch together where there is none), in `partitions` that keep copies, its bandwidth over all
+    cores [B/s], and `multicast` cores that one read of it can serve; `feed` the bandwidth of the level that the matrix
+    engine reads, over all cores [B/s]; `start` what one more dependent kernel takes [s]; constants of tile kernels by
+    name.
     """
 
     kind: str
@@ -58,6 +60,10 @@ class Machine:
     rows: Array
     columns: Array
     kernel: Mapping[str, Array]
+    cache_bandwidth: Array
+    partitions: Array
+    multicast: Array
+    start: Array
 
 
 def machine(chip: ChipArrays, dtype: str) -> Machine:
@@ -87,6 +93,10 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
         rows=known(engine.rows),
         columns=known(engine.columns),
         kernel=chip.kernel,
+        cache_bandwidth=array(np.inf) if cache is None else cache.bandwidth,
+        partitions=one if cache is None else cache.partitions,
+        multicast=engine.multicast,
+        start=chip.launch.gap + chip.launch.latency,
     )
 
 

@@ -1,13 +1,14 @@
 """Matmul on a tile machine (GPU): the best output tile and split of K, over all candidates at once.
 
     tiles  = ceil(m/tm) ceil(n/tn) split batch          waves = ceil(tiles / cores)
-    step   = most of: least time of a 64-deep step, tile FLOP over a core's rate, tile operands over a core's feed
-    core   = waves (ceil(k / split / 64) step + prologue)
+    step   = most of: least time of a step, tile FLOP over a core's rate, tile operands over a core's scratch
+    core   = waves (ceil(k e / split / 128) step + epilogue tm tn / 128^2)           a step is 128 B of k
+    cache  = (operands of every tile + 2 C) / (cache bandwidth x cache_feed x multicast)
     DRAM   = A passes over column super-tiles + B passes over row super-tiles + C
-    time   = max(core, DRAM / min(dram, busy cores x core_bandwidth)) + reduction of a split
+    time   = most of core, cache, DRAM / bandwidth, plus the reduction of a split
 
 A wave of tiles forms a super-tile gm x gn that shares its operands through the last cache, so passes count
-super-tiles. The constants are the chip's, fitted or carried over; `lower.KERNEL_CONSTANTS` defines them.
+super-tiles. The constants are those of a library of kernels or of the chip; `lower.KERNEL_CONSTANTS` defines them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from cosim.records import Array, joined, take
 from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine
 from cosim.timing.traffic import OUTPUT_BYTES, Resident, saved, written
 
-K_STEP = 64.0
+STEP_BYTES = 128.0
+"""Depth of one step of the K loop: 64 elements of 16 bits, 128 of 8; the line of a cache."""
+EPILOGUE_TILE = 128.0 * 128.0
+"""Elements of the tile that `epilogue_cycles` speaks of."""
+PARTIAL_BYTES = 4.0
+"""Partial sums of a split are fp32."""
 # Every halving of a shape is a shape, so that a smaller product can always be cut into as many tiles.
 _SHAPES = [(m, n) for m in (16, 32, 64, 128, 256) for n in (32, 64, 128, 256) if m * n <= 128 * 256]
 TILE_M = np.array([shape[0] for shape in _SHAPES], dtype=np.float64)[:, None, None]
@@ -54,7 +60,7 @@ def tile_cost(
 
     Raises SpecError where the chip's calibration lacks a constant.
     """
-    missing = [name for name in _NEEDED if name not in machine.kernel]
+    missing = [name for name in NEEDED if name not in machine.kernel]
     if missing:
         raise SpecError("a tile machine needs this kernel constant", field=f"calibration.constants.{missing[0]}")
     shape = _Shape(m, n, k, batch)
@@ -67,26 +73,33 @@ def tile_cost(
     return joined(parts)
 
 
-_NEEDED = ("k_step_time", "core_bandwidth", "cache_share", "split_time", "operand_share", "tile_prologue")
+NEEDED = ("step_cycles", "epilogue_cycles", "cache_share", "cache_feed")
 
 
 def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident: Resident) -> KernelCost:
-    element_bytes = sizes[0]
+    element_bytes, output_bytes = sizes
     kernel = machine.kernel
     across, down = np.ceil(shape.m / TILE_M), np.ceil(shape.n / TILE_N)
     grid = across * down * shape.batch
     core_rate = machine.peak * machine.quality / machine.cores
-    per_step_compute = 2.0 * K_STEP * TILE_M * TILE_N / core_rate
-    core_feed = kernel["operand_share"] * machine.feed / machine.cores
-    per_step_feed = (TILE_M + TILE_N) * K_STEP * element_bytes / core_feed
-    step = np.maximum(np.maximum(per_step_compute, per_step_feed), kernel["k_step_time"])
-    steps = np.ceil(shape.k / (K_STEP * SPLITS))
-    tiles = grid * SPLITS
-    core_time = np.ceil(tiles / machine.cores) * (steps * step + kernel["tile_prologue"])
+    per_step_compute = 2.0 * STEP_BYTES / element_bytes * TILE_M * TILE_N / core_rate
+    # Every operand byte is written to the scratch memory once and read once.
+    per_step_feed = 2.0 * (TILE_M + TILE_N) * STEP_BYTES / (machine.feed / machine.cores)
+    least = kernel["step_cycles"] / machine.clock
+    step = np.maximum(np.maximum(per_step_compute, per_step_feed), least)
+    steps = np.ceil(shape.k * element_bytes / (STEP_BYTES * SPLITS))
+    epilogue = kernel["epilogue_cycles"] / machine.clock * (TILE_M * TILE_N / EPILOGUE_TILE)
+    core_time = np.ceil(grid * SPLITS / machine.cores) * (steps * step + epilogue)
+    operands = (TILE_M + TILE_N) * element_bytes * shape.k * grid
+    output = shape.batch * shape.m * shape.n
+    through = machine.cache_bandwidth * kernel["cache_feed"] * machine.multicast
+    # Output lines enter the cache and leave it.
+    cache_time = (operands + 2.0 * output_bytes * output) / through
     dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, sizes, resident)
-    busy = np.minimum(tiles, machine.cores)
-    memory = dram_bytes / np.minimum(machine.dram, busy * kernel["core_bandwidth"])
-    time = np.maximum(core_time, memory) + np.where(SPLITS > 1.0, kernel["split_time"], 0.0)
+    memory = dram_bytes / machine.dram
+    reduction = machine.start + (SPLITS + 1.0) * PARTIAL_BYTES * output / through
+    compute = np.maximum(core_time, cache_time)
+    time = np.maximum(compute, memory) + np.where(SPLITS > 1.0, reduction, 0.0)
     flat = time.reshape(-1, time.shape[-1])
     best = np.argmin(flat, axis=0)
     point = np.arange(flat.shape[1])
@@ -96,18 +109,18 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
         full = np.broadcast_to(candidates, (TILE_M.shape[0], SPLITS.shape[1], flat.shape[1]))
         return full[tile, split, point]
 
-    compute, waiting = chosen(core_time), chosen(memory)
+    on_chip, waiting = chosen(compute), chosen(memory)
     why = np.where(chosen(per_step_compute) >= chosen(step), COMPUTE, OPERANDS)
-    why = np.where(chosen(step) <= kernel["k_step_time"], LATENCY, why)
-    operands = (TILE_M + TILE_N) * element_bytes * shape.k * grid
+    why = np.where(chosen(step) <= least, LATENCY, why)
+    why = np.where(chosen(cache_time) > chosen(core_time), OPERANDS, why)
     return KernelCost(
         time=flat[best, point],
-        compute=compute,
+        compute=on_chip,
         memory=waiting,
-        flop=2.0 * shape.batch * shape.m * shape.n * shape.k,
+        flop=2.0 * output * shape.k,
         dram_bytes=chosen(dram_bytes),
         cache_bytes=chosen(operands),
-        bound=np.where(waiting > compute, MEMORY, why).astype(np.int64),
+        bound=np.where(waiting > on_chip, MEMORY, why).astype(np.int64),
         tiling=(TILE_M[tile, 0, 0], TILE_N[tile, 0, 0], SPLITS[0, split, 0]),
     )
 
@@ -115,15 +128,18 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
 def _dram_bytes(
     shape: _Shape, across: Array, down: Array, machine: Machine, sizes: tuple[float, float], resident: Resident
 ) -> Array:
-    """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile."""
+    """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile.
+
+    A cache in `partitions` that keep a copy each holds that much less.
+    """
     element_bytes, output_bytes = sizes
     a, b = shape.m * shape.k * element_bytes, shape.k * shape.n * element_bytes
     c = shape.m * shape.n * output_bytes
-    room = machine.kernel["cache_share"] * machine.cache
+    room = machine.kernel["cache_share"] * machine.cache / machine.partitions
     wave = np.minimum(machine.cores, across * down)
     group_m = np.minimum(np.maximum(np.rint(np.sqrt(wave * (TILE_N / TILE_M))), 1.0), across)
     group_n = np.minimum(np.ceil(wave / group_m), down)
     group_m = np.minimum(np.ceil(wave / group_n), across)
     passes_a = np.where(a <= room, 1.0, np.ceil(down / group_n))
     passes_b = np.where(b <= room, 1.0, np.ceil(across / group_m))
-    return a * passes_a + b * passes_b - saved(a, b, c, room, resident) + written(c, room, resident)
+    return a * passes_a + b * passes_b - saved(a, b, c, room, resident) + written(a, b, c, room, resident)

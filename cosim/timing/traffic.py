@@ -13,8 +13,11 @@ from cosim.records import Array, array
 
 ACCUMULATOR_BYTES = 4.0
 OUTPUT_BYTES = 2.0
-Resident = Literal["none", "activations", "all"]
-"""What is on chip before a kernel starts."""
+Resident = Literal["none", "activations", "repeated"]
+"""What is on chip before a kernel starts: nothing, the activations A (left there by the kernel before), or what is left
+of earlier rounds of a benchmark that repeats the product with the same A and C and `WEIGHT_COPIES` of B in turn."""
+WEIGHT_COPIES = 5.0
+"""As the published tables of GEMM times were made: the weights of a layer are not those of the next."""
 _BLOCKS = 2.0 ** np.arange(5, 17)
 
 
@@ -31,8 +34,7 @@ def blocked_traffic(
 
     Output blocks of gm x gn stay on chip in fp32 (half the capacity) while k streams by:
         A ceil(n/gn) + B ceil(m/gm) + C,   gm gn 4 B <= capacity / 2.
-    An operand that fits a half of the memory is read once. `resident` says what is on chip already:
-    nothing, the activations A (left there by the kernel before), or all operands (a repeated benchmark).
+    An operand that fits a half of the memory is read once. `resident` says what is on chip already.
     """
     a, b, c = m * k * element_bytes, k * n * element_bytes, m * n * output_bytes
     half = capacity / 2.0
@@ -43,18 +45,20 @@ def blocked_traffic(
         over_a = np.where(a <= half, 1.0, np.ceil(n / columns))
         over_b = np.where(b <= half, 1.0, np.ceil(m / rows))
         least = np.minimum(least, a * over_a + b * over_b)
-    return least - saved(a, b, c, half, resident) + written(c, half, resident)
+    return least - saved(a, b, c, half, resident) + written(a, b, c, half, resident)
 
 
-def saved(a: Array, b: Array, c: Array, half: Array, resident: Resident) -> Array:
-    """Bytes of the first reading that residents spare."""
+def saved(a: Array, b: Array, c: Array, room: Array, resident: Resident) -> Array:
+    """Bytes of the first reading that residents spare, with `room` bytes for them."""
     if resident == "none":
         return array(0.0)
     if resident == "activations":
-        return np.where(a <= half, a, 0.0)
-    return np.where(a + b + c <= half, a + b, 0.0)
+        return np.where(a <= room, a, 0.0)
+    return np.where(a + b + c <= room, a, 0.0) + np.where(a + WEIGHT_COPIES * b + c <= room, b, 0.0)
 
 
-def written(c: Array, half: Array, resident: Resident) -> Array:
-    """Output bytes that reach DRAM: all of them, unless they stay for the kernel after."""
-    return c if resident == "none" else np.where(c <= half, 0.0, c)
+def written(a: Array, b: Array, c: Array, room: Array, resident: Resident) -> Array:
+    """Output bytes that reach DRAM: all of them, unless they stay for the kernel after or the next round."""
+    if resident == "none":
+        return c
+    return np.where((c if resident == "activations" else a + b + c) <= room, 0.0, c)

@@ -122,7 +122,7 @@ def _times(rows: Sequence[Case], chip: ChipArrays, dtype: str, *, warm: bool) ->
     """Seconds of each row's kernel timed alone."""
     m, n, k = (array([row.number(name) for row in rows]) for name in ("m", "n", "k"))
     batch = array([row.number("batch") or 1.0 for row in rows])
-    cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="all" if warm else "none")
+    cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="repeated" if warm else "none")
     time = cost.time + chip.launch.gap + chip.launch.latency
     return time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip)
 

@@ -37,6 +37,8 @@ def validate(
     column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
     """
     if suite == SILICON:
+        if cases is not None:
+            raise SpecError("does not go with --suite silicon", field="--cases", hint="the suite has its own tables")
         return validate_silicon(kind, group=group, every=every)
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")

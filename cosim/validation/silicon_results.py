@@ -29,8 +29,9 @@ def validate_silicon(
 
     `groups` are those of the column `group`, or chip and formats; each has `spread` (median of slowest over fastest
     stack, of shapes with several) and `regimes`. `fits` holds fitted and never fitted chips by kind and formats,
-    `worst` their worst shapes, `layers` the products of layers, `power` modelled against measured watts. `cases`
-    counts the shapes asked of `shapes` in the tables; `skipped` rows of the tables by reason. Raises SpecError.
+    `worst` their worst shapes by kind, `layers` the products of layers, `power` modelled against measured watts.
+    `cases` counts the shapes asked of `shapes` in the tables; `skipped` has rows of the tables by reason. Raises
+    SpecError.
     """
     place = tables_root() if root is None else root
     suite = answer(kind, every=every, root=place)
@@ -52,7 +53,7 @@ def validate_silicon(
             for name, rows in table.groups(default if group is None else [group]).items()
         },
         "fits": _by_fit(table),
-        "worst": {fit: table.worst(np.flatnonzero(table.words["fit"] == fit)) for fit in FITS},
+        "worst": {", ".join(key): table.worst(rows) for key, rows in sorted(table.groups(["fit", "kind"]).items())},
         "layers": layers(suite),
         "power": powers(suite, place, every=every),
         "rows": table.rows(np.arange(len(table.errors))),

@@ -136,6 +136,13 @@ def test_a_kernel_is_judged_whole_by_its_long_contexts(write_kernels: Write) -> 
     assert reasons(root, "prefill") == {}
 
 
+def test_contexts_short_of_two_windows_do_not_judge_a_kernel(write_kernels: Write) -> None:
+    # Two contexts of 192 have little to gain and do not; the long one does.
+    short = [row for head_dim in (64, 128) for row in windowed(1.0, 1.1, isl=192, head_dim=head_dim)]
+    root = write_kernels("chip", "a/1", "prefill", [*short, *windowed(4.0, 0.5)])
+    assert reasons(root, "prefill") == {}
+
+
 def test_a_window_without_a_row_to_compare_shows_nothing(write_kernels: Write) -> None:
     root = write_kernels("chip", "a/1", "decode", [{"step": 4095, "window_size": 128}, {"step": 4095, "batch_size": 1}])
     assert only(root, "decode").dims["window"].tolist() == [0.0]

@@ -37,6 +37,13 @@ equal_quality:
 max_batch: 16
 """
 Answer = tuple[int, str, str]
+KERNELS: dict[str, tuple[str, dict[str, object]]] = {
+    "matmul": ("gemm/{}/gemm_perf", {"gemm_dtype": "bfloat16", "m": 64, "n": 4096, "k": 4096}),
+    "prefill": ("attention/{}/context_attention_perf", {"isl": 1024, "step": 0}),
+    "decode": ("attention/{}/generation_attention_perf", {"isl": 1, "step": 1023}),
+}
+HEADS = {"batch_size": 4, "num_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+HEADS_FORMATS = {"attn_dtype": "bfloat16", "kv_cache_dtype": "bfloat16"}
 SHIPPED: dict[Path, Document] = {}
 
 
@@ -86,6 +93,30 @@ def shipped_files_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cosim.documents.read", _read)
         yield
+
+
+@pytest.fixture
+def write_kernels(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a table of measured kernels of one stack as the package of tables has it; returns the root of tables.
+
+    Rows name what differs from a plain kernel of 1 ms; a column that is None in all rows is not in the table.
+    """
+    root = tmp_path / "aiconfigurator_core" / "systems" / "data"
+
+    def _write(system: str, stack: str, kind: str, rows: list[dict[str, object]]) -> Path:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        place, own = KERNELS[kind]
+        plain = own if kind == "matmul" else {**own, **HEADS, **HEADS_FORMATS}
+        full = [{"kernel_source": "default", "latency": 1.0, **plain, **row} for row in rows]
+        names = {name: None for row in full for name in row if any(each.get(name) is not None for each in full)}
+        path = root / system / f"{place.format(stack)}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({name: [row.get(name) for row in full] for name in names}), path)
+        return root
+
+    return _write
 
 
 @pytest.fixture

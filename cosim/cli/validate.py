@@ -10,20 +10,32 @@ import typer
 
 from cosim.cli.library import JsonOption
 from cosim.cli.output import emit, table
+from cosim.errors import SpecError
 
 
 def validate_command(
-    suite: Annotated[str | None, typer.Option(help="A suite that ships: systolic, training.")] = None,
-    kind: Annotated[str | None, typer.Option(help="matmul, attention, training or systolic.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="A suite: systolic, training, or silicon (needs the extra cosim[silicon]).")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="matmul, attention, training or systolic; limits the suite silicon.")
+    ] = None,
     cases: Annotated[Path | None, typer.Option(help="CSV of measured cases.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every shape of the suite silicon, not a sample.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Writes a page of the accuracy in Markdown.")] = None,
     json_to: JsonOption = None,
 ) -> None:
     """Prediction against measurement, with the rows that could not be answered and why."""
     from cosim.validation.run import validate
 
-    found = validate(kind, cases, suite=suite, group=group)
+    found = validate(kind, cases, suite=suite, group=group, every=every)
+    if page is not None:
+        _write_page(found, page)
     if emit(found, json_to):
+        return
+    if found["kind"] == "silicon":
+        _print_silicon(found)
         return
     print(f"{found['kind']}: {found['evaluated']} of {found['cases']} cases answered")
     head = ["group", "rows", "median", "mean", "p90", "bias"]
@@ -32,6 +44,26 @@ def validate_command(
         print(f"macro median {found['macro_median_abs_error']:.1%}")
     for reason, count in Counter(skip["reason"] for skip in found["skipped"]).most_common():
         print(f"skipped {count}: {reason}")
+
+
+def _print_silicon(found: dict[str, Any]) -> None:
+    from cosim.report.accuracy import sections
+
+    print(f"silicon: {found['evaluated']:,} of {found['shapes']:,} shapes asked")
+    for section in sections(found):
+        print("\n".join(["", section.title, *([section.note] if section.note else [])]))
+        print(table(section.head, section.rows))
+    if found["macro_median_abs_error"] is not None:
+        print(f"\nmacro median {found['macro_median_abs_error']:.1%}")
+
+
+def _write_page(found: dict[str, Any], page: Path) -> None:
+    from cosim.report.accuracy import accuracy_page
+
+    try:
+        page.write_text(accuracy_page(found), encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror}", file=page, field="--page") from None
 
 
 def _row(name: str, figures: dict[str, Any]) -> list[str]:

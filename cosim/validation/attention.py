@@ -1,23 +1,20 @@
 """Predictions of attention kernels timed alone: fused prefill and decode over a cache.
 
 The query is at the end of its context; `window` 0 or blank is none. A row's `dtype` is that of its arithmetic, which
-runs at 16 bits here whatever it says below that: see `cosim.timing.attention`.
+runs at 16 bits here whatever it says below that: see `cosim.validation.kernels`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from cosim import library
 from cosim.dtypes import DTYPES
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
-from cosim.timing.attention import attention_cost
 from cosim.validation.cases import Case
-from cosim.workload.ops import Attention
+from cosim.validation.kernels import attention_kernel
 
 DIMS = ("batch", "query_len", "context_len", "heads", "kv_heads", "head_dim", "measured_s")
 LARGEST = 1e12
@@ -73,20 +70,4 @@ def _times(rows: Sequence[Case], chip: ChipArrays, cell: Cell) -> Array:
     """Seconds of each row's kernel timed alone."""
     _, phase, kv_dtype, causal = cell
     dims = {name: array([row.number(name) or 0.0 for row in rows]) for name in (*DIMS, "window")}
-    window, context = dims["window"], dims["context_len"]
-    op = Attention(
-        name="attention",
-        group="layer",
-        phase="prefill" if phase == "prefill" else "decode",
-        batch=dims["batch"],
-        query=dims["query_len"],
-        context=context,
-        heads=dims["heads"],
-        kv_heads=dims["kv_heads"],
-        head_dim=dims["head_dim"],
-        window=np.where(window > 0.0, window, context),
-        windowed=True,
-        causal=causal,
-    )
-    time: Array = attention_cost(op, chip, kv_dtype).time + chip.launch.gap + chip.launch.latency
-    return time
+    return attention_kernel(dims, chip, phase, kv_dtype, causal=causal).time

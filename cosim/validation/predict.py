@@ -1,7 +1,6 @@
 """Predictions for measured cases, in the row's own quantity; a row that cannot be answered says why.
 
-matmul    a kernel timed alone: launch gap and latency plus the best tiling; eight-bit and four-bit rows add
-          the kernel that quantises the activations, as the measurements do
+matmul    a kernel timed alone: see `cosim.validation.kernels`
 attention a kernel timed alone: see `cosim.validation.attention`
 training  an optimizer step of a given plan: see `cosim.validation.training`
 systolic  cycles of one array, fill and drain exposed
@@ -15,16 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosim import library
-from cosim.dtypes import DTYPES, bytes_per_element
+from cosim.dtypes import DTYPES
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
-from cosim.mapping.shard import quantise
 from cosim.records import Array, array
-from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import DATAFLOWS, cycles
-from cosim.timing.vector import vector_cost
 from cosim.validation import attention, training
 from cosim.validation.cases import Case
+from cosim.validation.kernels import matmul_kernel
 
 EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
 """Rows whose log does not tell the format are answered by the faster of those that the chip has."""
@@ -120,13 +117,6 @@ def _unanswerable(accelerator: str, dtype: str, *, known: bool) -> str:
 
 def _times(rows: Sequence[Case], chip: ChipArrays, dtype: str, *, warm: bool) -> Array:
     """Seconds of each row's kernel timed alone."""
-    m, n, k = (array([row.number(name) for row in rows]) for name in ("m", "n", "k"))
+    dims = {name: array([row.number(name) for row in rows]) for name in ("m", "n", "k")}
     batch = array([row.number("batch") or 1.0 for row in rows])
-    cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="repeated" if warm else "none")
-    time = cost.time + chip.launch.gap + chip.launch.latency
-    return time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip)
-
-
-def _quantised(elements: Array, dtype: str, chip: ChipArrays) -> Array:
-    """Time of the kernel that turns 16-bit activations into `dtype`, in a chain with the matmul."""
-    return vector_cost(quantise(elements, dtype, array(1.0)), chip).time + chip.launch.gap + chip.launch.latency
+    return matmul_kernel({**dims, "batch": batch}, chip, dtype, warm=warm).time

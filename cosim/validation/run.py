@@ -9,6 +9,7 @@ from cosim import library
 from cosim.errors import SpecError, nearest
 from cosim.validation.cases import read_cases
 from cosim.validation.predict import Prediction, predict
+from cosim.validation.silicon_results import validate_silicon
 from cosim.validation.statistics import macro_median, summary
 
 SUITES: dict[str, tuple[str, str]] = {
@@ -16,19 +17,34 @@ SUITES: dict[str, tuple[str, str]] = {
     "training": ("training", "training_steps.csv"),
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
+SILICON = "silicon"
+"""The suite whose measured kernels are in a package apart."""
 
 
 def validate(
-    kind: str | None = None, cases: str | Path | None = None, *, suite: str | None = None, group: str | None = None
+    kind: str | None = None,
+    cases: str | Path | None = None,
+    *,
+    suite: str | None = None,
+    group: str | None = None,
+    every: bool = False,
 ) -> dict[str, Any]:
-    """Errors of cosim on measured cases: a CSV of a `kind`, or a `suite` that ships with cosim.
+    """Errors of cosim on measured cases: a CSV of a `kind`, a `suite` that ships with cosim, or silicon.
 
+    The suite silicon reads tables of a package apart, see `cosim.validation.silicon_results`: a sample of their
+    shapes, or `every` one; `kind` limits it.
     Returns kind, cases, evaluated, skipped (id, reason), the error figures as fractions, `groups` by the
     column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
     """
+    if suite == SILICON:
+        if cases is not None:
+            raise SpecError("does not go with --suite silicon", field="--cases", hint="the suite has its own tables")
+        return validate_silicon(kind, group=group, every=every)
+    if every:
+        raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
     if suite is not None:
         if suite not in SUITES:
-            raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, SUITES))
+            raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON)))
         kind, name = SUITES[suite]
         cases = library.shipped() / "experiments" / "validation" / name
     if kind is None or cases is None:

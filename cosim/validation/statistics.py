@@ -17,10 +17,10 @@ def errors(predicted: Array, measured: Array) -> Array:
     return predicted / measured - 1.0
 
 
-def summary(predicted: Sequence[float], measured: Sequence[float]) -> Summary:
+def summary(predicted: Sequence[float] | Array, measured: Sequence[float] | Array) -> Summary:
     """Median, mean, 90th percentile of |error|, bias (median error), median |log ratio|; None for no rows."""
     names = ("median_abs_error", "mean_abs_error", "p90_abs_error", "bias", "median_abs_log_error")
-    if not predicted:
+    if not len(predicted):
         return {"evaluated": 0, **dict.fromkeys(names)}
     error = errors(array(predicted), array(measured))
     size, ratio = np.abs(error), np.abs(np.log(array(predicted) / array(measured)))

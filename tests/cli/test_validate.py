@@ -146,3 +146,55 @@ def test_a_table_of_steps_without_its_system_is_one_message(call: Call, tmp_path
     code, out, err = call("validate", "--kind", "training", "--cases", path)
     assert (code, out) == (2, "")
     assert "steps.csv:1: system: lacks a column that kind training needs" in err
+
+
+@pytest.fixture
+def silicon(write_kernels: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package of measured tables with one chip's products and attention."""
+    write_kernels("h100_sxm", "a/1", "matmul", [{}, {"m": 8192}])
+    root = write_kernels("h100_sxm", "a/1", "decode", [{}])
+    package = root.parents[1]
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(package.parent)
+    return root
+
+
+@pytest.mark.usefixtures("silicon")
+def test_silicon_prints_its_tables(call: Call) -> None:
+    code, out, err = call("validate", "--suite", "silicon")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "silicon: 3 of 3 shapes asked"
+    for title in ("Errors by group", "Fitted and never fitted", "Worst shapes, fitted, matmul"):
+        assert f"\n{title}\n" in out
+    assert "h100-sxm matmul bf16" in out
+    assert "macro median" in out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("silicon")
+def test_silicon_is_limited_to_a_kind_grouped_and_asked_whole(call: Call) -> None:
+    code, out, _ = call("validate", "--suite", "silicon", "--kind", "matmul", "--group", "m", "--all", "--json", "-")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["kind"], found["cases"], list(found["groups"])) == ("silicon", 2, ["64", "8192"])
+
+
+@pytest.mark.usefixtures("silicon")
+def test_a_page_is_written_beside_what_is_printed(call: Call, tmp_path: Path, cases: Path) -> None:
+    page = tmp_path / "accuracy.md"
+    assert call("validate", "--suite", "silicon", "--page", page)[0] == 0
+    assert page.read_text(encoding="utf-8").startswith("# Accuracy: silicon\n")
+    code, out, _ = call("validate", "--kind", "systolic", "--cases", cases, "--page", page, "--json", "-")
+    assert (code, json.loads(out)["kind"]) == (0, "systolic")
+    assert page.read_text(encoding="utf-8").startswith("# Accuracy: systolic\n")
+    code, out, err = call("validate", "--suite", "systolic", "--page", tmp_path)
+    assert (code, out) == (2, "")
+    assert "--page: cannot be written" in err
+
+
+def test_silicon_without_its_package_says_what_to_install(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cosim.validation.silicon_files.find_spec", lambda _: None)
+    code, out, err = call("validate", "--suite", "silicon")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert "pip install 'cosim[silicon]'" in err

@@ -1,0 +1,87 @@
+"""Kernels timed alone, as measurements time them: columns of dimensions in, times and costs out.
+
+matmul      launch gap and latency plus the best tiling; eight-bit and four-bit formats add the kernel that
+            quantises the activations
+attention   launch gap and latency plus one fused kernel; arithmetic at 16 bits, see `cosim.timing.attention`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.dtypes import bytes_per_element
+from cosim.hardware.lower import ChipArrays
+from cosim.mapping.shard import quantise
+from cosim.records import Array, array
+from cosim.timing.attention import attention_cost
+from cosim.timing.cost import BOUNDS, KernelCost
+from cosim.timing.matmul import matmul_cost
+from cosim.timing.vector import vector_cost
+from cosim.workload.ops import Attention
+
+Dims = Mapping[str, Array]
+"""Columns by name, one shape (N,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Kernels timed alone, shape (N,): the cost of each, and its time with launch and quantisation [s]."""
+
+    cost: KernelCost
+    time: Array
+
+    @property
+    def bound(self) -> NDArray[np.str_]:
+        """What bounds the prediction: `launch` where more is timed beside the kernel than in it."""
+        return np.where(self.time > 2.0 * self.cost.time, "launch", np.array(BOUNDS)[self.cost.bound])
+
+
+def matmul_kernel(dims: Dims, chip: ChipArrays, dtype: str, *, warm: bool) -> Kernel:
+    """Products of `m`, `n`, `k`, `batch` in one format; `warm` operands may lie in the last cache.
+
+    Raises SpecError when the chip has no rate for `dtype`.
+    """
+    m, n, k, batch = (dims[name] for name in ("m", "n", "k", "batch"))
+    cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="repeated" if warm else "none")
+    time = _launched(cost.time, chip)
+    return Kernel(cost, time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip))
+
+
+def attention_kernel(dims: Dims, chip: ChipArrays, phase: str, kv_dtype: str, *, causal: bool) -> Kernel:
+    """Attention of the columns that `attention_op` names, over a cache in `kv_dtype`."""
+    cost = attention_cost(attention_op(dims, phase, causal=causal), chip, kv_dtype)
+    return Kernel(cost, _launched(cost.time, chip))
+
+
+def attention_op(dims: Dims, phase: str, *, causal: bool) -> Attention:
+    """The op of columns batch, query_len, context_len, heads, kv_heads, head_dim and window (0 is none)."""
+    window, context = dims["window"], dims["context_len"]
+    named: Literal["prefill", "decode"] = "prefill" if phase == "prefill" else "decode"
+    return Attention(
+        name="attention",
+        group="layer",
+        phase=named,
+        batch=dims["batch"],
+        query=dims["query_len"],
+        context=context,
+        heads=dims["heads"],
+        kv_heads=dims["kv_heads"],
+        head_dim=dims["head_dim"],
+        window=np.where(window > 0.0, window, context),
+        windowed=True,
+        causal=causal,
+    )
+
+
+def _launched(time: Array, chip: ChipArrays) -> Array:
+    return time + chip.launch.gap + chip.launch.latency
+
+
+def _quantised(elements: Array, dtype: str, chip: ChipArrays) -> Array:
+    """Time of the kernel that turns 16-bit activations into `dtype`, in a chain with the matmul."""
+    return _launched(vector_cost(quantise(elements, dtype, array(1.0)), chip).time, chip)

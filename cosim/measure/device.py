@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cosim.errors import SpecError
 from cosim.measure.kernels import EIGHT_BIT, NO_QUANTISER, PLAIN, UNANSWERED, Run, runs_of
@@ -19,6 +19,7 @@ from cosim.measure.timing import Facts, UnableError
 PROBE = 256
 """Side of the product that tells whether a format runs."""
 FLASH_FORMATS = ("bf16", "fp16")
+Made = TypeVar("Made")
 _QUERY = ("--query-gpu=uuid,driver_version,clocks.max.sm,power.limit", "--format=csv,noheader")
 
 
@@ -60,13 +61,14 @@ class TorchDevice:
             self._torch.version.hip or self._torch.cuda.get_device_capability(self._where) < (8, 0)
         ):
             return "the device, or torch on it, has no tf32: it would run fp32"
-        reason = ""
-        for each in EIGHT_BIT if dtype == "fp8" else EIGHT_BIT[:1]:
-            self._eight_bit = each
-            reason = self._tried(dtype)
-            if not reason:
-                break
-        return reason
+        if dtype != "fp8":
+            return self._tried(dtype)
+        reasons = []
+        for self._eight_bit in EIGHT_BIT:
+            reasons.append(self._tried(dtype))
+            if not reasons[-1]:
+                return ""
+        return reasons[0]
 
     def _tried(self, dtype: str) -> str:
         """Why one product in `dtype` fails; empty where it runs."""
@@ -89,24 +91,25 @@ class TorchDevice:
             try:
                 replay, method = self._captured(each, runs), "graph"
             except RuntimeError as error:
-                reason = self._told(error)
+                reason = _reason(self._torch, error)
                 if isinstance(point, Launch):
                     raise UnableError(f"graphs are not possible: {reason}") from None
-        flush = self._flush(flush_bytes) if flush_bytes else None
+        flush = _guarded(self._torch, lambda: self._flush(flush_bytes)) if flush_bytes else None
         ahead = not (isinstance(point, Launch) and point.what == "lone_kernel")
-        return TorchLoop(self._torch, replay, flush, method, ahead=ahead)
+        return TorchLoop(self._torch, each, replay, flush, method, ahead=ahead)
 
     def _ready(self, point: Point, copies: int) -> Sequence[Run]:
         """Runs of a point after each copy ran once: libraries have chosen their kernels. Raises UnableError."""
         self._torch.cuda.empty_cache()
-        try:
+
+        def make() -> Sequence[Run]:
             each = runs_of(self._torch, self._where, point, copies, self._eight_bit)
             for run in each:
                 run()
             self._torch.cuda.synchronize()
-        except (RuntimeError, ValueError) as error:
-            raise UnableError(self._told(error)) from None
-        return each
+            return each
+
+        return _guarded(self._torch, make)
 
     def _captured(self, each: Sequence[Run], runs: int) -> Callable[[], None]:
         """A graph of `runs` runs. Raises RuntimeError where the device, or a kernel, cannot be captured."""
@@ -114,27 +117,12 @@ class TorchDevice:
         with self._torch.cuda.graph(graph):
             for index in range(runs):
                 each[index % len(each)]()
-
-        def replay(kept: Sequence[Run] = each) -> None:
-            # A graph knows addresses, not tensors: `kept` holds them for as long as it may run.
-            graph.replay()
-
-        return replay
+        return graph.replay  # type: ignore[no-any-return]  # torch is Any here
 
     def _flush(self, flush_bytes: float) -> Run:
         """A read that fills the last cache with lines that nothing has to write back."""
         other = self._torch.zeros(int(flush_bytes) // 4, device=self._where)
         return other.amax  # type: ignore[no-any-return]  # torch is Any here
-
-    def _told(self, error: Exception) -> str:
-        """First line of an error. Raises UnableError where the device is lost."""
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        try:
-            self._torch.cuda.synchronize()
-        except RuntimeError:
-            raise UnableError(reason, lost=True) from None
-        return reason
 
 
 class TorchLoop:
@@ -143,6 +131,7 @@ class TorchLoop:
     def __init__(
         self,
         torch: Any,  # noqa: ANN401  # torch is optional and comes as it is
+        runs: Sequence[Run],
         replay: Callable[[], None],
         flush: Run | None,
         method: str,
@@ -150,16 +139,18 @@ class TorchLoop:
         ahead: bool,
     ) -> None:
         self._torch, self._replay, self._flush, self._ahead = torch, replay, flush, ahead
+        self._runs = runs  # a graph knows addresses, not tensors: they must live as long as it
         self.method = method
 
     def seconds(self) -> float:
-        """Time of one replay [s]. Raises UnableError where the device is lost.
+        """Time of one replay [s]. Raises UnableError.
 
         With `ahead` an untimed replay goes before: it keeps the device busy while the host launches the timed one,
         so that no waiting for the host is counted, and it warms what is to be warm.
         """
         begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
-        try:
+
+        def run() -> float:
             self._torch.cuda.synchronize()
             if self._ahead:
                 self._replay()
@@ -170,8 +161,27 @@ class TorchLoop:
             end.record()
             end.synchronize()
             return float(begin.elapsed_time(end)) / 1e3
-        except RuntimeError as error:
-            raise UnableError(str(error).strip().split("\n")[0], lost=True) from None
+
+        return _guarded(self._torch, run)
+
+
+def _guarded(torch: Any, make: Callable[[], Made]) -> Made:  # noqa: ANN401  # torch is optional and comes as it is
+    """What `make` returns. Raises UnableError where the device refuses."""
+    try:
+        return make()
+    except (RuntimeError, ValueError) as error:
+        raise UnableError(_reason(torch, error)) from None
+
+
+def _reason(torch: Any, error: Exception) -> str:  # noqa: ANN401  # torch is optional and comes as it is
+    """First line of an error. Raises UnableError where the device is lost."""
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        raise UnableError(reason, lost=True) from None
+    return reason
 
 
 def _stream(each: Sequence[Run], runs: int) -> Callable[[], None]:

@@ -30,7 +30,7 @@ _MEANING: dict[str, tuple[str, ...]] = {
         "fp8: e4m3, one scale a tensor (1), fast accumulation; the time includes one kernel that quantises A from bf16",
     ),
     "attention": (
-        "attention core alone, flash kernel; prefill: query_len = context_len; decode: query_len 1, context_len counts it",
+        "attention core alone, flash kernel; prefill: query_len = context_len; decode: query_len 1, context with it",
         "kv_dtype is the format of the cache and of the arithmetic; window 0 is none",
     ),
     "copy": ("an elementwise kernel (negation of bf16); bytes = read_bytes + write_bytes",),

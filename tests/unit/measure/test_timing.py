@@ -72,6 +72,13 @@ def test_the_median_of_the_rounds_medians_and_their_spread(fake_device: Any) -> 
     assert found.spread == pytest.approx(5.0, rel=1e-9)
 
 
+def test_one_disturbed_replay_does_not_shorten_the_measurement(fake_device: Any) -> None:
+    device = fake_device(drift=lambda n: 1000.0 if n == 0 else 1.0)
+    timed(device, Copy(2**24), 50e6)
+    # 2 us + 33.6 MB / 4 TB/s = 10.4 us
+    assert [runs for _, runs, *_ in device.loops] == [4, round(5e-3 / device.seconds_of(Copy(2**24)))]
+
+
 def test_launches_run_as_often_as_they_say(fake_device: Any) -> None:
     device = fake_device()
     assert timed(device, Launch("lone_kernel", 1), 0.0).method == "stream"

@@ -67,9 +67,14 @@ def test_rows_and_reasons_are_read_back(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_a_row_is_on_disk_when_append_returns(tmp_path: Path) -> None:
+def test_a_row_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
     with Table(tmp_path / "copy.csv", HEAD, COLUMNS) as table:
+        monkeypatch.setattr("cosim.measure.store.os.fsync", synced.append)
         table.append(row(7))
+        assert len(synced) == 1
+        table.skip("other", "why")
+        assert len(synced) == 2
         assert '"point 7, ""hot""",7,8.0\n' in table.path.read_text(encoding="utf-8")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from cosim.cli.main import main
 from cosim.documents import Document
 from cosim.explore.run import run_study
 from cosim.explore.store import read_run
+from cosim.measure.points import Launch, Matmul, Point
+from cosim.measure.timing import Facts, UnableError
 from cosim.report.page import report_run
 
 # Examples are drawn anew on a developer's machine and are the same ones wherever a change is accepted.
@@ -148,3 +151,65 @@ def refused(
         return err
 
     return _refused
+
+
+@dataclass
+class FakeDevice:
+    """A device whose clock only it moves: 2 us a kernel, 2 TFLOP/s, 1 TB/s cold and 4 TB/s warm."""
+
+    facts: Facts = field(
+        default_factory=lambda: Facts("Fake 9000", "2.9", "550.1", "1980 MHz", "700 W", 50e6, 80e9, cores=132)
+    )
+    without: Mapping[str, str] = field(default_factory=dict)
+    """Reason by format that it does not have."""
+    refuses: Mapping[str, UnableError] = field(default_factory=dict)
+    """Error by the tail of a point."""
+    drift: Callable[[int], float] = lambda _: 1.0
+    """Factor of the time of the n-th replay of a loop."""
+    before_loop: Callable[[int], None] = lambda _: None
+    """Called with the number of loops so far: where a test kills."""
+    loops: list[tuple[Point, int, int, float]] = field(default_factory=list)
+
+    def lacks(self, kind: str, dtype: str) -> str:
+        return self.without.get(dtype, "") if kind in ("matmul", "attention") else ""
+
+    def seconds_of(self, point: Point) -> float:
+        """True time of one run."""
+        flop = 2.0 * point.m * point.n * point.k if isinstance(point, Matmul) else 0.0
+        return 2e-6 + flop / 2e12 + point.operand_bytes / (4e12 if point.warm else 1e12)
+
+    def loop(self, point: Point, runs: int, copies: int, flush_bytes: float) -> FakeLoop:
+        self.before_loop(len(self.loops))
+        self.loops.append((point, runs, copies, flush_bytes))
+        if point.tail in self.refuses:
+            raise self.refuses[point.tail]
+        alone = isinstance(point, Launch) and point.what != "graph_gap"
+        return FakeLoop(runs * self.seconds_of(point), self.drift, "stream" if alone else "graph")
+
+
+@dataclass
+class FakeLoop:
+    """Replays that take as long as they are told to."""
+
+    replay_s: float
+    drift: Callable[[int], float]
+    method: str
+    replays: int = 0
+
+    def seconds(self) -> float:
+        self.replays += 1
+        return self.replay_s * self.drift(self.replays - 1)
+
+
+@pytest.fixture(scope="session")
+def fake_device() -> type[FakeDevice]:
+    """The class, for devices with faults."""
+    return FakeDevice
+
+
+@pytest.fixture
+def own_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """What `cosim measure` finds on this machine."""
+    device = FakeDevice()
+    monkeypatch.setattr("cosim.measure.device.open_device", lambda: device)
+    return device

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cosim.cli import diff, estimate, library, runs, validate
+from cosim.cli import diff, estimate, library, measure, runs, validate
 
 app = typer.Typer(
     name="cosim",
@@ -43,6 +43,7 @@ app.command("estimate")(estimate.estimate_command)
 app.command("run")(runs.run)
 app.command("report")(runs.report)
 app.command("validate")(validate.validate_command)
+app.command("measure")(measure.measure_command)
 app.command("diff")(diff.diff)
 
 

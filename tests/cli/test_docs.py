@@ -3,7 +3,7 @@
 yaml and json blocks are files where their first line is `# name.yaml` or the paragraph before says "into", "as" or
 "to" `name.yaml`; others are read. sh blocks and indented lines are commands; `# exit 2` after one says that it is
 refused. python blocks run in one namespace a page. text blocks are of what was run last: every word was printed. A
-command in a sentence is run where it is whole.
+command in a sentence is run where it is whole. `cosim measure` finds a device that is made up.
 """
 
 from __future__ import annotations
@@ -206,6 +206,7 @@ def parsed(step: Step) -> object:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_device")
 @each_page
 def test_all_that_a_page_shows_works(
     page: Path,

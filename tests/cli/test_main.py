@@ -16,7 +16,7 @@ import cosim
 from cosim.cli import main as entry
 
 Call = Callable[..., tuple[int, str, str]]
-COMMANDS = ("list", "show", "schema", "estimate", "run", "report", "validate")
+COMMANDS = ("list", "show", "schema", "estimate", "run", "report", "validate", "measure")
 
 
 def child(*arguments: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -54,7 +54,7 @@ def test_importing_cosim_takes_less_than_700_ms_of_cpu(tmp_path: Path) -> None:
 def test_importing_cosim_loads_nothing_heavy(tmp_path: Path) -> None:
     program = "import cosim, json, sys; print(json.dumps(sorted(sys.modules)))"
     done, _ = child("-c", program, cwd=tmp_path)
-    assert not {"matplotlib", "pyarrow", "scipy", "jinja2", "simpy"} & set(json.loads(done.stdout))
+    assert not {"matplotlib", "pyarrow", "scipy", "jinja2", "simpy", "torch"} & set(json.loads(done.stdout))
 
 
 def test_the_program_answers_on_standard_output_and_refuses_on_standard_error(tmp_path: Path) -> None:

@@ -23,6 +23,14 @@ KERNEL_CONSTANTS: dict[str, str] = {
     "epilogue_cycles": "cycles in which a core stores a tile of 128 x 128 after its loop, nothing else running",
     "cache_share": "share of a partition of the last cache that holds operands",
     "cache_feed": "bandwidth of the last cache that tiles reach, over its own",
+    "attention_start": "fixed time of an attention kernel beyond its launch [s]",
+    "block_step_cycles": "least cycles of one step of 64 keys of a block of queries",
+    "block_cycles": "cycles to fill and drain one block of queries",
+    "split_step_cycles": "least cycles of one step of 64 keys in decode",
+    "split_item_cycles": "cycles to fill and drain one piece of a context in decode",
+    "attention_split": "time of the reduction after a context was split [s]",
+    "group_limit": "most heads of one key/value head that a decode kernel serves together",
+    "narrow_gain": "rate of attention products in 8 bits over that in 16; 1 where it is not given",
     "dram_share": "DRAM bandwidth of matrix kernels over that of streaming ones; 1 where it is not given",
 }
 

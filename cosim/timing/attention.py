@@ -16,45 +16,97 @@ import numpy as np
 
 from cosim.dtypes import bytes_per_element
 from cosim.hardware.lower import ChipArrays
-from cosim.records import Array
+from cosim.records import Array, array
+from cosim.timing.attention_tiles import MIN_ROWS, Work, is_tiled, tiled_cost
 from cosim.timing.cost import KernelCost, bound_of, dram_rate, machine, math_dtype, rate
+from cosim.timing.traffic import Resident
 from cosim.workload.graph import attention_flop, visible_pairs
 from cosim.workload.ops import Attention
 
 IO_BYTES = 2.0
 VECTOR_FLOP_PER_SCORE = 6.0
-# Rows of the smallest matrix instruction (m16n8k16 of the PTX ISA), of a block of queries and of the smallest
-# split of a context (the tiles of published FlashAttention-2 and split-KV kernels) [unverified recollection].
-MIN_ROWS = 16.0
+# Rows of a block of queries and of the smallest split of a context (the tiles of published FlashAttention-2 and split-KV kernels) [unverified recollection].
 QUERY_BLOCK = 128.0
 CONTEXT_BLOCK = 64.0
 # Products of the gradient kernel over those of the forward one: S, dP, dV, dQ, dK over S, O.
 BACKWARD_FLOP = 5.0 / 2.0
+BACKWARD_VECTOR = 1.5
+"""The gradient kernel subtracts and multiplies once more per score."""
 
 
-def attention_cost(op: Attention, chip: ChipArrays, kv_dtype: str, *, backward: bool = False) -> KernelCost:
+def attention_cost(
+    op: Attention,
+    chip: ChipArrays,
+    kv_dtype: str,
+    *,
+    backward: bool = False,
+    narrow: bool = False,
+    resident: Resident = "none",
+) -> KernelCost:
     """Cost of one fused attention kernel of one rank, launch not included; shapes broadcast to (N,).
 
-    `backward` is the gradient kernel: five products where the forward pass has two, the scores once more.
+    `backward` is the gradient kernel: five products where the forward pass has two, the scores once more. `narrow`
+    runs the products in eight bits where the chip's kernels gain by it. `resident`: "repeated" finds on chip what is
+    left of earlier rounds of a benchmark.
     """
+    if is_tiled(chip):
+        work = work_of(op, chip, kv_dtype, backward=backward, narrow=narrow, resident=resident)
+        return tiled_cost(work, chip, blocks=op.phase != "decode", latent=op.cached is not None)
     pairs = visible_pairs(op)
     scores = op.batch * op.heads * pairs
     flop = attention_flop(op) * (BACKWARD_FLOP if backward else 1.0)
     use = _rows_in_use(op, chip) * _cores_in_use(op, chip)
     matrix = flop / (rate(chip, math_dtype(chip)) * chip.quality.attention * use)
     special = scores / chip.special_peak
-    # The gradient kernel subtracts and multiplies once more per score.
-    vector = VECTOR_FLOP_PER_SCORE * scores * (1.5 if backward else 1.0) / chip.vector_peak
+    vector = VECTOR_FLOP_PER_SCORE * scores * (BACKWARD_VECTOR if backward else 1.0) / chip.vector_peak
     compute = np.maximum(np.maximum(matrix, special), vector)
-    # Backward reads queries, outputs and their gradients, keys and values; it writes the gradients of the three.
-    passes = 2.0 if backward else 1.0
-    queries = passes * op.batch * op.query * op.heads * (op.head_dim + op.values) * IO_BYTES
-    cached = passes * cache_bytes(op, kv_dtype)
-    moved = queries + cached
-    memory = queries / dram_rate(chip) + cached / _bandwidth(op, chip)
+    near, far = _bytes(op, kv_dtype, backward=backward)
+    memory = (near + far) / dram_rate(chip)
     time = np.maximum(compute, memory)
-    zero = np.zeros_like(time)
+    zero, moved = np.zeros_like(time), near + far
     return KernelCost(time, compute, memory, flop, moved, moved, bound_of((compute, memory)), (zero, zero, zero))
+
+
+def work_of(
+    op: Attention, chip: ChipArrays, kv_dtype: str, *, backward: bool, narrow: bool, resident: Resident
+) -> Work:
+    """The kernel as blocks of queries and steps of keys see it."""
+    engine, flop, pairs = machine(chip, math_dtype(chip)), attention_flop(op), visible_pairs(op)
+    flop = flop * (BACKWARD_FLOP if backward else 1.0)
+    near, far = _bytes(op, kv_dtype, backward=backward)
+    room = engine.cache / engine.partitions * chip.kernel.get("cache_share", array(0.0))
+    stays = (resident == "repeated") & (near + far <= room)
+    gain = chip.kernel.get("narrow_gain", array(1.0)) if narrow else array(1.0)
+    return Work(
+        groups=op.batch * op.kv_heads,
+        per_group=op.heads / op.kv_heads,
+        query=op.query,
+        context=op.context,
+        keys=pairs / op.query,
+        reach=np.minimum(op.context, op.window) if op.windowed else op.context,
+        products=flop / (op.batch * op.heads * pairs),
+        vector=array(VECTOR_FLOP_PER_SCORE * (BACKWARD_VECTOR if backward else 1.0)),
+        near=near,
+        far=far,
+        # Prompts are written by the kernel before; only a cache that is read again and again may stay.
+        resident=np.where(stays & (op.phase == "decode"), far, 0.0),
+        flop=flop,
+        rate=engine.peak * chip.quality.attention * gain,
+        dram=dram_rate(chip),
+        cache=engine.cache_bandwidth,
+        special=chip.special_peak,
+        peak=chip.vector_peak,
+    )
+
+
+def _bytes(op: Attention, kv_dtype: str, *, backward: bool) -> tuple[Array, Array]:
+    """Bytes of queries and outputs, and of keys and values.
+
+    Backward reads queries, outputs and their gradients, keys and values; it writes the gradients of the three.
+    """
+    passes = 2.0 if backward else 1.0
+    near = passes * op.batch * op.query * op.heads * (op.head_dim + op.values) * IO_BYTES
+    return near, passes * cache_bytes(op, kv_dtype)
 
 
 def cache_bytes(op: Attention, kv_dtype: str) -> Array:
@@ -89,11 +141,3 @@ def _cores_in_use(op: Attention, chip: ChipArrays) -> Array:
     """Share of the cores that have a piece; a roofline chip has no known cores."""
     pieces = _pieces(op)
     return np.ones_like(pieces) if chip.cores is None else np.minimum(pieces / chip.cores, 1.0)
-
-
-def _bandwidth(op: Attention, chip: ChipArrays) -> Array:
-    """Achievable DRAM bandwidth: a few busy cores of a tile machine cannot saturate it [B/s]."""
-    dram = dram_rate(chip)
-    if chip.cores is None or "core_bandwidth" not in chip.kernel:
-        return dram
-    return np.minimum(dram, np.minimum(_pieces(op), chip.cores) * chip.kernel["core_bandwidth"])

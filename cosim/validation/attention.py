@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from cosim import library
-from cosim.dtypes import DTYPES
+from cosim.dtypes import DTYPES, bytes_per_element
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
@@ -18,8 +18,8 @@ from cosim.validation.kernels import attention_kernel
 
 DIMS = ("batch", "query_len", "context_len", "heads", "kv_heads", "head_dim", "measured_s")
 LARGEST = 1e12
-Cell = tuple[str, str, str, bool]
-"""Accelerator, phase, format of the cache, causal mask."""
+Cell = tuple[str, str, str, bool, bool]
+"""Accelerator, phase, format of the cache, causal mask, products in eight bits."""
 Answer = tuple[float | None, str]
 """Seconds, or None with the reason."""
 
@@ -45,7 +45,8 @@ def answers(cases: Sequence[Case]) -> list[Answer]:
 
 def _cell(case: Case) -> Cell:
     kv_dtype = case.values.get("kv_dtype", "").strip() or "bf16"
-    return case.values["accelerator"], case.values["phase"], kv_dtype, case.number("causal") != 0.0
+    narrow = case.values["dtype"] in DTYPES and bytes_per_element(case.values["dtype"]) < 2.0
+    return case.values["accelerator"], case.values["phase"], kv_dtype, case.number("causal") != 0.0, narrow
 
 
 def _missing(case: Case, known: Collection[str]) -> str:
@@ -53,7 +54,7 @@ def _missing(case: Case, known: Collection[str]) -> str:
     dims = [case.number(name) for name in DIMS]
     if any(value is None or not 0 < value <= LARGEST for value in dims):
         return f"one of {', '.join(DIMS)} is unknown or impossible"
-    accelerator, phase, kv_dtype, _ = _cell(case)
+    accelerator, phase, kv_dtype, _, _ = _cell(case)
     if accelerator not in known:
         return f"accelerator {accelerator} is not in the library"
     if phase not in ("prefill", "decode"):
@@ -68,6 +69,6 @@ def _missing(case: Case, known: Collection[str]) -> str:
 
 def _times(rows: Sequence[Case], chip: ChipArrays, cell: Cell) -> Array:
     """Seconds of each row's kernel timed alone."""
-    _, phase, kv_dtype, causal = cell
+    _, phase, kv_dtype, causal, narrow = cell
     dims = {name: array([row.number(name) or 0.0 for row in rows]) for name in (*DIMS, "window")}
-    return attention_kernel(dims, chip, phase, kv_dtype, causal=causal).time
+    return attention_kernel(dims, chip, phase, kv_dtype, causal=causal, narrow=narrow).time

@@ -52,9 +52,12 @@ def matmul_kernel(dims: Dims, chip: ChipArrays, dtype: str, *, warm: bool) -> Ke
     return Kernel(cost, time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip))
 
 
-def attention_kernel(dims: Dims, chip: ChipArrays, phase: str, kv_dtype: str, *, causal: bool) -> Kernel:
-    """Attention of the columns that `attention_op` names, over a cache in `kv_dtype`."""
-    cost = attention_cost(attention_op(dims, phase, causal=causal), chip, kv_dtype)
+def attention_kernel(
+    dims: Dims, chip: ChipArrays, phase: str, kv_dtype: str, *, causal: bool, narrow: bool = False
+) -> Kernel:
+    """Attention of the columns that `attention_op` names, over a cache in `kv_dtype`; `narrow`: products in 8 bits."""
+    op = attention_op(dims, phase, causal=causal)
+    cost = attention_cost(op, chip, kv_dtype, narrow=narrow, resident="repeated")
     return Kernel(cost, _launched(cost.time, chip))
 
 

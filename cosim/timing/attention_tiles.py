@@ -1,0 +1,194 @@
+"""Fused attention on a tile machine: the best block of queries or split of the context, over all candidates at once.
+
+Two kernels, as serving stacks have them. Keys are walked in steps of 64.
+
+    blocks   (prompts, training)   rows of 16 to 128 queries of the heads that share a key/value head
+        items = batch kv_heads ceil(queries heads_per_kv / rows)
+        step  = most of: block_step_cycles, products over a core's rate, exponentials, vector FLOP
+        core  = most of: items (mean keys / 64 + 1/2) step + ..., the longest block     over cores
+    splits   (decode)              one block a group of heads, its context cut in 1 to 128 pieces
+        items = batch groups splits              waves = ceil(items / cores)
+        core  = waves (ceil(keys / splits / 64) step + split_item_cycles)
+    time     = attention_start + core + memory (+ attention_split where the context is cut)
+
+Memory and arithmetic add up: the tables show that these kernels overlap them badly. The constants are those of a
+library of kernels or of the chip; `lower.KERNEL_CONSTANTS` defines them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from cosim.errors import SpecError
+from cosim.hardware.lower import ChipArrays
+from cosim.records import Array, array, map_leaves, take
+from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, KernelCost
+from cosim.timing.unique import unique_rows
+
+KEYS = 64.0
+MIN_ROWS = 16.0
+"""Rows of the smallest matrix instruction (m16n8k16 of the PTX ISA)."""
+ROWS = np.array([16.0, 32.0, 64.0, 128.0])[:, None]
+SPLITS = 2.0 ** np.arange(8)[:, None]
+CHUNK = 512
+NEEDED = (
+    "attention_start",
+    "block_step_cycles",
+    "block_cycles",
+    "split_step_cycles",
+    "split_item_cycles",
+    "attention_split",
+    "group_limit",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One kernel, leaves of shape () or (N,): what `attention.work_of` reads from the op and the chip.
+
+    `groups` key/value heads of all sequences, each of `per_group` heads and `query` queries a head; `context` keys,
+    `keys` that a query sees on average, `reach` the most that one sees. `products` FLOP per score, `vector` FLOP per
+    score. `near` and `far` bytes: queries and outputs, cached keys and values; `resident` bytes of the latter are on
+    chip. `rate` [FLOP/s] at the kernel's quality; `dram`, `cache` [B/s]; `special`, `peak` of the vector units.
+    """
+
+    groups: Array
+    per_group: Array
+    query: Array
+    context: Array
+    keys: Array
+    reach: Array
+    products: Array
+    vector: Array
+    near: Array
+    far: Array
+    resident: Array
+    flop: Array
+    rate: Array
+    dram: Array
+    cache: Array
+    special: Array
+    peak: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What the chip's constants say: cycles turned to seconds."""
+
+    cores: Array
+    start: Array
+    block_step: Array
+    block: Array
+    split_step: Array
+    item: Array
+    split: Array
+    limit: Array
+
+
+def is_tiled(chip: ChipArrays) -> bool:
+    """Whether the chip is a tile machine that carries constants of attention kernels.
+
+    Raises SpecError where it carries some of them and not others.
+    """
+    missing = [name for name in NEEDED if name not in chip.kernel]
+    if missing and len(missing) < len(NEEDED):
+        raise SpecError("attention kernels need this constant too", field=f"calibration.constants.{missing[0]}")
+    return not missing and chip.cores is not None and chip.matrix.clock is not None
+
+
+def tiled_cost(work: Work, chip: ChipArrays, *, blocks: bool, latent: bool) -> KernelCost:
+    """Cost of attention kernels on a tiled chip, launch not included: of blocks of queries, or of a split context.
+
+    Kernels of a `latent` cache are made for its one large group; others serve `group_limit` heads together at most.
+    Every unique (work, chip) is costed once.
+    """
+    core = _core(chip, latent=latent)
+    parts: tuple[Work, _Core] = (work, core)
+    shape = np.broadcast_shapes(*(leaf.shape for part in parts for leaf in _leaves(part)), (1,))
+    full = map_leaves(parts, lambda leaf: np.broadcast_to(leaf, shape))
+    columns = [np.ascontiguousarray(leaf) for part in full for leaf in _leaves(part)]
+    first, inverse = unique_rows(columns)
+    kernel = _blocks if blocks else _splits
+    costs = [kernel(*take(full, first[start : start + CHUNK])) for start in range(0, first.size, CHUNK)]
+    names = ("time", "compute", "memory", "flop", "dram_bytes", "cache_bytes", "bound")
+    whole = {name: np.concatenate([getattr(cost, name) for cost in costs]).take(inverse) for name in names}
+    tiling = [np.concatenate([cost.tiling[place] for cost in costs]).take(inverse) for place in range(3)]
+    return KernelCost(**whole, tiling=(tiling[0], tiling[1], tiling[2]))
+
+
+def _leaves(part: Work | _Core) -> list[Array]:
+    return [getattr(part, each.name) for each in fields(part)]
+
+
+def _core(chip: ChipArrays, *, latent: bool) -> _Core:
+    kernel = chip.kernel
+    clock = array(1.0) if chip.matrix.clock is None else chip.matrix.clock
+    return _Core(
+        cores=array(1.0) if chip.cores is None else chip.cores,
+        start=kernel["attention_start"],
+        block_step=kernel["block_step_cycles"] / clock,
+        block=kernel["block_cycles"] / clock,
+        split_step=kernel["split_step_cycles"] / clock,
+        item=kernel["split_item_cycles"] / clock,
+        split=kernel["attention_split"],
+        limit=array(np.inf) if latent else kernel["group_limit"],
+    )
+
+
+def _blocks(work: Work, core: _Core) -> KernelCost:
+    """Blocks of queries; uneven causal blocks are dealt out evenly, but none is cut."""
+    rows = work.query * work.per_group
+    items = work.groups * np.ceil(rows / ROWS)
+    queries = np.minimum(ROWS / work.per_group, work.query)
+    # A block walks the keys of its last query; the mean query sees half a block less.
+    longest = np.minimum(work.context, work.reach + np.maximum(queries - 1.0, 0.0))
+    seen = np.minimum(work.keys + np.maximum(queries - 1.0, 0.0) / 2.0, longest)
+    scores = ROWS * KEYS
+    matrix = scores * work.products * core.cores / work.rate
+    step = np.maximum(matrix, scores * core.cores / work.special)
+    step = np.maximum(np.maximum(step, scores * work.vector * core.cores / work.peak), core.block_step)
+    shared = items / core.cores * ((seen / KEYS + 0.5) * step + core.block)
+    compute = np.maximum(shared, longest / KEYS * step + core.block)
+    memory = (work.near + work.far - work.resident) / work.dram
+    waits = np.where(step <= core.block_step, LATENCY, COMPUTE)
+    return _best(work, compute, np.broadcast_to(memory, compute.shape), core.start, waits, (ROWS, array(1.0)))
+
+
+def _splits(work: Work, core: _Core) -> KernelCost:
+    """One block for a group of heads; a group beyond the limit is served head by head, each reading the cache."""
+    together = np.where(work.per_group <= core.limit, work.per_group, 1.0)
+    items = work.groups * (work.per_group / together) * SPLITS
+    rows = np.ceil(together * work.query / MIN_ROWS) * MIN_ROWS
+    matrix = rows * KEYS * work.products * core.cores / work.rate
+    step = np.maximum(matrix, core.split_step)
+    steps = np.ceil(np.minimum(work.reach, work.context) / SPLITS / KEYS)
+    compute = np.ceil(items / core.cores) * (steps * step + core.item)
+    through = work.near + work.far * work.per_group / together
+    memory = np.maximum((work.near + work.far - work.resident) / work.dram, through / work.cache)
+    waits = np.broadcast_to(np.where(step <= core.split_step, LATENCY, COMPUTE), compute.shape)
+    extra = core.start + np.where(SPLITS > 1.0, core.split, 0.0)
+    return _best(work, compute, np.broadcast_to(memory, compute.shape), extra, waits, (rows, SPLITS))
+
+
+def _best(
+    work: Work, compute: Array, memory: Array, extra: Array, waits: Array, choice: tuple[Array, Array]
+) -> KernelCost:
+    """The fastest candidate of each point; candidates along the first axis."""
+    time = compute + memory + extra
+    best = np.argmin(time, axis=0)
+    point = np.arange(time.shape[1])
+    rows, splits = (np.broadcast_to(each, time.shape)[best, point] for each in choice)
+    spent, waited = compute[best, point], memory[best, point]
+    moved = work.near + work.far - work.resident
+    return KernelCost(
+        time=time[best, point],
+        compute=spent,
+        memory=waited,
+        flop=work.flop,
+        dram_bytes=moved,
+        cache_bytes=work.near + work.far,
+        bound=np.where(waited > spent, MEMORY, waits[best, point]).astype(np.int64),
+        tiling=(rows, np.full(point.size, KEYS), splits),
+    )

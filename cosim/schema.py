@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -111,7 +111,7 @@ def _owners(model: type[BaseModel], location: tuple[int | str, ...]) -> list[typ
 def _kind_of(owner: type[BaseModel]) -> str | None:
     """The word that a description of a list of several kinds bears, if it bears one."""
     info = owner.model_fields.get("kind")
-    words = getattr(info.annotation, "__args__", ()) if info is not None else ()
+    words = get_args(info.annotation) if info is not None else ()
     return str(words[0]) if len(words) == 1 else None
 
 

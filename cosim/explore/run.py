@@ -350,6 +350,8 @@ def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
             )
         if chip.status == "template":
             notes.append(f"{name}: peak, area, power, links and price of {chip.name} are design choices, not a product")
+    sized = [block.workload for block, _ in runs if not block.case.model.has_tokens]
+    notes += [f"an item of {name} counts as one token in tokens/s" for name in dict.fromkeys(sized)]
     dies = ", ".join(f"{name} {varied.spec.chip.die.node}" for name, varied in inputs.every_system.items())
     notes.append(f"process and memory generations differ ({dies}): a lead may be theirs")
     servers = ", ".join(f"{name} {varied.spec.server.power.text}" for name, varied in inputs.every_system.items())

@@ -7,10 +7,10 @@ it whole, and replicas share the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, model_validator
 
 from cosim.datum import Count
 from cosim.errors import SpecError
@@ -33,7 +33,7 @@ class Network(Frozen):
     """What one item is, in words: an image of 224 x 224, a sequence."""
     max_positions: Dim | None = None
     """Most tokens; None where positions do not end."""
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
+    layers: tuple[Layer, ...]
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
     published_macs: Count | None = None
@@ -41,6 +41,8 @@ class Network(Frozen):
 
     @model_validator(mode="after")
     def _names_once(self) -> Network:
+        if not self.layers:
+            raise SpecError("names no layer", field="layers", hint="'cosim schema network' shows what belongs in it")
         names = [layer.name for layer in self.layers]
         for index, name in enumerate(names):
             if name in names[:index]:

@@ -25,8 +25,7 @@ from cosim.hardware.system import System
 from cosim.hardware.vary import vary_chip, vary_system
 from cosim.mapping.plan import Plan
 from cosim.overrides import Overrides, Varied, vary
-from cosim.workload.load import load_model
-from cosim.workload.model import Model
+from cosim.workload.load import Workload, load_workload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,12 +73,12 @@ class SystemHandle:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadHandle:
-    """A model of the library, or from a file, with overrides."""
+    """A model or network of the library, or from a file, with overrides."""
 
-    varied: Varied[Model]
+    varied: Varied[Workload]
 
     @property
-    def spec(self) -> Model:
+    def spec(self) -> Workload:
         """The description with its source."""
         return self.varied.spec
 
@@ -99,8 +98,8 @@ def system(name: str, **changes: Number | str) -> SystemHandle:
 
 
 def workload(name: str) -> WorkloadHandle:
-    """The model called `name`, or in the file `name` (YAML or hub config.json). Raises SpecError."""
-    return WorkloadHandle(Varied(load_model(name)))
+    """The model or network called `name`, or in the file `name` (YAML or hub config.json). Raises SpecError."""
+    return WorkloadHandle(Varied(load_workload(name)))
 
 
 def estimate_decode(
@@ -117,7 +116,10 @@ def estimate_decode(
 def estimate_prefill(
     system: SystemHandle, workload: WorkloadHandle, plan: Strategy | Overrides | None = None, **scenario: Number
 ) -> Estimate:
-    """Time, memory and energy of one prefill step: `batch` prompts of `context` tokens. See `estimate_decode`."""
+    """Time, memory and energy of one prefill step: `batch` prompts of `context` tokens. See `estimate_decode`.
+
+    Of a network: one forward pass over `batch` items, with `context` tokens where its layers ask for tokens.
+    """
     return estimate("prefill", system.varied, workload.varied, _plan(plan), scenario)
 
 

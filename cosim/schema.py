@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -88,19 +88,38 @@ def _is_machinery(model: type[BaseModel], place: tuple[int | str, ...]) -> bool:
     """pydantic adds the tag of a union or the name of a validator to the location: not the user's words."""
     part = str(place[-1])
     tag = part in ("tile", "systolic", "roofline") and part not in _siblings(model, place)
+    # The word after the number of a list of several kinds says which of them it is.
+    before = next(reversed(place[:-1]), None)
+    tag = tag or (isinstance(before, int) and len(_owners(model, place)) > 1)
     return tag or "[" in part or part in ("function-before", "function-after")
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Field names known where an unknown one was found, by walking the annotations."""
+    """Field names known where an unknown one was found."""
+    return list(dict.fromkeys(name for owner in _owners(model, location) for name in field_names(owner)))
+
+
+def _owners(model: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """Descriptions that the last part of a location may belong to, by walking the annotations.
+
+    A word after the number of a list of several kinds says which of them it is.
+    """
     known: list[type[BaseModel]] = [model]
     for part in location[:-1]:
         below: list[type[BaseModel]] = []
         for owner in known:
             info = owner.model_fields.get(str(part))
             below += _models_in(info.annotation if info is not None else None)
-        known = below or known
-    return list(dict.fromkeys(name for owner in known for name in field_names(owner)))
+        tagged = [owner for owner in known if _kind_of(owner) == part]
+        known = below or (tagged if len(known) > 1 and tagged else known)
+    return known
+
+
+def _kind_of(owner: type[BaseModel]) -> str | None:
+    """The word that a description of a list of several kinds bears, if it bears one."""
+    info = owner.model_fields.get("kind")
+    words = get_args(info.annotation) if info is not None else ()
+    return str(words[0]) if len(words) == 1 else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  # annotations are any object

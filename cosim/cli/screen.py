@@ -21,21 +21,16 @@ def estimate_text(row: Row) -> str:
     taken = f"   (defaults taken: {defaults})" if defaults else ""
     degrees = " x ".join(f"{name} {row[f'plan.{name}_parallel']}" for name in ("tensor", "pipeline", "data"))
     trains = row["phase"] == "train"
-    formats = _training_plan(row) if trains else f"{row['plan.dtype']}, KV {row['plan.kv_dtype']}"
-    chip, user = row["tokens_per_s_per_chip"], row["tokens_per_s_per_user"]
-    per_user = "" if trains else f", {user:,.4g} tokens/s/user"
-    asked = (
-        f"global batch {row['scenario.global_batch']}, length" if trains else f"batch {row['scenario.batch']}, context"
-    )
+    formats = _training_plan(row) if trains else _serving_formats(row)
     at_chip, at_server = row["tokens_per_j_chip"], row["tokens_per_j_server"]
     joint = " " if trains else ", "
     experts = f" x experts {row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
     energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
     facts = {
-        "asked": f"{asked} {row['scenario.context']:g}{taken}",
+        "asked": f"{_asked(row)}{taken}",
         "plan": f"{degrees}{experts}, micro-batches {row['plan.micro_batches']}{joint}{formats}{tried}",
         "time": f"{format_si(row['time_s'], 's')}{_spread(row)}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
-        "speed": f"{chip:,.4g} tokens/s/chip{per_user}",
+        "speed": _speed(row),
         "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",
         "breakdown": _shares(row, "breakdown_s.", row["time_s"], "s"),
         "memory": _shares(row, "memory_bytes.", row["memory_bytes.total"], "B"),
@@ -45,6 +40,28 @@ def estimate_text(row: Row) -> str:
     lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {_chips(row)}"]
     lines += [f"  {name:<11} {text}" for name, text in facts.items()]
     return "\n".join(lines)
+
+
+def _asked(row: Row) -> str:
+    """The batch and, where there are tokens, their number."""
+    if row["phase"] == "train":
+        return f"global batch {row['scenario.global_batch']}, length {row['scenario.context']:g}"
+    context = row["scenario.context"]
+    return f"batch {row['scenario.batch']}" + ("" if context is None else f", context {context:g}")
+
+
+def _serving_formats(row: Row) -> str:
+    """Format of the weights and, where there is one, of the cache."""
+    cache = row["plan.kv_dtype"]
+    return f"{row['plan.dtype']}, KV {cache}" if cache else str(row["plan.dtype"])
+
+
+def _speed(row: Row) -> str:
+    """Tokens a second, a user's in serving, and items a second of what keeps no cache."""
+    chip, user = row["tokens_per_s_per_chip"], row["tokens_per_s_per_user"]
+    per_user = "" if row["phase"] == "train" else f", {user:,.4g} tokens/s/user"
+    of_network = row["phase"] != "train" and not row["plan.kv_dtype"]
+    return f"{chip:,.4g} tokens/s/chip{per_user}" + (f", {row['items_per_s']:,.4g} items/s" if of_network else "")
 
 
 def _silicon(row: Row) -> str:

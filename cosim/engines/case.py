@@ -58,7 +58,11 @@ def stage_classes(case: Case) -> Stages:
 
 
 def new_tokens(case: Case) -> Array:
-    """Tokens that one step works on over the whole system: the prompts, or one per sequence."""
+    """Tokens that one step works on over the whole system: the prompts, or one per sequence.
+
+    An item of a network whose layers know no tokens counts as one.
+    """
     if case.phase == "train":
         return case.scenario.global_batch * case.scenario.context
-    return case.scenario.batch * (case.scenario.context if case.phase == "prefill" else array(1.0))
+    long = case.phase == "prefill" and case.model.has_tokens
+    return case.scenario.batch * (case.scenario.context if long else array(1.0))

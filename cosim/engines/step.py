@@ -161,7 +161,7 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         same = [op for op in ops if (op.dtype, op.output_bytes) == (stored, moved)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
         dtype = math_dtype(chip) if stored == ACTIVATION_DTYPE else stored
-        names = ("m", "n", "k", "batch")
+        names = ("m", "n", "k", "batch", "distinct")
         dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in names}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)

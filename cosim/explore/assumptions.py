@@ -13,13 +13,14 @@ from cosim.hardware.chip import Chip
 from cosim.hardware.system import System
 from cosim.mapping.software import load_software
 from cosim.overrides import Varied
-from cosim.workload.model import Model
+from cosim.workload.load import Workload
+from cosim.workload.network import Network
 
 Assumption = dict[str, Any]
 
 
 def assumptions(
-    systems: dict[str, Varied[System]], models: Sequence[Model], study: Compare | Train
+    systems: dict[str, Varied[System]], models: Sequence[Workload], study: Compare | Train
 ) -> dict[str, list[Assumption]]:
     """By subject: every datum of each system and chip, of the models, the training software, the study's choices."""
     listed = {name: list(data_of(varied.spec)) for name, varied in systems.items()}
@@ -43,15 +44,31 @@ def data_of(spec: BaseModel, prefix: str = "") -> Iterator[Assumption]:
             yield from _below(getattr(spec, name), f"{prefix}.{name}" if prefix else name)
 
 
-def model_facts(model: Model) -> list[Assumption]:
-    """Dimensions and choices of a model with their one source."""
-    skip = {"name", "title", "source", "published_parameters", "published_active_parameters"}
+def model_facts(model: Workload) -> list[Assumption]:
+    """Dimensions and choices of a model, or layers of a network, with their one source."""
+    skip = {"name", "title", "source", "published_parameters", "published_active_parameters", "published_macs"}
+    if isinstance(model, Network):
+        layers = [(f"layers.{layer.name}", layer_text(layer)) for layer in model.layers]
+        rows = [("input", model.input), ("max_positions", model.max_positions), *layers]
+        about = {"kind": "published", "source": model.source, "note": _ITEMS}
+        return [{"path": path, "value": str(value), **about} for path, value in rows if value] + list(data_of(model))
     facts = [
         {"path": name, "value": str(getattr(model, name)), "kind": "published", "source": model.source, "note": ""}
         for name in type(model).model_fields
         if name not in skip and getattr(model, name) is not None
     ]
     return facts + list(data_of(model))
+
+
+_ITEMS = "in tokens/s an item counts as one token where no layer has tokens"
+
+
+def layer_text(layer: BaseModel) -> str:
+    """A layer of a network in one line: kind and what differs from the defaults."""
+    fields = type(layer).model_fields
+    given = {name: getattr(layer, name) for name in fields if name not in ("name", "kind")}
+    shown = [f"{name} {value}" for name, value in given.items() if value != fields[name].default]
+    return " ".join([str(getattr(layer, "kind", "")), *shown])
 
 
 def derived_of(chip: Chip) -> list[Assumption]:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from cosim import documents, library
+from cosim.datum import Count
 from cosim.errors import SpecError, nearest
 from cosim.explore.assumptions import data_of, derived_of, model_facts
 from cosim.explore.die import die_facts
@@ -21,18 +22,21 @@ from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, Scenario
 from cosim.mapping.software import Software, load_software
 from cosim.overrides import Varied
+from cosim.records import Array, array
 from cosim.silicon.technology import Technology, load_technology
 from cosim.units import format_si
-from cosim.workload.graph import active_parameters, kv_bytes_per_token, parameters
+from cosim.workload.graph import active_parameters, kv_bytes_per_token, model_flop, parameters, prefill_graph
 from cosim.workload.hub import is_hub_config
-from cosim.workload.load import load_model
-from cosim.workload.model import Model, lower_model
+from cosim.workload.load import NETWORK, Workload, load_workload, lower_workload
+from cosim.workload.model import Model, ModelArrays
+from cosim.workload.network import Network
 
 Item = dict[str, Any]
 _SCHEMAS: dict[str, type[BaseModel]] = {
     "chip": Chip,
     "system": System,
     "workload": Model,
+    "network": Network,
     "software": Software,
     "technology": Technology,
     "plan": Plan,
@@ -73,7 +77,7 @@ def details(name: str) -> Item:
         ]
         return {**content, "title": study.experiment.question, "data": rows}
     if kind == "workloads":
-        model = load_model(name)
+        model = load_workload(name)
         about = {"data": model_facts(model), "derived": _model_derived(model), "checks": _model_checks(model)}
         return {**content, "title": model.title, **about}
     if kind == "software":
@@ -115,15 +119,11 @@ def _kind_of(name: str) -> str:
     if not name.endswith((".yaml", ".yml", ".json")):
         return library.kind_of(name)
     data = documents.read(library.find("accelerators", name)).data
-    if "tiers" in data:
-        return "systems"
-    if "kind" in data:
-        return "experiments"
-    if "host_kernel" in data:
-        return "software"
-    if "reticle" in data:
-        return "technology"
-    return "workloads" if "layers" in data or is_hub_config(data) else "accelerators"
+    if data.get("kind") == NETWORK:
+        return "workloads"
+    marks = {"tiers": "systems", "kind": "experiments", "host_kernel": "software", "reticle": "technology"}
+    found = next((kind for mark, kind in marks.items() if mark in data), None)
+    return found or ("workloads" if "layers" in data or is_hub_config(data) else "accelerators")
 
 
 def _chip(path: str) -> Item:
@@ -148,8 +148,12 @@ def _system(path: str) -> Item:
 
 
 def _model(path: str) -> Item:
-    model = load_model(path)
-    arrays = lower_model(Varied(model))
+    model = load_workload(path)
+    arrays = lower_workload(Varied(model))
+    if isinstance(model, Network):
+        macs = _macs(model)
+        each = {} if macs is None else {"MAC an item": f"{macs / 1e9:.4g} G"}
+        return {"title": model.title, "parameters": f"{float(parameters(arrays)) / 1e9:.4g} B", **each}
     active = {"active": f"{float(active_parameters(arrays)) / 1e9:.4g} B"} if model.experts is not None else {}
     counted = {"parameters": f"{float(parameters(arrays)) / 1e9:.4g} B", **active}
     return {"title": model.title, **counted, "layers": model.layers, "hidden": model.hidden}
@@ -171,16 +175,26 @@ def _experiment(path: str) -> Item:
     return {"title": study.experiment.question, "kind": study.experiment.kind}
 
 
-def _model_checks(model: Model) -> list[Item]:
-    """Published counts of parameters against those of the graph."""
-    arrays = lower_model(Varied(model))
-    pairs = (
-        ("parameters", model.published_parameters, parameters(arrays)),
-        ("active_parameters", model.published_active_parameters, active_parameters(arrays)),
-    )
+def _macs(network: Network) -> float | None:
+    """Multiply-accumulates of one item, counted from the products of the graph; None where they go with the tokens."""
+    arrays, one = lower_workload(Varied(network)), array(1.0)
+    if arrays.has_tokens:
+        return None
+    return float(np.max(model_flop(arrays, prefill_graph(arrays, one, one)))) / 2.0
+
+
+def _model_checks(model: Workload) -> list[Item]:
+    """Published counts of parameters, and of a network's multiply-accumulates, against those of the graph."""
+    arrays = lower_workload(Varied(model))
+    other: tuple[str, Count | None, Array | float | None]
+    if isinstance(model, Network):
+        other = ("macs", model.published_macs, _macs(model))
+    else:
+        other = ("active_parameters", model.published_active_parameters, active_parameters(arrays))
+    pairs = (("parameters", model.published_parameters, parameters(arrays)), other)
     checks = []
     for name, published, derived in pairs:
-        if published is not None:
+        if published is not None and derived is not None:
             count = float(np.max(derived))
             deviation = count / published.si - 1.0
             shown = {"published": f"{published.si:,.6g}", "derived": f"{count:,.6g}", "deviation": f"{deviation:+.2%}"}
@@ -188,10 +202,21 @@ def _model_checks(model: Model) -> list[Item]:
     return checks
 
 
-def _model_derived(model: Model) -> list[Item]:
-    arrays = lower_model(Varied(model))
-    count, kv = float(np.max(parameters(arrays))), float(np.max(kv_bytes_per_token(arrays, 2.0)))
-    rows = [("parameters", f"{count:,.0f}")]
+def _model_derived(model: Workload) -> list[Item]:
+    """What is counted from the graph."""
+    arrays = lower_workload(Varied(model))
+    rows = [("parameters", f"{float(np.max(parameters(arrays))):,.0f}")]
+    if isinstance(model, Network):
+        macs = _macs(model)
+        rows.append(("macs_per_item", "follow from scenario.context" if macs is None else f"{macs:,.0f}"))
+    else:
+        rows += _of_model(model, arrays)
+    return [{"path": p, "value": v, "kind": "derived", "source": "from the graph", "note": ""} for p, v in rows]
+
+
+def _of_model(model: Model, arrays: ModelArrays) -> list[tuple[str, str]]:
+    """What a decoder transformer has besides: weights of one token, bytes of its cache."""
+    rows = []
     if model.experts is not None:
         active = float(np.max(active_parameters(arrays)))
         table = float(model.vocab * model.hidden)
@@ -199,5 +224,5 @@ def _model_derived(model: Model) -> list[Item]:
             ("parameters.active", f"{active:,.0f}"),
             ("parameters.active_with_embedding", f"{active + (0.0 if model.tied_embeddings else table):,.0f}"),
         ]
-    rows.append(("kv_cache_per_token.bf16", format_si(kv, "B")))
-    return [{"path": p, "value": v, "kind": "derived", "source": "from the graph", "note": ""} for p, v in rows]
+    kv = float(np.max(kv_bytes_per_token(arrays, 2.0)))
+    return [*rows, ("kv_cache_per_token.bf16", format_si(kv, "B"))]

@@ -20,7 +20,8 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
     """Plan and scenario of a row as overrides by path."""
     own = _TRAINING if row["phase"] == "train" else _SERVING
     names = [*(f"plan.{name}" for name in (*_DEGREES, *own["plan"])), *(f"scenario.{name}" for name in own["scenario"])]
-    chosen = {name: row[name] for name in names}
+    # A network has no format of a cache, and maybe no tokens.
+    chosen = {name: row[name] for name in names if row[name] not in ("", None) and row[name] == row[name]}
     if row["phase"] == "decode":
         chosen["scenario.capacity"] = row["scenario.capacity"]
     for name, default in (("plan.algorithm.all_reduce", "fastest"), ("plan.latent", "best")):

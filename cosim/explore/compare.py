@@ -7,7 +7,7 @@ call. Selection under a limit happens on the evaluated points, so that every tie
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,11 +77,21 @@ class Goal:
         return f"{self.workload} {self.phase}, {what} <= {shown}"
 
 
-def goals(study: Compare) -> list[Goal]:
-    """The tiers of every workload, tightest decode first."""
-    decode: list[tuple[Phase, float]] = [("decode", limit) for limit in sorted(study.decode.tpot_limits)]
-    tiers: list[tuple[Phase, float]] = [*decode, ("prefill", study.prefill.ttft_limit)]
-    return [Goal(phase, limit, workload=name) for name in study.workload for phase, limit in tiers]
+def phases(study: Compare, *, network: bool) -> tuple[Phase, ...]:
+    """Phases in which a workload is compared: those of the study; a network has prefill alone."""
+    return PHASES if study.decode is not None and not network else ("prefill",)
+
+
+def goals(study: Compare, networks: Collection[str] = ()) -> list[Goal]:
+    """The tiers of every workload, tightest decode first; `networks` are those of layers."""
+    tpot = () if study.decode is None else sorted(study.decode.tpot_limits)
+    tiers: dict[Phase, Sequence[float]] = {"decode": tpot, "prefill": [study.prefill.ttft_limit]}
+    return [
+        Goal(phase, limit, workload=name)
+        for name in study.workload
+        for phase in phases(study, network=name in networks)
+        for limit in tiers[phase]
+    ]
 
 
 def blocks(study: Compare, systems: Mapping[str, Varied[System]], models: Mapping[str, ModelArrays]) -> Iterator[Block]:
@@ -91,7 +101,7 @@ def blocks(study: Compare, systems: Mapping[str, Varied[System]], models: Mappin
             lowered = lower_system(varied)
             formats = {label: best_native(lowered.chip) if label == "native" else label for label in study.precisions}
             able = [(label, dtype) for label, dtype in formats.items() if dtype in lowered.chip.matrix.peak]
-            for (label, dtype), phase in itertools.product(able, PHASES):
+            for (label, dtype), phase in itertools.product(able, phases(study, network=bool(model.network))):
                 found = _candidates(study, lowered, model, phase)
                 for quality in QUALITIES:
                     machine = with_quality(lowered, varied, quality, study.equal_quality)
@@ -105,9 +115,12 @@ def _candidates(study: Compare, system: SystemArrays, model: ModelArrays, phase:
     per_node, counts = int(system.tiers[0].size), [int(system.chips)]
     if study.max_chips is not None:
         # A system of one tier has no network to a second node.
-        most = max(study.max_chips // per_node, 1) if len(system.tiers) > 1 else 1
-        counts = [per_node * 2**doubling for doubling in range(most.bit_length())]
-    grid = batch_grid(study.max_batch) if phase == "decode" else np.array([1, 2, 4, 8, 16], dtype=np.int64)
+        nodes = max(study.max_chips // per_node, 1) if len(system.tiers) > 1 else 1
+        counts = [per_node * 2**doubling for doubling in range(nodes.bit_length())]
+    # Items of a network are small: what fills a chip is many of them.
+    most = 16 if not model.network else study.max_batch
+    few = 2 ** np.arange(most.bit_length(), dtype=np.int64)
+    grid = batch_grid(study.max_batch) if phase == "decode" else few
     return candidates_over(model, counts, grid, phase)
 
 

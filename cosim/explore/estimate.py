@@ -25,7 +25,9 @@ from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower
 from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
-from cosim.workload.model import Model, ModelArrays, lower_model
+from cosim.workload.load import Workload, lower_workload
+from cosim.workload.model import ModelArrays
+from cosim.workload.network import forward_only
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
 _TRAINING_ONLY = ("micro_batch", "virtual_pipeline", "sequence_parallel", "zero", "recompute", "software")
@@ -58,19 +60,19 @@ class Estimate:
 
 
 def estimate(
-    phase: Phase, system: Varied[System], model: Varied[Model], plan: Overrides, scenario: Overrides
+    phase: Phase, system: Varied[System], model: Varied[Workload], plan: Overrides, scenario: Overrides
 ) -> Estimate:
     """Estimate of a step. `plan` and `scenario` are overrides of their defaults, scalars or arrays.
 
     Without degrees in `plan`, scalar points get the best plan that fits. Raises SpecError on bad input;
     InfeasibleError when nothing fits, or when a given plan of a single point breaks a limit.
     """
-    machine, network = lower_system(system), lower_model(model)
+    machine, network = lower_system(system), lower_workload(model)
     prepared = prepare(phase, machine, network, plan, scenario)
     planned, plans, scenarios = prepared.planned, prepared.plans, prepared.scenarios
     _same_length({"system": system, "workload": model, "plan": planned, "scenario": prepared.asked})
     given = [name for name in _DEGREES if name in plan]
-    defaults = _defaults(phase, plan, scenario, prepared.formats)
+    defaults = _defaults(phase, network, plan, scenario, prepared.formats)
     confidence, die = system.spec.chip.confidence, die_columns(chip_of(system))
     if phase == "train":
         case, result, tried = _training(machine, network, scenarios, planned, plans, plan)
@@ -108,7 +110,10 @@ def prepare(
     """Plan and scenario from overrides of their defaults. Raises SpecError for what the phase or model has not."""
     asked = vary(Varied(Scenario()), scenario, root="scenario.")
     planned = vary(Varied(Plan()), plan, root="plan.")
+    forward_only(network, phase)
     _belongs(phase, plan, scenario)
+    if network.network:
+        _of_network(network, plan, scenario)
     if "latent" in plan and not network.is_latent:
         hint = f"{network.name} has ordinary attention"
         raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)
@@ -183,6 +188,19 @@ def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
                 raise SpecError(f"is not part of {phase}", field=f"{root}.{name}", hint=hint)
 
 
+def _of_network(network: ModelArrays, plan: Overrides, scenario: Overrides) -> None:
+    """Refuses what a network has not: a cache, a router, and where its items have one size a number of tokens."""
+    fixed = () if network.has_tokens else ("context",)
+    hint = f"{network.name} is a network of layers; what it is asked is scenario.batch"
+    for root, given, names in (
+        ("plan", plan, ("kv_dtype", "latent")),
+        ("scenario", scenario, ("capacity", "tpot_limit", "expert_imbalance", *fixed)),
+    ):
+        for name in names:
+            if name in given:
+                raise SpecError("is not part of a network", field=f"{root}.{name}", hint=hint)
+
+
 def _formats(phase: Phase, plan: Overrides, machine: SystemArrays) -> dict[str, str]:
     """Formats as given, or where left open: best native weights, and the cache format that goes with them.
 
@@ -198,18 +216,22 @@ def _formats(phase: Phase, plan: Overrides, machine: SystemArrays) -> dict[str, 
     return {"dtype": dtype, "kv_dtype": str(plan.get("kv_dtype") or kv_dtype_for(dtype))}
 
 
-def _defaults(phase: Phase, plan: Overrides, scenario: Overrides, formats: Overrides) -> dict[str, object]:
+def _defaults(
+    phase: Phase, model: ModelArrays, plan: Overrides, scenario: Overrides, formats: Overrides
+) -> dict[str, object]:
     """What the user left open and what was taken, to be said in the output."""
     taken: dict[str, object] = {}
     trains = phase == "train"
-    for name in ("global_batch" if trains else "batch", "context"):
+    for name in ("global_batch" if trains else "batch", *(("context",) if model.has_tokens else ())):
         if name not in scenario:
             taken[f"scenario.{name}"] = getattr(Scenario(), name)
-    for name in ("dtype",) if trains else ("dtype", "kv_dtype"):
+    for name in ("dtype",) if trains or model.network else ("dtype", "kv_dtype"):
         if name not in plan:
             taken[f"plan.{name}"] = formats[name]
     if trains and "software" not in plan:
         taken["plan.software"] = Plan().software
+    if not model.has_tokens:
+        taken["tokens"] = "one per item"
     return taken | {"phase": phase}
 
 

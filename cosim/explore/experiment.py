@@ -98,7 +98,8 @@ class Compare(Frozen):
     """1, 2, 4, ... nodes up to so many chips, the best per chip; one node where it holds more. None: as many nodes
     as each system has."""
     scenario: Lengths
-    decode: DecodeStudy
+    decode: DecodeStudy | None = None
+    """None compares prefill alone; networks of layers have no other phase."""
     prefill: PrefillStudy
     precisions: Annotated[tuple[Dtype | Literal["native"], ...], Field(min_length=1)]
     """Formats that all serve in; `native` is each chip's best one."""

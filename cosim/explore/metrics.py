@@ -21,6 +21,7 @@ MAXIMISED = (
     "tokens_per_s_per_chip",
     "tokens_per_s_per_user",
     "tokens_per_s_per_mm2",
+    "items_per_s",
     "mfu",
     "tokens_per_j_chip",
     "tokens_per_j_server",
@@ -32,6 +33,7 @@ UNITS: dict[str, str] = {
     "tokens_per_s_per_chip": "token/s",
     "tokens_per_s_per_user": "token/s",
     "tokens_per_s_per_mm2": "token/s/mm2",
+    "items_per_s": "item/s",
     "energy_j": "J",
     "power_w": "W",
     "tokens_per_j_chip": "token/J",
@@ -62,11 +64,19 @@ def per_area(case: Case, result: Estimates, die: Die) -> Array:
     return rate
 
 
+def items(case: Case, result: Estimates, _die: Die) -> Array:
+    """Steps of a sequence, or passes of a network's item, that the whole system does a second: batch / time."""
+    batch = case.scenario.global_batch if case.phase == "train" else case.scenario.batch
+    rate: Array = batch / result.time
+    return rate
+
+
 METRICS: dict[str, Metric] = {
     "time_s": lambda _case, result, _die: result.time,
     "tokens_per_s_per_chip": per_chip,
     "tokens_per_s_per_user": per_user,
     "tokens_per_s_per_mm2": per_area,
+    "items_per_s": items,
     "mfu": lambda _case, result, _die: result.utilisation,
     "energy_j": lambda _case, result, _die: result.energy,
     "power_w": lambda _case, result, _die: result.power,

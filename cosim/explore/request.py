@@ -11,7 +11,7 @@ from cosim.explore.estimate import Estimate, estimate
 from cosim.hardware.load import load_system
 from cosim.hardware.vary import vary_system
 from cosim.overrides import ROOTS, Varied, split_overrides, vary
-from cosim.workload.load import load_model
+from cosim.workload.load import load_workload
 
 
 def estimate_request(phase: str, system: str, workload: str, overrides: Mapping[str, Any]) -> Estimate:
@@ -21,5 +21,5 @@ def estimate_request(phase: str, system: str, workload: str, overrides: Mapping[
         raise SpecError("unknown phase", value=phase, hint=nearest(phase, known))
     parts = split_overrides(overrides, ROOTS)
     machine = vary_system(Varied(load_system(system)), parts["system"])
-    model = vary(Varied(load_model(workload)), parts["workload"], root="workload.")
+    model = vary(Varied(load_workload(workload)), parts["workload"], root="workload.")
     return estimate(known[phase], machine, model, parts["plan"], parts["scenario"])

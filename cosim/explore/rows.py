@@ -76,6 +76,8 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         return metric(name, case, result, die)
 
     trains = case.phase == "train"
+    # A network keeps no cache, and its items may have one size.
+    caches, long = not (trains or case.model.network), case.model.has_tokens
     plan, scenario = case.plan, case.scenario
     codes = result.verdict.code.astype(np.int32)
     table: Columns = {
@@ -89,9 +91,9 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.micro_batches": full(plan.micro_batches),
         "plan.expert_parallel": full(plan.expert),
         "plan.algorithm.all_reduce": same(plan.all_reduce),
-        "plan.latent": same("" if trains else plan.latent),
+        "plan.latent": same(plan.latent if caches else ""),
         "plan.dtype": same(plan.dtype),
-        "plan.kv_dtype": same("" if trains else plan.kv_dtype),
+        "plan.kv_dtype": same(plan.kv_dtype if caches else ""),
         "plan.micro_batch": _where(trains, full(plan.micro_batch)),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
@@ -100,9 +102,9 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.software": same("" if case.software is None else case.software.name),
         "scenario.batch": _where(not trains, full(scenario.batch)),
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),
-        "scenario.context": full(scenario.context),
+        "scenario.context": _where(long, full(scenario.context)),
         "scenario.expert_imbalance": full(scenario.expert_imbalance),
-        "scenario.capacity": _where(not trains, full(scenario.capacity)),
+        "scenario.capacity": _where(caches, full(scenario.capacity)),
         "feasible": result.feasible,
         "limit": Text(codes, tuple(limit.name for limit in LIMITS)),
         "limit_by": np.where(result.feasible, np.nan, result.verdict.shortfall),

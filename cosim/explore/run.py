@@ -29,8 +29,8 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.software import load_software
 from cosim.overrides import Varied, split_overrides, vary
 from cosim.records import Array
-from cosim.workload.load import load_model
-from cosim.workload.model import Model, lower_model
+from cosim.workload.load import Workload, load_workload, lower_workload
+from cosim.workload.network import Network, forward_only
 
 Progress = Callable[[int, int, str], None]
 ROOTS = ("system", "workload", "scenario")
@@ -45,9 +45,9 @@ class Inputs:
 
     study: Study
     systems: dict[str, Varied[System]]
-    models: dict[str, Varied[Model]]
+    models: dict[str, Varied[Workload]]
     training_systems: dict[str, Varied[System]]
-    training_models: dict[str, Varied[Model]]
+    training_models: dict[str, Varied[Workload]]
     hashes: dict[str, str]
 
     @property
@@ -56,7 +56,7 @@ class Inputs:
         return {**self.systems, **self.training_systems}
 
     @property
-    def every_model(self) -> list[Model]:
+    def every_model(self) -> list[Workload]:
         """Models of both parts, each once."""
         known = [*self.models.values(), *self.training_models.values()]
         return list({varied.spec.name: varied.spec for varied in known}.values())
@@ -84,9 +84,10 @@ def read_inputs(name: str, overrides: Mapping[str, Any]) -> Inputs:
         for index, name in enumerate(serving.workload if serving is not None else ())
     }
     trained_models = {
-        run.workload: _model(study, run.workload, f"{at}runs.{index}.workload", parts["workload"], files)
+        run.workload: _model(study, run.workload, f"{at}runs.{index}.workload", parts["workload"], files, "train")
         for index, run in enumerate(training.runs if training else ())
     }
+    _no_idle_decode(study, models)
     if training is not None:
         files += _software_files(study, training.software, f"{at}software")
     if serving is None and "nodes" in parts["system"]:
@@ -119,10 +120,26 @@ def _systems(
     return found
 
 
-def _model(study: Study, name: str, path: str, changes: Mapping[str, Any], files: list[Path]) -> Varied[Model]:
-    """A model with its overrides; its file is added. Raises SpecError at its line."""
+def _no_idle_decode(study: Study, models: Mapping[str, Varied[Workload]]) -> None:
+    """Refuses limits on decode where nothing decodes. Raises SpecError."""
+    serving = study.serving
+    if serving is not None and serving.decode is not None and set(models) == _networks(models):
+        error = SpecError("is asked of networks alone", field="decode", hint="leave it out: they have prefill alone")
+        raise error.at(file=study.document.path, line=study.document.line("decode"))
+
+
+def _networks(models: Mapping[str, Varied[Workload]]) -> set[str]:
+    """Names of the workloads that are networks of layers."""
+    return {name for name, varied in models.items() if isinstance(varied.spec, Network)}
+
+
+def _model(
+    study: Study, name: str, path: str, changes: Mapping[str, Any], files: list[Path], phase: str = "prefill"
+) -> Varied[Workload]:
+    """A model with its overrides, that has the phase; its file is added. Raises SpecError at its line."""
     try:
-        model = vary(Varied(load_model(name)), changes, root="workload.")
+        model = vary(Varied(load_workload(name)), changes, root="workload.")
+        forward_only(lower_workload(model), phase)
     except SpecError as error:
         raise error.at(file=study.document.path, line=study.document.line(path)) from None
     files.append(library.find("workloads", name))
@@ -166,7 +183,7 @@ def run_study(
     serving, training = inputs.study.serving, inputs.study.training
     found, trained, whole = [], [], []
     if serving is not None:
-        found = findings(runs, inputs.systems, compare.goals(serving), serving.precisions)
+        found = findings(runs, inputs.systems, compare.goals(serving, _networks(inputs.models)), serving.precisions)
         whole = whole_requests(found, serving.scenario)
     if training is not None:
         trained = findings(runs, inputs.training_systems, training_goals(training), [training.precision])
@@ -233,7 +250,7 @@ def _blocks(inputs: Inputs) -> list[compare.Block]:
     serving, training, document = inputs.study.serving, inputs.study.training, inputs.study.document
     everything: list[compare.Block] = []
     if serving is not None:
-        models = {name: lower_model(model) for name, model in inputs.models.items()}
+        models = {name: lower_workload(model) for name, model in inputs.models.items()}
         everything += compare.blocks(serving, inputs.systems, models)
         if not everything:
             raise SpecError(
@@ -245,7 +262,7 @@ def _blocks(inputs: Inputs) -> list[compare.Block]:
                 hint="'cosim show CHIP' lists its formats; native is each chip's best",
             )
     if training is not None:
-        models = {name: lower_model(model) for name, model in inputs.training_models.items()}
+        models = {name: lower_workload(model) for name, model in inputs.training_models.items()}
         equal = inputs.study.compared.equal_quality
         try:
             trained = list(training_blocks(training, inputs.training_systems, models, equal))
@@ -333,6 +350,8 @@ def _warnings(inputs: Inputs, runs: list[Run]) -> list[str]:
             )
         if chip.status == "template":
             notes.append(f"{name}: peak, area, power, links and price of {chip.name} are design choices, not a product")
+    sized = [block.workload for block, _ in runs if not block.case.model.has_tokens]
+    notes += [f"an item of {name} counts as one token in tokens/s" for name in dict.fromkeys(sized)]
     dies = ", ".join(f"{name} {varied.spec.chip.die.node}" for name, varied in inputs.every_system.items())
     notes.append(f"process and memory generations differ ({dies}): a lead may be theirs")
     servers = ", ".join(f"{name} {varied.spec.server.power.text}" for name, varied in inputs.every_system.items())

@@ -42,10 +42,17 @@ def batch_grid(most: int) -> NDArray[np.int64]:
 
 
 def candidates_at(model: ModelArrays, chips: int, batch: int, phase: Phase) -> Candidates:
-    """Every legal plan on all `chips` for a batch that is given; micro-batches are divisors of it."""
+    """Every legal plan on all `chips` for a batch that is given; micro-batches are divisors of it.
+
+    A network whose batch does not divide takes as many of the chips as do.
+    """
+    plans = legal_plans(model, chips)
+    if model.network and batch % chips:
+        # Whole copies of a network alone can leave chips idle: a batch that does not divide runs on fewer.
+        plans = [(1, 1, data) for data in divisors(chips)]
     rows = [
         (tensor, pipeline, data, micro, batch, expert)
-        for tensor, pipeline, data in legal_plans(model, chips)
+        for tensor, pipeline, data in plans
         if batch % data == 0
         for micro in _micro_batches(batch // data, pipeline, phase)
         for expert in expert_degrees(model, tensor, data)

@@ -34,7 +34,7 @@ from cosim.records import Array, array, leaves, map_leaves, take
 from cosim.silicon.area import die_area, static_power, unknown
 from cosim.silicon.limits import DIE_LIMITS, shortfalls
 from cosim.silicon.technology import load_technology
-from cosim.workload.model import Model, lower_model
+from cosim.workload.load import Workload, lower_workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class SweepInputs:
     grid: Grid
     constraints: tuple[Constraint, ...]
     systems: Mapping[str, Varied[System]]
-    models: Mapping[str, Varied[Model]]
+    models: Mapping[str, Varied[Workload]]
     units: Mapping[str, str]
     """SI unit of each path of an axis; empty where it has none."""
 
@@ -157,7 +157,7 @@ def _case(
 ) -> Case:
     """The designs as a case of the engines, with the plan and scenario of `asked`."""
     machine = lower_system(varied)
-    model = lower_model(vary(inputs.models[asked.workload], changes["workload"], root="workload."))
+    model = lower_workload(vary(inputs.models[asked.workload], changes["workload"], root="workload."))
     plan = {**asked.plan, **changes["plan"]}
     if inputs.study.precision is not None:
         plan.setdefault("dtype", inputs.study.precision)

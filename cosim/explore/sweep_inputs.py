@@ -24,8 +24,7 @@ from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario
 from cosim.overrides import ROOTS, Varied, canonical, split_overrides, value_at, vary
-from cosim.workload.load import load_model
-from cosim.workload.model import Model
+from cosim.workload.load import Workload, load_workload
 
 
 def read_sweep(
@@ -41,10 +40,10 @@ def read_sweep(
         except SpecError as error:
             raise _at(error, document, f"system.{index}") from None
         files += [part.path for part in read]
-    models: dict[str, Varied[Model]] = {}
+    models: dict[str, Varied[Workload]] = {}
     for index, case in enumerate(study.cases):
         try:
-            model = load_model(case.workload)
+            model = load_workload(case.workload)
             models[case.workload] = vary(Varied(model), overrides["workload"], root="workload.")
             files.append(library.find("workloads", case.workload))
         except SpecError as error:
@@ -148,7 +147,7 @@ def _no_path_twice(
     study: Sweep,
     document: Document | None,
     systems: Mapping[str, Varied[System]],
-    models: Mapping[str, Varied[Model]],
+    models: Mapping[str, Varied[Workload]],
 ) -> None:
     """Refuses two names of one number: tiers.node.latency is tiers.0.latency."""
     specs: dict[str, BaseModel] = {
@@ -185,7 +184,7 @@ def _levels(
     index: int,
     document: Document | None,
     systems: Mapping[str, Varied[System]],
-    models: Mapping[str, Varied[Model]],
+    models: Mapping[str, Varied[Workload]],
     units: dict[str, str],
 ) -> dict[str, tuple[Level, ...]]:
     """Values of each path of an axis, read by the description that the path belongs to; its unit goes to `units`.
@@ -235,7 +234,7 @@ def _read(
     wanted: tuple[str, ...],
     study: Sweep,
     systems: Mapping[str, Varied[System]],
-    models: Mapping[str, Varied[Model]],
+    models: Mapping[str, Varied[Workload]],
 ) -> dict[str, tuple[Level, str]]:
     """The `wanted` of the values that are set together, SI number or choice, with their units. Raises SpecError."""
     parts = split_overrides(changes, ROOTS)

@@ -31,9 +31,11 @@ class DeviceMatmul:
     output_bytes: float = ACTIVATION_BYTES
     activations: bool = False
     core: bool = False
-    bias: bool = False
+    bias: int = 0
     routed: bool = False
     """Whether its weights are experts: replicated over other ranks than those of the rest."""
+    distinct: Array = field(default_factory=lambda: array(1.0))
+    """Share of A that is read from memory, see ops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class DeviceVector:
     core: bool = False
     has_scales: bool = False
     """Whether it has weights that its gradient sums over rows."""
+    gathered_bytes: Array = field(default_factory=lambda: array(0.0))
+    """Of `read_bytes` those that lie at random in its weights."""
 
 
 @dataclass(frozen=True, slots=True)

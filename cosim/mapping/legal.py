@@ -30,6 +30,12 @@ LIMITS: tuple[Limit, ...] = (
     Limit("", "", "", ""),
     Limit("chips", "chips", "needs {} chips more than there are", "use no more chips than the system has"),
     Limit(
+        "network",
+        "ranks",
+        "splits it over {} ranks more than one",
+        "a network of layers is whole on every chip: use plan.data_parallel alone",
+    ),
+    Limit(
         "tensor_parallel",
         "remainder",
         "leaves a remainder of {}",
@@ -98,6 +104,8 @@ def fine() -> Verdict:
 def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays, chips: Array, phase: str) -> Verdict:
     """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders."""
     verdict = merged(fine(), "chips", plan.chips - chips)
+    if model.network:
+        verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert - 1.0)
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
     if model.is_moe:
         share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)
@@ -147,8 +155,10 @@ def expert_degrees(model: ModelArrays, tensor: int, data: int) -> list[int]:
 def legal_plans(model: ModelArrays, chips: int) -> list[tuple[int, int, int]]:
     """Every (tensor, pipeline, data) that divides and uses all of `chips`, in rising order.
 
-    Scalars of one model. Stages need not divide the layers: the split is as even as it goes.
+    Scalars of one model. Stages need not divide the layers: the split is as even as it goes. A network is not split.
     """
+    if model.network:
+        return [(1, 1, chips)]
     heads, kv, ffn, layers = (int(x) for x in (model.heads, model.kv_heads, model.ffn, model.layers))
     found: list[tuple[int, int, int]] = []
     for tensor in divisors(chips):

@@ -46,7 +46,7 @@ def serving_memory(
     """Memory of a chip of the fullest stage class when serving; `reserved` is what the runtime keeps [B]."""
     weights = _weights(device, stage)
     kv = _cache(stage, model, plan, scenario)
-    live = _activations(device, stage)
+    live = _activations(device, stage, skips=bool(model.network))
     total = weights + kv + live
     most = fullest(stage, total)
     zero = np.zeros_like(total[0])
@@ -76,21 +76,26 @@ def _cache(stage: Stages, model: ModelArrays, plan: PlanArrays, scenario: Scenar
     return stage.layers * per_layer * scenario.batch / plan.data
 
 
-def _activations(device: DeviceGraph, stage: Stages) -> Array:
+def _activations(device: DeviceGraph, stage: Stages, *, skips: bool) -> Array:
     """Largest working set of one op plus the residual stream, of the micro-batch in hand.
 
     Buffers are reused from op to op, so the peak is what one op reads and writes: matmul input and output,
-    or a vector kernel's tensors.
+    or a vector kernel's tensors, not the table that it gathers from. `skips`: the description does not say what else
+    waits, and the largest tensor that an op makes stands for it.
     """
     peak = np.zeros_like(stage.layers)
     residual = array(0.0)
     for matmul in device.matmuls:
         runs = by_group(stage, matmul.group) > 0.0
-        both = matmul.batch * matmul.m * (matmul.n + matmul.k) * ACTIVATION_BYTES
-        peak = np.maximum(peak, np.where(runs, both, 0.0))
+        rows = matmul.batch * matmul.m * ACTIVATION_BYTES
+        peak = np.maximum(peak, np.where(runs, rows * (matmul.n + matmul.k * matmul.distinct), 0.0))
+        residual = np.maximum(residual, rows * matmul.n) if skips else residual
     for vector in device.vectors:
         runs = by_group(stage, vector.group) > 0.0
-        peak = np.maximum(peak, np.where(runs, vector.read_bytes + vector.write_bytes, 0.0))
-        if vector.group == "embed":
+        held = vector.read_bytes + vector.write_bytes - vector.gathered_bytes
+        peak = np.maximum(peak, np.where(runs, held, 0.0))
+        if skips:
+            residual = np.maximum(residual, vector.write_bytes)
+        elif vector.group == "embed":
             residual = vector.write_bytes
     return peak + residual

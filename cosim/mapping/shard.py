@@ -29,6 +29,9 @@ from cosim.workload.ops import Attention, Collective, Graph, Matmul, Routing, Sa
 
 ONE_NODE = array(np.inf)
 """A node that holds all chips."""
+GRANULE_BYTES = 64.0
+"""Least that a random read moves: a burst of DDR and of two HBM pseudo channels, two 32-byte sectors of a GPU's cache
+(JEDEC burst lengths; vendors' tuning guides) [unverified recollection]."""
 SLICES = ".slices"
 """Ending of the collective that joins slices of tokens."""
 
@@ -89,12 +92,13 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         n=width,
         k=depth,
         dtype=dtype,
-        weight_bytes=kept * bytes_per_element(dtype) + width * op.bias * ACTIVATION_BYTES,
-        parameters=kept + width * op.bias,
+        weight_bytes=kept * bytes_per_element(dtype) + width * products * op.bias * ACTIVATION_BYTES,
+        parameters=kept + width * products * op.bias,
         batch=products,
         activations=op.activations,
         core=op.core,
         bias=op.bias,
+        distinct=op.distinct,
     )
 
 
@@ -139,18 +143,20 @@ def _attention(op: Attention, plan: PlanArrays) -> DeviceAttention:
         op.count,
         op.value_dim,
         op.cached,
+        op.cached_keys,
     )
-    return DeviceAttention(op.name, op.group, op.count, local, plan.kv_dtype)
+    return DeviceAttention(op.name, op.group, op.count, local, plan.kv_dtype if op.cached_keys else ACTIVATION_DTYPE)
 
 
 def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
     elements = _rows(op, plan) * _width(op, plan)
     parameters = op.parameters + (op.table.shard(plan.tensor) if op.table is not None else 0.0)
+    gathered = array(0.0) if op.gathers is None else _rows(op, plan) * op.gathers * _granules(_width(op, plan))
     return DeviceVector(
         op.name,
         op.group,
         op.count,
-        elements * op.reads * ACTIVATION_BYTES,
+        elements * op.reads * ACTIVATION_BYTES + gathered,
         elements * op.writes * ACTIVATION_BYTES,
         elements * op.flop,
         elements * op.special,
@@ -158,7 +164,13 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         parameters,
         op.core,
         op.scales,
+        gathered,
     )
+
+
+def _granules(width: Array) -> Array:
+    """Bytes that a row of `width` elements takes from memory when it is read alone: whole granules."""
+    return np.ceil(width * ACTIVATION_BYTES / GRANULE_BYTES) * GRANULE_BYTES
 
 
 def _rows(op: Vector | Saved, plan: PlanArrays) -> Array:

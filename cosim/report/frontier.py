@@ -53,7 +53,10 @@ def _plain(column: Any) -> NDArray[Any]:  # noqa: ANN401  # pyarrow ships no typ
 
 
 def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Figure:
-    """A row a workload, a panel a precision: the decode front of each system, own kernel quality, tiers marked."""
+    """A row a workload, a panel a precision: the front of each system, own kernel quality, tiers of decode marked.
+
+    The front is that of decode, and of prefill for a workload that is not decoded.
+    """
     found = run["findings"]
     workloads, precisions = (
         list(dict.fromkeys(finding[key] for finding in found)) for key in ("workload", "precision")
@@ -62,12 +65,16 @@ def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Fig
     size = (4.4 * across, 0.6 + 3.3 * len(workloads))
     figure, panels = new_figure(*size, across * len(workloads), across=across, shared_y=True)
     names = {name: labelled(name, about) for name, about in run["systems"].items()}
-    base = (points["phase"] == "decode") & (points["quality"] == "own") & points["feasible"].astype(bool)
+    decoded = {finding["workload"] for finding in found if finding["phase"] == "decode"}
+    base = (points["quality"] == "own") & points["feasible"].astype(bool)
     wanted = [(workload, precision) for workload in workloads for precision in precisions]
     for axes, (workload, precision) in zip(panels, wanted, strict=True):
-        rows = base & (points["precision"] == precision) & (points["workload"] == workload)
+        phase = "decode" if workload in decoded else "prefill"
+        rows = base & (points["phase"] == phase) & (points["precision"] == precision) & (points["workload"] == workload)
         _fronts(axes, run, points, rows, names)
-        axes.set_title(f"{workload} decode, {precision}", fontsize=9)
+        if phase == "decode":
+            _tiers(axes, run)
+        axes.set_title(f"{workload} {phase}, {precision}", fontsize=9)
     for axes in panels[::across]:
         axes.set_ylabel("tokens/s per chip", fontsize=9)
     for axes in panels[-across:]:
@@ -83,7 +90,7 @@ def frontier_figure(run: dict[str, Any], points: dict[str, NDArray[Any]]) -> Fig
 def _fronts(
     axes: Axes, run: dict[str, Any], points: dict[str, NDArray[Any]], rows: NDArray[np.bool_], names: dict[str, str]
 ) -> None:
-    """The front of every system among `rows`, and the limits of the study."""
+    """The front of every system among `rows`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     colours = colour_of(list(run["systems"]))
@@ -97,12 +104,16 @@ def _fronts(
         axes.plot(
             user[front], chip[front], style, color=colours[system], markersize=3, linewidth=1, label=names[system]
         )
-    for limit in sorted({f["limit_s"] for f in run["findings"] if f["phase"] == "decode"}):
-        axes.axvline(1.0 / limit, color="#888888", linewidth=0.8, linestyle="--")
-        place_at = (1.0 / limit, 1.0)
-        axes.annotate(f"{limit * 1e3:g} ms", place_at, xycoords=("data", "axes fraction"), fontsize=7, va="top")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _tiers(axes: Axes, run: dict[str, Any]) -> None:
+    """The limits of the study on a decode step, as the tokens/s of a user that they ask for."""
+    for limit in sorted({f["limit_s"] for f in run["findings"] if f["phase"] == "decode"}):
+        axes.axvline(1.0 / limit, color="#888888", linewidth=0.8, linestyle="--")
+        place_at = (1.0 / limit, 1.0)
+        axes.annotate(f"{limit * 1e3:g} ms", place_at, xycoords=("data", "axes fraction"), fontsize=7, va="top")

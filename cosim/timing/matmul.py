@@ -29,33 +29,45 @@ def matmul_cost(
     batch: Array | None = None,
     resident: Resident = "none",
     output_bytes: float = OUTPUT_BYTES,
+    distinct: Array | None = None,
 ) -> KernelCost:
     """Cost of C[m,n] = A[m,k] B[k,n], `batch` of them in one kernel, launch not included.
 
     `m, n, k, batch` of one shape (N,); leaves of `chip` of shape () or (N,). `resident`: see `traffic`.
-    `output_bytes` move per element of C: more than two where it is added to what is there [B].
+    `output_bytes` move per element of C: more than two where it is added to what is there [B]. `distinct` (N,) is the
+    share of A's elements that DRAM holds, 1 unless patches or products of a batch share them.
     Every unique (dims, machine) is costed once. Raises SpecError when the chip has no rate for `dtype`.
     """
     count = np.ones_like(m) if batch is None else batch
     engine = machine(chip, dtype)
-    columns = [m, n, k, count, *(leaf for leaf in leaves(engine) if leaf.shape == m.shape)]
+    share = np.ones_like(m) if distinct is None else distinct
+    columns = [m, n, k, count, share, *(leaf for leaf in leaves(engine) if leaf.shape == m.shape)]
     first, inverse = unique_rows(columns)
     sizes = (bytes_per_element(dtype), output_bytes)
-    cost = _unique_cost(m[first], n[first], k[first], count[first], take(engine, first), sizes, resident)
+    shape = (m[first], n[first], k[first], count[first])
+    cost = _unique_cost(*shape, take(engine, first), sizes, resident, share[first])
     return map_leaves(cost, lambda leaf: np.broadcast_to(leaf, cost.time.shape).take(inverse))
 
 
 def _unique_cost(
-    m: Array, n: Array, k: Array, batch: Array, engine: Machine, sizes: tuple[float, float], resident: Resident
+    m: Array,
+    n: Array,
+    k: Array,
+    batch: Array,
+    engine: Machine,
+    sizes: tuple[float, float],
+    resident: Resident,
+    distinct: Array,
 ) -> KernelCost:
     element_bytes, output_bytes = sizes
-    if engine.kind == "tile":
-        return tile_cost(m, n, k, batch, engine, element_bytes, resident=resident, output_bytes=output_bytes)
-    if engine.kind == "systolic":
-        return systolic_cost(m, n, k, batch, engine, element_bytes, resident=resident, output_bytes=output_bytes)
+    if engine.kind in ("tile", "systolic"):
+        kernel = tile_cost if engine.kind == "tile" else systolic_cost
+        return kernel(
+            m, n, k, batch, engine, element_bytes, resident=resident, output_bytes=output_bytes, distinct=distinct
+        )
     flop = 2.0 * batch * m * n * k
     operands = batch * (m * k + k * n) * element_bytes
-    moved = operands + batch * m * n * output_bytes
+    moved = batch * (m * k * distinct + k * n) * element_bytes + batch * m * n * output_bytes
     compute, memory = flop / (engine.peak * engine.quality), moved / engine.dram
     none = np.zeros_like(flop)
     bound = bound_of((compute, memory))

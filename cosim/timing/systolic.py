@@ -50,6 +50,7 @@ def systolic_cost(
     *,
     resident: Resident = "none",
     output_bytes: float = OUTPUT_BYTES,
+    distinct: Array | float = 1.0,
 ) -> KernelCost:
     """Cost of a matmul on all arrays of the chip: the best dataflow and split of the streamed axis.
 
@@ -62,7 +63,7 @@ def systolic_cost(
     # `peak` carries the format's rate: relative to two FLOP per element and cycle.
     nominal = 2.0 * total_arrays * machine.rows * machine.columns * machine.clock
     compute = best_cycles / machine.clock * (nominal / machine.peak) / machine.quality
-    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident, output_bytes)
+    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident, output_bytes, distinct)
     memory = dram_bytes / machine.dram
     flop = 2.0 * batch * m * n * k
     # Operands enter from the edge: a stationary tile serves `columns` products per element streamed.

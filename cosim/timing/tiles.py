@@ -13,12 +13,12 @@ super-tiles. The constants are those of a library of kernels or of the chip; `lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cosim.errors import SpecError
-from cosim.records import Array, joined, take
+from cosim.records import Array, array, joined, take
 from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine
 from cosim.timing.traffic import OUTPUT_BYTES, Resident, saved, written
 
@@ -43,6 +43,7 @@ class _Shape:
     n: Array
     k: Array
     batch: Array
+    distinct: Array = field(default_factory=lambda: array(1.0))
 
 
 def tile_cost(
@@ -55,6 +56,7 @@ def tile_cost(
     *,
     resident: Resident = "none",
     output_bytes: float = OUTPUT_BYTES,
+    distinct: Array | float = 1.0,
 ) -> KernelCost:
     """Cost of matmuls of shape (N,) on a tile machine; see the head of this module.
 
@@ -63,7 +65,7 @@ def tile_cost(
     missing = [name for name in NEEDED if name not in machine.kernel]
     if missing:
         raise SpecError("a tile machine needs this kernel constant", field=f"calibration.constants.{missing[0]}")
-    shape = _Shape(m, n, k, batch)
+    shape = _Shape(m, n, k, batch, array(distinct))
     total = int(m.shape[0])
     parts = []
     for start in range(0, max(total, 1), CHUNK):
@@ -133,7 +135,7 @@ def _dram_bytes(
     A cache in `partitions` that keep a copy each holds that much less.
     """
     element_bytes, output_bytes = sizes
-    a, b = shape.m * shape.k * element_bytes, shape.k * shape.n * element_bytes
+    a, b = shape.m * shape.k * shape.distinct * element_bytes, shape.k * shape.n * element_bytes
     c = shape.m * shape.n * output_bytes
     room = machine.kernel["cache_share"] * machine.cache / machine.partitions
     wave = np.minimum(machine.cores, across * down)

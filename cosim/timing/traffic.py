@@ -29,14 +29,16 @@ def blocked_traffic(
     element_bytes: float,
     resident: Resident,
     output_bytes: float = OUTPUT_BYTES,
+    distinct: Array | float = 1.0,
 ) -> Array:
     """Bytes from and to DRAM for C[m,n] = A[m,k] B[k,n] with `capacity` bytes on chip; shape (N,).
 
     Output blocks of gm x gn stay on chip in fp32 (half the capacity) while k streams by:
         A ceil(n/gn) + B ceil(m/gm) + C,   gm gn 4 B <= capacity / 2.
     An operand that fits a half of the memory is read once. `resident` says what is on chip already.
+    `distinct` is the share of A's elements that DRAM holds.
     """
-    a, b, c = m * k * element_bytes, k * n * element_bytes, m * n * output_bytes
+    a, b, c = m * k * element_bytes * distinct, k * n * element_bytes, m * n * output_bytes
     half = capacity / 2.0
     least = np.full(np.broadcast_shapes(a.shape, b.shape, half.shape), np.inf)
     for rows in _BLOCKS:

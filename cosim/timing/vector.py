@@ -15,9 +15,10 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
 
     Tensors that fit half of the last on-chip memory (the other half holds the next kernel's operands) were
     left there by the kernel before and stay for the one after: they move at that level's bandwidth and cost
-    no DRAM traffic.
+    no DRAM traffic. Rows gathered at random are read from the table: from DRAM, whole granules, at its full rate,
+    unless the table is small enough to stay.
     """
-    moved = op.read_bytes + op.write_bytes
+    moved = op.read_bytes + op.write_bytes - op.gathered_bytes
     dram = dram_rate(chip)
     on_chip = [level for role, level in chip.memory.items() if role not in ("dram", "host")]
     if on_chip:
@@ -26,9 +27,12 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
         near = level.bandwidth * chip.quality.memory
         bandwidth = np.where(stays, near, dram)
         dram_bytes = np.where(stays, 0.0, moved)
+        kept = op.weight_bytes <= level.capacity / 2.0
+        table, from_table = np.where(kept, near, dram), np.where(kept, 0.0, op.gathered_bytes)
     else:
-        bandwidth, dram_bytes = dram, moved
-    memory = moved / bandwidth
+        bandwidth, dram_bytes, table, from_table = dram, moved, dram, op.gathered_bytes
+    memory = moved / bandwidth + op.gathered_bytes / table
+    moved, dram_bytes = moved + op.gathered_bytes, dram_bytes + from_table
     compute = np.maximum(op.flop / chip.vector_peak, op.special / chip.special_peak)
     time = np.maximum(compute, memory)
     zero: Array = np.zeros_like(time)

@@ -8,6 +8,8 @@ from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, embedding, feed_forward, head, joined, norms
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import repeats
+from cosim.workload.network import forward_only
+from cosim.workload.network_graph import network_graph
 from cosim.workload.ops import Attention, Graph, Matmul
 from cosim.workload.tokens import Tokens
 
@@ -20,15 +22,18 @@ def prefill_graph(
 ) -> Graph:
     """One pass over `sequences` prompts of `prompt` tokens each; logits of the last token only.
 
-    `imbalance` of a router and the form of latent attention: see `ops.Routing`, `latent`.
+    `imbalance` of a router and the form of latent attention: see `ops.Routing`, `latent`. Of a network: its layers.
     """
+    if model.network:
+        return network_graph(model.network, sequences, prompt)
     return _graph(model, Tokens("prefill", sequences, prompt, prompt), imbalance, absorbed=absorbed)
 
 
 def decode_graph(
     model: ModelArrays, sequences: Array, context: Array, *, imbalance: Array = UNIFORM, absorbed: bool = True
 ) -> Graph:
-    """One new token for each of `sequences`, against `context` cached tokens."""
+    """One new token for each of `sequences`, against `context` cached tokens. Raises SpecError for a network."""
+    forward_only(model, "decode")
     return _graph(model, Tokens("decode", sequences, array(1.0), context), imbalance, absorbed=absorbed)
 
 
@@ -46,7 +51,8 @@ def active_parameters(model: ModelArrays) -> Array:
 
 
 def _weights(model: ModelArrays, *, active: bool) -> Array:
-    graph = decode_graph(model, array(1.0), array(1.0))
+    one = array(1.0)
+    graph = prefill_graph(model, one, one) if model.network else decode_graph(model, one, one)
     total = array(0.0)
     for op in graph.matmuls:
         if op.activations:
@@ -59,7 +65,7 @@ def _weights(model: ModelArrays, *, active: bool) -> Array:
     for vector in graph.vectors:
         total = total + repeats(model, vector.group) * vector.count * vector.parameters
         if vector.table is not None and not (active and not model.tied_embeddings):
-            total = total + vector.table.size
+            total = total + repeats(model, vector.group) * vector.count * vector.table.size
     return total
 
 

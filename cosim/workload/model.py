@@ -18,6 +18,7 @@ from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
+from cosim.workload.layers import LayerArrays
 
 Dim = Annotated[int, Field(gt=0, le=10_000_000)]
 
@@ -160,6 +161,13 @@ class ModelArrays:
     router_bias: bool = False
     is_latent: bool = False
     compresses_query: bool = False
+    network: tuple[LayerArrays, ...] = ()
+    """Layers of a network that is no decoder transformer, which then has no other dimensions."""
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether its work depends on the number of tokens: no where items have one size."""
+        return not self.network or any(layer.of_tokens for layer in self.network)
 
     @property
     def kept_per_token(self) -> Array:

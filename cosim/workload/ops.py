@@ -61,7 +61,9 @@ class Matmul:
     "head" (kept at 16 bits). `owns_weights` is false where the weights are another op's (tied head).
     `batch` products run in one kernel; with `activations` W is no parameter but another op's output (the
     scores of attention), and `core` says that selective recompute runs it again. With `routed` it is a grouped
-    product over the experts that tokens chose: m rows before routing, one weight for each expert.
+    product over the experts that tokens chose: m rows before routing, one weight for each expert. `bias` is how many
+    numbers a column of C has beside W: 1 a bias, 2 a folded norm. `distinct` is the share of A's elements that are
+    read from memory: patches of an image overlap, products of a batch may share A.
     """
 
     name: str
@@ -71,13 +73,14 @@ class Matmul:
     k: Axis
     split: Split
     precision: Literal["linear", "head"] = "linear"
-    bias: bool = False
+    bias: int = 0
     owns_weights: bool = True
     count: Array = field(default_factory=lambda: array(1.0))
     batch: Axis | None = None
     activations: bool = False
     core: bool = False
     routed: Routing | None = None
+    distinct: Array = field(default_factory=lambda: array(1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Attention:
 
     `window` limits the keys of one query when `windowed`. In prefill the queries are the context's own
     tokens and the mask is causal; in decode there is one query per sequence. `value_dim` is the width of values
-    where it is not head_dim, `cached` the elements kept per token and key/value head where they are not both.
+    where it is not head_dim, `cached` the elements kept per token and key/value head where they are not both. Without
+    `cached_keys` keys and values come from the layer before, at 16 bits.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Attention:
     count: Array = field(default_factory=lambda: array(1.0))
     value_dim: Array | None = None
     cached: Array | None = None
+    cached_keys: bool = True
 
     @property
     def values(self) -> Array:
@@ -123,17 +128,18 @@ class Vector:
     `width` may be several parts side by side. `parameters` counts weights it owns on every rank (norm
     scales), `table` those that tensor parallelism divides (the embedding). `splits` tells whether it divides
     the width, `sequence` whether sequence parallelism divides the rows. `reads` of the embedding counts the
-    rows gathered, not the table. `core`: selective recompute runs it again.
+    rows gathered, not the table; `gathers` are rows of the table read at random for each row of the result, where
+    `reads` does not count them. `core`: selective recompute runs it again.
     """
 
     name: str
     group: Group
     m: Array
     width: tuple[Axis, ...]
-    reads: float
-    writes: float
-    flop: float = 0.0
-    special: float = 0.0
+    reads: Array | float
+    writes: Array | float
+    flop: Array | float = 0.0
+    special: Array | float = 0.0
     splits: bool = False
     parameters: Array = field(default_factory=lambda: array(0.0))
     table: Axis | None = None
@@ -143,6 +149,7 @@ class Vector:
     routed: Routing | None = None
     scales: bool = False
     """Whether `parameters` scale its elements, so that their gradient is a sum over rows."""
+    gathers: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from cosim.workload.blocks import attention_block, feed_forward_block, joined
 from cosim.workload.graph import UNIFORM
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import routed_block, routing_of
+from cosim.workload.network import forward_only
 from cosim.workload.ops import Axis, Collective, Graph, Group, Matmul, Saved, Vector, whole
 from cosim.workload.tokens import Tokens
 
@@ -22,7 +23,11 @@ HALF, MASK, FULL = 2.0, 1.0, 4.0
 def training_graph(
     model: ModelArrays, sequences: Array, length: Array, *, fused: bool, imbalance: Array = UNIFORM
 ) -> Graph:
-    """Forward pass over `sequences` of `length` tokens with the loss of every token, and its saved tensors."""
+    """Forward pass over `sequences` of `length` tokens with the loss of every token, and its saved tensors.
+
+    Raises SpecError for a network of layers.
+    """
+    forward_only(model, "train")
     tokens = Tokens("train", sequences, length, length)
     attention = _attention(model, tokens) if fused else _unfused_attention(model, tokens)
     forward = _feed_forward(model, tokens) if not model.is_moe else _routed(model, tokens, imbalance)

@@ -20,7 +20,7 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
 from cosim.overrides import Varied, vary
 from cosim.records import Array
-from cosim.workload.load import load_model
+from cosim.workload.load import load_model, load_workload, lower_workload
 from cosim.workload.model import ModelArrays, lower_model
 
 SYSTEMS = ("dgx-h100", "mi300x-8gpu", "tpu-v5p-8", "asic-8")
@@ -124,3 +124,31 @@ def test_waiting_at_the_power_limit_is_what_the_events_leave_out(name: str) -> N
     assert waited > 0.0
     assert run.time_s == simulate(free).time_s
     assert result.time[0] - waited == pytest.approx(run.time_s, rel=WITHIN)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(SYSTEMS),
+    workload=st.sampled_from(["resnet-50", "vit-base-patch16", "bert-large", "dlrm", "mamba2-2.7b"]),
+    data=st.integers(1, 8),
+    micro=st.integers(1, 6),
+    each=st.integers(1, 64),
+    tokens=st.integers(1, 512),
+)
+def test_a_network_as_events_takes_the_time_of_the_closed_form(
+    name: str, workload: str, data: int, micro: int, each: int, tokens: int
+) -> None:
+    plan = {"data_parallel": data, "micro_batches": micro}
+    scenario = {"batch": data * micro * each, "context": tokens}
+    case = Case(
+        "prefill",
+        system(name, 1),
+        lower_workload(Varied(load_workload(workload))),
+        lower_plan(vary(Varied(Plan()), plan)),
+        lower_scenario(vary(Varied(Scenario()), scenario)),
+    )
+    result = evaluate(case)
+    assume(result.feasible[0])
+    event(workload)
+    assert agreement(case, result.time, 0) == pytest.approx(0.0, abs=1e-9)
+    assert len(simulate(case).spans) == micro

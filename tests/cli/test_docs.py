@@ -25,7 +25,7 @@ from cosim import library
 from cosim.hardware.load import load_chip, load_system
 from cosim.mapping.plan import Plan, Scenario
 from cosim.overrides import paths, value_at
-from cosim.workload.load import load_model
+from cosim.workload.load import load_workload
 
 ROOT = library.shipped()
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -268,7 +268,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 def described() -> dict[str, list[Any]]:
     """Descriptions by the root of their paths."""
     systems = [load_system(name) for name in ("dgx-h100", "asic-8", "tpu-v5p-64", "maia-200-4")]
-    models = [load_model(name) for name in ("llama-3.1-70b", "deepseek-v3", "gpt-oss-120b")]
+    models = [load_workload(name) for name in ("llama-3.1-70b", "deepseek-v3", "gpt-oss-120b", "resnet-50")]
     return {"system": systems, "workload": models, "plan": [Plan()], "scenario": [Scenario()]}
 
 

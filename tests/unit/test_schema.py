@@ -179,3 +179,39 @@ def test_large_values_are_left_out_of_the_message() -> None:
 
 def test_field_names_are_those_that_a_file_may_use() -> None:
     assert field_names(Thing) == ["name", "cores", "memory", "parts", "engine", "as-written"]
+
+
+class Pair(Frozen):
+    kind: Literal["pair"]
+    left: int
+    tile: int = 0
+
+
+class Single(Frozen):
+    kind: Literal["single"]
+    only: int
+
+
+class Row(Frozen):
+    parts: tuple[Annotated[Pair | Single, Field(discriminator="kind")], ...]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "hint"),
+    [
+        ({"kind": "pair", "left": "x"}, "parts.0.left", None),
+        ({"kind": "pair", "left": 1, "lfet": 2}, "parts.0.lfet", "nearest: left"),
+        # A word that is also the name of a kind.
+        ({"kind": "pair", "left": 1, "single": 2}, "parts.0.single", None),
+        ({"kind": "single", "only": 1, "onyl": 2}, "parts.0.onyl", "nearest: only"),
+        ({"kind": "pair", "left": 1, "tile": "x"}, "parts.0.tile", None),
+        ({"kind": "other"}, "parts.0", None),
+    ],
+)
+def test_in_a_list_of_several_kinds_the_kind_is_no_part_of_the_path(
+    part: dict[str, object], field: str, hint: str | None
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        validated(Row, {"parts": [part]})
+    assert caught.value.field == field
+    assert hint is None or str(caught.value.hint).startswith(hint)

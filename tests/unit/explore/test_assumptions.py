@@ -9,12 +9,12 @@ from pydantic import BaseModel
 
 from cosim import library
 from cosim.datum import UNSOURCED, Datum
-from cosim.explore.assumptions import assumptions, data_of, derived_of, model_facts
+from cosim.explore.assumptions import assumptions, data_of, derived_of, layer_text, model_facts
 from cosim.explore.experiment import Compare
 from cosim.explore.run import Inputs
 from cosim.hardware.load import load_chip
 from cosim.overrides import Varied, vary
-from cosim.workload.load import load_model
+from cosim.workload.load import load_model, load_workload
 from cosim.workload.model import Model
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
@@ -78,7 +78,11 @@ def test_a_study_lists_its_systems_its_model_and_its_own_choices(inputs: Inputs,
     )
 
 
-@pytest.mark.parametrize("name", sorted(library.names("workloads")))
+MODELS = sorted(name for name, path in library.names("workloads").items() if path.parent.name == "models")
+NETWORKS = sorted(name for name, path in library.names("workloads").items() if path.parent.name == "networks")
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_every_dimension_of_a_model_is_a_fact_with_its_source(name: str) -> None:
     model = load_model(name)
     facts = {item["path"]: item for item in model_facts(model)}
@@ -88,6 +92,22 @@ def test_every_dimension_of_a_model_is_a_fact_with_its_source(name: str) -> None
     assert not {"name", "title", "source"} & set(facts)
     given = {n for n in Model.model_fields if getattr(model, n) is not None} - {"name", "title", "source"}
     assert set(facts) == given
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_of_a_network_is_a_fact_with_its_source(name: str) -> None:
+    network = load_workload(name)
+    facts = {item["path"]: item for item in model_facts(network)}
+    assert {f"layers.{layer.name}" for layer in network.layers} <= set(facts)
+    assert all(item["source"] for item in facts.values())
+    assert facts["input"]["value"] == network.input
+    assert "an item counts as one token" in facts["input"]["note"]
+
+
+def test_a_layer_is_told_by_its_kind_and_what_differs_from_the_defaults() -> None:
+    layers = {layer.name: layer for layer in load_workload("resnet-50").layers}
+    assert layer_text(layers["stem"]) == "conv height 224 kernel 7 stride 2 inputs 3 outputs 64 norm True"
+    assert layer_text(layers["stage3_add"]) == "add count 6 rows 196 width 1024"
 
 
 @pytest.mark.parametrize("name", sorted(library.names("accelerators")))

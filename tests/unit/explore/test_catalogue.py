@@ -111,5 +111,5 @@ def test_a_schema_describes_an_object_and_forbids_what_it_does_not_know(kind: st
 
 def test_the_schema_of_a_study_requires_what_has_no_default() -> None:
     schema = schema_of("compare")
-    assert set(schema["properties"]) - set(schema["required"]) == {"max_batch", "max_chips", "training"}
+    assert set(schema["properties"]) - set(schema["required"]) == {"decode", "max_batch", "max_chips", "training"}
     assert schema["properties"]["kind"]["const"] == "compare"

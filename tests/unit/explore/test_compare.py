@@ -14,7 +14,18 @@ from pydantic import BaseModel
 
 from cosim.datum import Datum
 from cosim.engines.analytic import Estimates, evaluate
-from cosim.explore.compare import PHASES, QUALITIES, Block, Goal, blocks, goals, scaled_quality, winner, with_quality
+from cosim.explore.compare import (
+    PHASES,
+    QUALITIES,
+    Block,
+    Goal,
+    blocks,
+    goals,
+    phases,
+    scaled_quality,
+    winner,
+    with_quality,
+)
 from cosim.explore.experiment import Compare, DecodeStudy, load_study
 from cosim.explore.run import Inputs
 from cosim.hardware.load import load_system
@@ -24,7 +35,7 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import Verdict
 from cosim.overrides import Varied
 from cosim.records import array, points
-from cosim.workload.load import load_model
+from cosim.workload.load import load_model, load_workload, lower_workload
 from cosim.workload.model import lower_model
 
 Runs = list[tuple[Block, Estimates]]
@@ -311,3 +322,20 @@ def test_a_block_does_not_depend_on_its_neighbours(study: Compare, runs: Runs, e
     for (_, first), (block, second) in zip(alone, together, strict=True):
         assert np.array_equal(first.time, second.time, equal_nan=True)
         assert np.array_equal(second.time, evaluate(block.case).time, equal_nan=True)
+
+
+def test_networks_have_no_decode_goals_and_a_study_may_leave_decode_out(study: Compare) -> None:
+    both = study.model_copy(update={"workload": ("llama-3.1-8b", "resnet-50")})
+    found = [(goal.workload, goal.phase) for goal in goals(both, {"resnet-50"})]
+    assert found == [("llama-3.1-8b", "decode"), ("llama-3.1-8b", "prefill"), ("resnet-50", "prefill")]
+    alone = study.model_copy(update={"decode": None})
+    assert [goal.phase for goal in goals(alone)] == ["prefill"]
+    assert phases(alone, network=False) == phases(study, network=True) == ("prefill",)
+
+
+def test_a_network_is_tried_at_batches_of_powers_of_two_up_to_the_most(study: Compare) -> None:
+    models = {"resnet-50": lower_workload(Varied(load_workload("resnet-50")))}
+    systems = {"dgx-h100": Varied(load_system("dgx-h100"))}
+    made = list(blocks(study.model_copy(update={"max_batch": 100}), systems, models))
+    assert {block.phase for block in made} == {"prefill"}
+    assert {batch / 8 for batch in made[0].case.scenario.batch.tolist()} == {1, 2, 4, 8, 16, 32, 64}

@@ -85,3 +85,19 @@ def test_constraints_and_numbers_share_their_names(decode: Estimate) -> None:
     for name in metric_names():
         (constraint,) = parse_constraints([f"{name} >= 0"])
         assert (constraint.excess(number(constraint.column, decode)) <= 0.0).all(), name
+
+
+def test_items_are_the_batch_over_the_time_in_every_phase(decode: Estimate, train: Estimate) -> None:
+    assert number("items_per_s", decode) == pytest.approx(np.array([8.0, 64.0, 512.0]) / decode.result.time)
+    assert number("items_per_s", train) == pytest.approx(32.0 / train.result.time)
+    assert unit_of("items_per_s") == "item/s"
+
+
+def test_an_item_without_tokens_counts_as_one() -> None:
+    net, bert = (
+        cosim.estimate_prefill(cosim.system("asic-8"), cosim.workload(name), {"data_parallel": 8}, batch=64, **tokens)
+        for name, tokens in (("resnet-50", {}), ("bert-large", {"context": 128}))
+    )
+    assert net.result.tokens.item() == 64.0
+    assert bert.result.tokens.item() == 64.0 * 128.0
+    assert number("items_per_s", net) == pytest.approx(8.0 * number("tokens_per_s_per_chip", net))

@@ -32,7 +32,7 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import divisibility, expert_degrees, legal_plans
 from cosim.overrides import Varied, vary
 from cosim.records import array, take
-from cosim.workload.load import load_model
+from cosim.workload.load import load_model, load_workload, lower_workload
 from cosim.workload.model import ModelArrays, lower_model
 
 PHASES = st.sampled_from(("prefill", "decode"))
@@ -331,3 +331,15 @@ def test_a_search_takes_context_and_limits_from_the_scenario() -> None:
     np.testing.assert_array_equal(case.scenario.batch, np.full(len(rows(found)), 6.0))
     assert (float(case.scenario.context), float(case.scenario.capacity)) == (700.0, 900.0)
     assert (float(case.scenario.tpot_limit), float(case.scenario.ttft_limit)) == (0.02, np.inf)
+
+
+@settings(max_examples=30, deadline=None)
+@given(chips=st.integers(1, 24), batch=st.integers(1, 96))
+def test_a_network_is_copied_and_never_split(chips: int, batch: int) -> None:
+    net = lower_workload(Varied(load_workload("resnet-50")))
+    found = candidates_at(net, chips, batch, "prefill")
+    assert set(zip(found.tensor, found.pipeline, found.expert, strict=True)) == {(1.0, 1.0, 1.0)}
+    assert all(batch % (data * micro) == 0 for _, _, data, micro, _ in rows(found))
+    # All chips where the batch divides, otherwise any number that divides both.
+    wanted = {chips} if batch % chips == 0 else {d for d in range(1, chips + 1) if chips % d == 0 and batch % d == 0}
+    assert set(found.data.tolist()) == wanted

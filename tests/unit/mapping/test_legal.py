@@ -22,7 +22,9 @@ from cosim.mapping.legal import (
     merged,
 )
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.overrides import Varied
 from cosim.records import array
+from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.model import ModelArrays
 
 ModelOf = Callable[..., ModelArrays]
@@ -44,7 +46,9 @@ def judge(
 def test_limits_are_in_the_documented_order() -> None:
     assert tuple(limit.name for limit in LIMITS) == (
         "",
-        *ORDER[:3],
+        ORDER[0],
+        "network",
+        *ORDER[1:3],
         "expert_parallel",
         ORDER[3],
         "virtual_pipeline",
@@ -395,3 +399,31 @@ def test_expert_degrees_are_those_that_break_no_limit(
 )
 def test_expert_degrees_by_hand(model_of: ModelOf, name: str, tensor: int, data: int, degrees: list[int]) -> None:
     assert expert_degrees(model_of(name), tensor, data) == degrees
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit", "shortfall"),
+    [
+        ({"data_parallel": 8}, "", 0.0),
+        ({"tensor_parallel": 2, "data_parallel": 4}, "network", 1.0),
+        ({"pipeline_parallel": 4}, "network", 3.0),
+        ({"data_parallel": 8, "expert_parallel": 8}, "network", 7.0),
+        ({"data_parallel": 16}, "chips", 8.0),
+        ({"data_parallel": 3}, "batch", 1.0),
+    ],
+)
+def test_a_network_is_whole_on_every_chip(
+    plan_of: PlanOf, scenario_of: ScenarioOf, fields: dict[str, int], limit: str, shortfall: float
+) -> None:
+    net = lower_workload(Varied(load_workload("resnet-50")))
+    verdict = divisibility(plan_of(**fields), scenario_of(batch=64), net, array(8.0), "prefill")
+    assert (LIMITS[int(verdict.code)].name, float(np.nan_to_num(verdict.shortfall))) == (limit, shortfall)
+    assert legal_plans(net, 8) == [(1, 1, 8)]
+    assert expert_degrees(net, 1, 8) == [1]
+
+
+def test_positions_of_a_network_end_where_it_says(plan_of: PlanOf, scenario_of: ScenarioOf) -> None:
+    for name, broken in (("bert-large", "positions"), ("mamba2-2.7b", "")):
+        net = lower_workload(Varied(load_workload(name)))
+        verdict = divisibility(plan_of(), scenario_of(context=513), net, array(8.0), "prefill")
+        assert LIMITS[int(verdict.code)].name == broken

@@ -14,9 +14,11 @@ from cosim.mapping.memory import KINDS, Memory, _weights, serving_memory
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.shard import DeviceGraph, shard
 from cosim.mapping.stages import stages
+from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.workload.graph import decode_graph, parameters, prefill_graph
 from cosim.workload.model import ModelArrays
+from cosim.workload.network import Network, lower_network
 
 ModelOf = Callable[..., ModelArrays]
 PlanOf = Callable[..., PlanArrays]
@@ -284,3 +286,30 @@ def test_more_expert_ranks_never_hold_more_weights(
     # Inside a tensor group the same weights are cut another way; beyond it they are shared out.
     beyond = np.array([degree >= tensor for degree in degrees])
     assert np.all(np.diff(held[beyond]) < 0.0)
+
+
+def network(*layers: dict[str, Any]) -> ModelArrays:
+    named = [{"name": f"l{index}", **layer} for index, layer in enumerate(layers)]
+    about = {"kind": "network", "name": "n", "title": "t", "source": "s", "input": "an item", "layers": named}
+    return lower_network(Varied(Network.model_validate(about)))
+
+
+def test_a_convolution_holds_its_tensors_and_not_its_patches(weigh: Weigh) -> None:
+    conv = {"kind": "conv", "inputs": 8, "outputs": 4, "kernel": 3, "height": 10}
+    held = weigh(network(conv), "prefill", batch=6, data_parallel=2)
+    # Three images: 100 pixels of 8 channels in and 4 out; the largest tensor once more for what else waits.
+    assert held.activations.item() == pytest.approx(3 * 100 * (8 + 4 + 4) * 2)
+    assert (held.kv.item(), held.weights.item()) == (0.0, 4 * 8 * 9 * 2)
+
+
+def test_a_gathers_table_is_weights_and_no_activation(weigh: Weigh) -> None:
+    gather = {"kind": "gather", "lookups": 10, "width": 32, "table_rows": 1000, "count": 3}
+    held = weigh(network(gather), "prefill", batch=2)
+    assert held.weights.item() == 3 * 1000 * 32 * 2
+    assert held.activations.item() == 2 * (2 * 10 * 32 * 2)
+
+
+def test_micro_batches_of_a_network_hold_less(weigh: Weigh) -> None:
+    conv = {"kind": "conv", "inputs": 8, "outputs": 4, "kernel": 3, "height": 10}
+    whole, quarter = (weigh(network(conv), "prefill", batch=8, micro_batches=m) for m in (1, 4))
+    assert whole.activations.item() == 4 * quarter.activations.item()

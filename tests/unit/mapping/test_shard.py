@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.shard import DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, shard
+from cosim.overrides import Varied
 from cosim.records import array
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
+from cosim.workload.network import Network, lower_network
 
 ModelOf = Callable[..., ModelArrays]
 PlanOf = Callable[..., PlanArrays]
@@ -378,3 +380,37 @@ def test_both_forms_of_latent_attention_hold_the_same_weights_on_a_rank(
         graph = decode_graph(model_of("deepseek-v3"), array(4), array(1000), absorbed=absorbed)
         held.append(sum(float(op.weight_bytes) for op in shard(graph, plan).matmuls if op.group == "layer"))
     assert held[0] == held[1]
+
+
+def layers(*described: dict[str, Any]) -> ModelArrays:
+    named = [{"name": f"l{index}", **layer} for index, layer in enumerate(described)]
+    about = {"kind": "network", "name": "n", "title": "t", "source": "s", "input": "an item", "layers": named}
+    return lower_network(Varied(Network.model_validate(about)))
+
+
+def test_a_row_that_is_read_alone_takes_whole_granules(plan_of: PlanOf) -> None:
+    gathers = [{"kind": "gather", "lookups": 10, "width": width, "table_rows": 1000} for width in (128, 33, 8)]
+    device = shard(prefill_graph(layers(*gathers), array(3.0), array(1.0)), plan_of(dtype="fp8"))
+    # Rows of 256 B, of 66 B in two granules of 64 B, of 16 B in one; tables at 16 bits whatever the plan's format.
+    assert [float(op.gathered_bytes) for op in device.vectors] == [30 * 256, 30 * 128, 30 * 64]
+    assert [float(op.read_bytes) for op in device.vectors] == [30 * 256, 30 * 128, 30 * 64]
+    assert [float(op.write_bytes) for op in device.vectors] == [30 * 256, 30 * 66, 30 * 16]
+    assert [float(op.weight_bytes) for op in device.vectors] == [256_000, 66_000, 16_000]
+
+
+def test_the_table_of_a_transformer_is_read_as_before(model_of: ModelOf, plan_of: PlanOf) -> None:
+    assert float(vector(sharded(model_of(), plan_of()), "embedding").gathered_bytes) == 0.0
+
+
+def test_a_grouped_convolution_keeps_the_weights_of_every_group(plan_of: PlanOf) -> None:
+    conv = {"kind": "conv", "inputs": 8, "outputs": 12, "kernel": 3, "height": 4, "groups": 2, "norm": True}
+    (op,) = shard(prefill_graph(layers(conv), array(1.0), array(1.0)), plan_of(dtype="fp8")).matmuls
+    assert float(op.parameters) == 12 * 4 * 9 + 2 * 12
+    assert float(op.weight_bytes) == 12 * 4 * 9 + 2 * 12 * 2  # products in fp8, the folded norm at 16 bits
+    assert (float(op.batch), op.dtype, float(op.distinct)) == (2.0, "fp8", pytest.approx(1 / 9))
+
+
+def test_keys_that_nobody_cached_are_at_sixteen_bits(plan_of: PlanOf) -> None:
+    layer = {"kind": "attention", "heads": 4, "head_dim": 8, "tokens": 10, "context": 7}
+    (op,) = shard(prefill_graph(layers(layer), array(1.0), array(1.0)), plan_of(kv_dtype="fp8")).attentions
+    assert (op.kv_dtype, op.op.cached_keys, op.op.causal) == ("bf16", False, False)

@@ -124,3 +124,15 @@ def test_each_workload_has_its_row_of_panels_with_its_own_points(
         assert np.array_equal(lines[1].get_ydata(), 2.0 * np.asarray(lines[0].get_ydata()))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(content["systems"])
+
+
+def test_a_workload_that_is_not_decoded_shows_its_prefill_without_tiers(
+    content: dict[str, Any], points: dict[str, np.ndarray]
+) -> None:
+    prefill = [finding for finding in content["findings"] if finding["phase"] == "prefill"]
+    (panel,) = frontier_figure({**content, "findings": prefill}, points).axes
+    assert panel.get_title() == "llama-3.1-8b prefill, bf16"
+    assert len(panel.lines) == len(content["systems"])
+    rows = (points["phase"] == "prefill") & (points["quality"] == "own")
+    known = set(points["tokens_per_s_per_chip"][rows].tolist())
+    assert all(set(line.get_ydata().tolist()) <= known for line in panel.lines)

@@ -157,3 +157,46 @@ def test_a_thin_weight_gradient_takes_the_bytes_of_its_sum(flat: ChipArrays) -> 
     cost = matmul_cost(*dims(8192, 8192, 16), flat, "bf16", output_bytes=8.0)
     assert float(cost.dram_bytes[0]) == 2 * 2 * 131_072 + 8 * 67_108_864
     assert float(cost.time[0]) == pytest.approx(float(cost.dram_bytes[0]) / (3.35e12 * 0.8))
+
+
+SHARED = st.floats(0.01, 1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(1, 200_000),
+    n=st.integers(1, 2048),
+    k=st.integers(1, 4608),
+    share=SHARED,
+    kind=st.integers(0, 2),
+)
+def test_elements_that_are_shared_never_cost_more(
+    h100: ChipArrays, tpu: ChipArrays, m: int, n: int, k: int, share: float, kind: int
+) -> None:
+    peaks = MatrixArrays("roofline", {"bf16": array(1e15)}, clock=None)
+    chip = (h100, tpu, dataclasses.replace(h100, cores=None, matrix=peaks))[kind]
+    whole = matmul_cost(*dims(m, n, k), chip, "bf16")
+    same = matmul_cost(*dims(m, n, k), chip, "bf16", distinct=np.array([1.0]))
+    less = matmul_cost(*dims(m, n, k), chip, "bf16", distinct=np.array([share]))
+    assert (same.time, same.dram_bytes) == (whole.time, whole.dram_bytes)
+    assert less.time <= whole.time
+    assert less.dram_bytes <= whole.dram_bytes
+    assert less.flop == whole.flop
+
+
+def test_a_third_of_a_large_operand_is_read_once(flat: ChipArrays) -> None:
+    # A of 8192 x 8192 at 2 bytes, a ninth of it distinct: 134.2 MB become 14.9 MB.
+    whole, ninth = (
+        float(matmul_cost(*dims(8192, 64, 8192), flat, "bf16", distinct=np.array([share])).dram_bytes[0])
+        for share in (1.0, 1.0 / 9.0)
+    )
+    assert whole - ninth == pytest.approx(8192**2 * 2 * 8 / 9)
+
+
+def test_products_of_one_shape_and_other_shares_are_costed_apart(h100: ChipArrays) -> None:
+    share = np.array([1.0, 0.1, 1.0])
+    m, n, k = (np.full(3, size) for size in (200_000.0, 64.0, 576.0))
+    together = matmul_cost(m, n, k, h100, "bf16", distinct=share)
+    assert together.dram_bytes[0] == together.dram_bytes[2] > together.dram_bytes[1]
+    alone = matmul_cost(*dims(200_000, 64, 576), h100, "bf16", distinct=np.array([0.1]))
+    assert together.time[1] == alone.time[0]

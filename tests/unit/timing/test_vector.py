@@ -87,3 +87,31 @@ def test_scratch_serves_a_chip_without_cache(tpu: ChipArrays) -> None:
     cost = vector_cost(kernel(48e6), tpu)
     assert float(cost.time) == pytest.approx(1e-6)
     assert float(cost.dram_bytes) == 0.0
+
+
+def gathered(rows: float, row_bytes: float, table_bytes: float) -> DeviceVector:
+    op = kernel(rows * row_bytes, rows * row_bytes)
+    return dataclasses.replace(op, weight_bytes=array(table_bytes), gathered_bytes=array(rows * row_bytes))
+
+
+def test_rows_of_a_large_table_come_from_dram_however_few_they_are(h100: ChipArrays) -> None:
+    cost = vector_cost(gathered(1000, 256, 48e9), h100)
+    assert float(cost.dram_bytes) == 256e3
+    plain = vector_cost(kernel(0.0, 256e3), h100)
+    # What is written stays on chip, what is gathered does not.
+    assert float(cost.time - plain.time) == pytest.approx(256e3 / H100_DRAM)
+    assert float(cost.cache_bytes) == 512e3
+
+
+def test_a_table_that_stays_on_chip_is_read_there(h100: ChipArrays) -> None:
+    cost = vector_cost(gathered(1000, 256, 25e6), h100)
+    assert float(cost.dram_bytes) == 0.0
+    assert cost.time == vector_cost(kernel(256e3, 256e3), h100).time
+    assert cost.time < vector_cost(gathered(1000, 256, 25.1e6), h100).time
+
+
+def test_without_memory_on_chip_a_gather_is_bytes_over_dram(h100: ChipArrays) -> None:
+    bare = dataclasses.replace(h100, memory={"dram": h100.memory["dram"]})
+    cost = vector_cost(gathered(1000, 256, 1e6), bare)
+    assert float(cost.dram_bytes) == 512e3
+    assert float(cost.time) == pytest.approx(512e3 / H100_DRAM)

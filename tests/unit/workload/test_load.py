@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from cosim.errors import SpecError
-from cosim.workload.load import load_model
-from cosim.workload.model import Model
+from cosim.overrides import Varied
+from cosim.records import structure
+from cosim.workload.load import load_model, load_workload, lower_workload
+from cosim.workload.model import Model, lower_model
+from cosim.workload.network import Network
 
 HUB = {
     "model_type": "llama",
@@ -113,3 +116,26 @@ def test_a_hub_file_of_another_family_is_refused_by_file(tmp_path: Path) -> None
     with pytest.raises(SpecError, match="nearest: mistral") as caught:
         load_model(path)
     assert str(caught.value.file) == path
+
+
+def test_a_network_is_loaded_by_its_kind_and_is_no_model() -> None:
+    found = load_workload("resnet-50")
+    assert isinstance(found, Network)
+    assert isinstance(load_workload("llama-3.1-8b"), Model)
+    with pytest.raises(SpecError, match="is a network of layers"):
+        load_model("resnet-50")
+
+
+def test_an_unknown_kind_of_workload_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text("name: odd\nkind: graph\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="unknown kind of workload") as caught:
+        load_workload(str(path))
+    assert (caught.value.line, caught.value.field, caught.value.value) == (2, "kind", "graph")
+
+
+def test_both_kinds_of_workload_are_lowered() -> None:
+    network = lower_workload(Varied(load_workload("resnet-50")))
+    model = lower_workload(Varied(load_workload("llama-3.1-8b")))
+    assert (bool(network.network), bool(model.network)) == (True, False)
+    assert structure(model) == structure(lower_model(Varied(load_model("llama-3.1-8b"))))

@@ -1,0 +1,193 @@
+"""Parameters and multiply-accumulates of networks against what their makers publish, and by hand from the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cosim import library
+from cosim.explore.catalogue import details
+from cosim.overrides import Varied
+from cosim.records import array
+from cosim.workload.graph import model_flop, parameters, prefill_graph
+from cosim.workload.load import load_workload, lower_workload
+from cosim.workload.model import ModelArrays
+
+SHIPPED = {path.stem: path for path in (library.shipped() / "workloads" / "networks").rglob("*.yaml")}
+
+
+def net(name: str) -> ModelArrays:
+    return lower_workload(Varied(load_workload(str(SHIPPED[name]))))
+
+
+def count(name: str) -> float:
+    return float(parameters(net(name)))
+
+
+def macs(name: str, tokens: float = 1.0) -> float:
+    network = net(name)
+    return float(model_flop(network, prefill_graph(network, array(1.0), array(tokens)))) / 2.0
+
+
+def dense(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def resnet50() -> int:
+    """He et al. 2015: bottlenecks 3-4-6-3, a norm of two numbers a channel behind every convolution."""
+
+    def conv(inputs: int, outputs: int, kernel: int) -> int:
+        return inputs * outputs * kernel**2 + 2 * outputs
+
+    total, inputs = conv(3, 64, 7), 64
+    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        total += conv(inputs, 4 * width, 1)
+        for _ in range(blocks):
+            total += conv(inputs, width, 1) + conv(width, width, 3) + conv(width, 4 * width, 1)
+            inputs = 4 * width
+    return total + dense(2048, 1000)
+
+
+def vit(image: int) -> int:
+    """Dosovitskiy et al. 2020, table 1: 12 layers of 768 and 3072, a class token, learned positions."""
+    hidden, tokens = 768, (image // 16) ** 2 + 1
+    layer = 3 * dense(hidden, hidden) + dense(hidden, hidden) + dense(hidden, 3072) + dense(3072, hidden) + 4 * hidden
+    return dense(3 * 256, hidden) + hidden + tokens * hidden + 12 * layer + 2 * hidden + dense(hidden, 1000)
+
+
+def bert(layers: int, hidden: int) -> int:
+    """Devlin et al. 2018: words, 512 positions and two segments; no pooler, two scores a token."""
+    layer = 4 * dense(hidden, hidden) + dense(hidden, 4 * hidden) + dense(4 * hidden, hidden) + 4 * hidden
+    return (30522 + 512 + 2) * hidden + 2 * hidden + layers * layer + dense(hidden, 2)
+
+
+def dit_xl() -> int:
+    """Peebles & Xie 2022: adaptive norms with six modulations a block, fixed positions of 256 tokens in the count."""
+    c = 1152
+    block = dense(c, 6 * c) + dense(c, 3 * c) + dense(c, c) + dense(c, 4 * c) + dense(4 * c, c)
+    ends = dense(16, c) + 256 * c + dense(256, c) + dense(c, c) + 1001 * c + dense(c, 2 * c) + dense(c, 32)
+    return ends + 28 * block
+
+
+def pixart() -> int:
+    """Chen et al. 2023: one modulation for all blocks, six rows of each block's own, cross-attention to text."""
+    c = 1152
+    block = 6 * c + 8 * dense(c, c) + dense(c, 4 * c) + dense(4 * c, c)
+    ends = dense(16, c) + dense(256, c) + dense(c, c) + dense(c, 6 * c) + dense(4096, c) + dense(c, c)
+    return ends + 28 * block + 2 * c + dense(c, 32)
+
+
+def unet(text: int) -> int:
+    """Rombach et al. 2022: levels of 320, 640, 1280, 1280, two residual blocks down and three up, skips joined."""
+    norm, time = 2, 1280
+
+    def conv(inputs: int, outputs: int, kernel: int = 3) -> int:
+        return inputs * outputs * kernel**2 + outputs
+
+    def residual(inputs: int, outputs: int) -> int:
+        whole = norm * inputs + conv(inputs, outputs) + dense(time, outputs) + norm * outputs + conv(outputs, outputs)
+        return whole + (conv(inputs, outputs, 1) if inputs != outputs else 0)
+
+    def transformer(c: int) -> int:
+        selves, cross = 3 * c * c + dense(c, c), c * c + 2 * text * c + dense(c, c)
+        return norm * c + 2 * dense(c, c) + selves + cross + dense(c, 8 * c) + dense(4 * c, c) + 3 * norm * c
+
+    levels = (320, 640, 1280, 1280)
+    total = dense(320, time) + dense(time, time) + conv(4, 320)
+    skips, now = [320], 320
+    for level, c in enumerate(levels):
+        for _ in range(2):
+            total += residual(now, c) + (transformer(c) if level < 3 else 0)
+            now = c
+            skips.append(c)
+        if level < 3:
+            total += conv(c, c)
+            skips.append(c)
+    total += 2 * residual(1280, 1280) + transformer(1280)
+    for level, c in reversed(list(enumerate(levels))):
+        for _ in range(3):
+            total += residual(now + skips.pop(), c) + (transformer(c) if level < 3 else 0)
+            now = c
+        total += conv(c, c) if level else 0
+    return total + norm * 320 + conv(320, 4)
+
+
+def mamba2() -> int:
+    """Dao & Gu 2024: projections in and out, a convolution of four taps over x, B and C, three numbers a head."""
+    hidden, inner, state, heads = 2560, 5120, 128, 80
+    mixed = inner + 2 * state
+    layer = hidden * (inner + mixed + heads) + 5 * mixed + 3 * heads + inner + inner * hidden + hidden
+    return 50288 * hidden + 64 * layer + hidden
+
+
+def dlrm() -> int:
+    """MLPerf: 187.8 M rows of 128, bottom and top perceptrons, 351 pairs of features and the dense one."""
+    bottom = dense(13, 512) + dense(512, 256) + dense(256, 128)
+    top = dense(351 + 128, 1024) + dense(1024, 1024) + dense(1024, 512) + dense(512, 256) + dense(256, 1)
+    return 187_767_399 * 128 + bottom + top
+
+
+def dlrm_v2() -> int:
+    """MLPerf: 204.2 M rows, three cross layers of rank 512 on 27 x 128 features."""
+    wide = 27 * 128
+    bottom = dense(13, 512) + dense(512, 256) + dense(256, 128)
+    top = dense(wide, 1024) + dense(1024, 1024) + dense(1024, 512) + dense(512, 256) + dense(256, 1)
+    return 204_184_588 * 128 + bottom + top + 3 * (wide * 512 + dense(512, wide))
+
+
+BY_HAND: dict[str, tuple[Callable[[], int], float]] = {
+    "resnet-50": (resnet50, 25.56e6),
+    "vit-base-patch16": (lambda: vit(224), 86.6e6),
+    "vit-b16-384": (lambda: vit(384), 86.9e6),
+    "bert-base": (lambda: bert(12, 768), 109e6),
+    "bert-large": (lambda: bert(24, 1024), 334e6),
+    "dit-xl-2": (dit_xl, 675e6),
+    "pixart-sigma": (pixart, 611e6),
+    "stable-diffusion-1.5": (lambda: unet(768), 860e6),
+    "stable-diffusion-2.1": (lambda: unet(1024), 866e6),
+    "mamba2-2.7b": (mamba2, 2.7e9),
+    "dlrm": (dlrm, 24.0e9),
+    "dlrm-v2": (dlrm_v2, 26.1e9),
+}
+
+
+def test_every_shipped_network_is_counted_by_hand() -> None:
+    assert set(BY_HAND) == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", sorted(BY_HAND))
+def test_a_network_has_the_parameters_of_its_paper(name: str) -> None:
+    by_hand, published = BY_HAND[name]
+    assert count(name) == by_hand()
+    assert by_hand() == pytest.approx(published, rel=0.003)
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_published_totals_hold_as_show_prints_them(name: str) -> None:
+    checks = {check["check"]: check for check in details(str(SHIPPED[name]))["checks"]}
+    assert all(check["verdict"] == "holds" for check in checks.values())
+    assert ("parameters" in checks) == (name != "pixart-sigma")  # 0.6 B is one digit
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("resnet-50", 4.1e9), ("vit-base-patch16", 17.6e9), ("vit-b16-384", 55.5e9), ("dit-xl-2", 118.6e9)],
+)
+def test_a_network_has_the_multiply_accumulates_that_are_published(name: str, published: float) -> None:
+    assert macs(name) == pytest.approx(published, rel=0.005)
+
+
+def test_the_work_of_bert_is_two_operations_a_weight_and_attention() -> None:
+    tokens, layers, hidden = 384, 24, 1024
+    weights = 12 * hidden**2 * layers + 2 * hidden
+    assert macs("bert-large", tokens) == tokens * weights + layers * 2 * tokens**2 * hidden
+
+
+def test_a_scan_is_a_small_part_of_mamba() -> None:
+    whole = macs("mamba2-2.7b", 4096) / 4096
+    # Per token: the products of the weights, and Q N G + H P (Q + 2 N) of each of 64 layers.
+    scan = 64 * (256 * 128 + 5120 * (256 + 2 * 128))
+    weights = 64 * 2560 * (2 * 5120 + 2 * 128 + 80 + 5120)
+    assert whole == pytest.approx(weights + scan + 50288 * 2560 / 4096)
+    assert 0.05 < scan / whole < 0.1

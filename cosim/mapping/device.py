@@ -66,6 +66,8 @@ class DeviceVector:
     core: bool = False
     has_scales: bool = False
     """Whether it has weights that its gradient sums over rows."""
+    dram_paced: bool = False
+    """Whether it moves bytes at the rate of DRAM even where they are on chip: its passes wait for each other."""
     gathered_bytes: Array = field(default_factory=lambda: array(0.0))
     """Of `read_bytes` those that lie at random in its weights."""
 

@@ -54,10 +54,13 @@ def kv_heads_per_rank(kv_heads: Array, tensor: Array) -> Array:
 
 
 def quantise(elements: Array, dtype: str, count: Array) -> DeviceVector:
-    """The kernel that turns 16-bit activations into `dtype`: read for the largest, read again, scale, round, write."""
+    """The kernel that turns 16-bit activations into `dtype`: read for the largest, read again, scale, round, write.
+
+    The fp8 tables of H100 and L40S show the rate of DRAM at every size: 0.95 and 1.15 of it.
+    """
     zero, written = np.zeros_like(elements), elements * bytes_per_element(dtype)
     read = 2.0 * elements * ACTIVATION_BYTES
-    return DeviceVector("quantise", "layer", count, read, written, elements * 4.0, zero, zero)
+    return DeviceVector("quantise", "layer", count, read, written, elements * 4.0, zero, zero, dram_paced=True)
 
 
 def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:

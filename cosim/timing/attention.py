@@ -25,7 +25,8 @@ from cosim.workload.ops import Attention
 
 IO_BYTES = 2.0
 VECTOR_FLOP_PER_SCORE = 6.0
-# Rows of a block of queries and of the smallest split of a context (the tiles of published FlashAttention-2 and split-KV kernels) [unverified recollection].
+# Rows of a block of queries and of the smallest split of a context, where a chip has no constants of these kernels: the
+# tiles of published FlashAttention-2 and split-KV kernels [unverified recollection].
 QUERY_BLOCK = 128.0
 CONTEXT_BLOCK = 64.0
 # Products of the gradient kernel over those of the forward one: S, dP, dV, dQ, dK over S, O.

@@ -31,7 +31,7 @@ KEYS = 64.0
 MIN_ROWS = 16.0
 """Rows of the smallest matrix instruction (m16n8k16 of the PTX ISA)."""
 ROWS = np.array([16.0, 32.0, 64.0, 128.0])[:, None]
-SPLITS = 2.0 ** np.arange(8)[:, None]
+SPLITS = array(2.0 ** np.arange(8))[:, None]
 CHUNK = 512
 NEEDED = (
     "attention_start",

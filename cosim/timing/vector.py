@@ -15,7 +15,7 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
 
     Tensors that fit half of the last on-chip memory (the other half holds the next kernel's operands) were
     left there by the kernel before and stay for the one after: they move at that level's bandwidth and cost
-    no DRAM traffic. Rows gathered at random are read from the table: from DRAM, whole granules, at its full rate,
+    no DRAM traffic, unless the kernel is no faster than DRAM (`DeviceVector.dram_paced`). Rows gathered at random are read from the table: from DRAM, whole granules, at its full rate,
     unless the table is small enough to stay.
     """
     moved = op.read_bytes + op.write_bytes - op.gathered_bytes
@@ -24,8 +24,8 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
     if on_chip:
         level = chip.memory.get("cache", on_chip[0])
         stays = moved <= level.capacity / 2.0
-        near = level.bandwidth * chip.quality.memory
-        bandwidth = np.where(stays, near, dram)
+        near = level.bandwidth * chip.kernel.get("cache_feed", chip.quality.memory)
+        bandwidth = dram if op.dram_paced else np.where(stays, np.maximum(near, dram), dram)
         dram_bytes = np.where(stays, 0.0, moved)
         kept = op.weight_bytes <= level.capacity / 2.0
         table, from_table = np.where(kept, near, dram), np.where(kept, 0.0, op.gathered_bytes)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cosim.dtypes import bytes_per_element
 from cosim.hardware.lower import ChipArrays
+from cosim.records import array
 
 CONSTANT = "calibration.constants."
 WIDE_BYTES = 2.0
@@ -69,7 +68,7 @@ def format_knob(chip: ChipArrays, kind: str, dtype: str, best_rate: float) -> Kn
         return _ratio(f"quality.matmul_formats.{dtype}", float(start), min(best_rate, 1.0))
     if "attention_start" not in chip.kernel:
         return None
-    start = chip.kernel.get("narrow_gain", np.float64(1.0))
+    start = chip.kernel.get("narrow_gain", array(1.0))
     return Knob(f"{CONSTANT}narrow_gain", float(start), 1.0, 2.0)
 
 

@@ -26,6 +26,8 @@ def estimate_text(row: Row) -> str:
     joint = " " if trains else ", "
     experts = f" x experts {row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
     energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
+    if row["clock"] < 1.0:
+        energy += f" (throttles to {row['clock']:.0%} of its clock)"
     facts = {
         "asked": f"{_asked(row)}{taken}",
         "plan": f"{degrees}{experts}, micro-batches {row['plan.micro_batches']}{joint}{formats}{tried}",

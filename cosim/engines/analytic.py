@@ -6,7 +6,7 @@
     train    see cosim.engines.training
 
 with m micro-batches per replica. A full pipeline hides the host behind the other micro-batches. A chip
-that would exceed its power limit waits (`throttle`). A total is the sum of its named parts in the order of
+that would exceed its power limit lowers its clock (`throttle`, `cosim.timing.clock`). A total is the sum of its named parts in the order of
 BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`bubble`), the exposed host.
 """
 
@@ -26,8 +26,8 @@ from cosim.mapping.memory import KINDS, Memory, serving_memory
 from cosim.mapping.stages import Stages, at_class, fullest
 from cosim.mapping.training import training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
+from cosim.timing.clock import Load, sustained
 from cosim.timing.cost import rate
-from cosim.timing.energy import power_floor
 from cosim.workload.graph import model_flop
 from cosim.workload.ops import Graph
 from cosim.workload.training import training_graph
@@ -43,7 +43,7 @@ class Estimates:
     """Results of a batch of points, every array of shape (P,); NaN where a point is infeasible.
 
     `time` [s] of a step; `energy` [J] of it over all chips, and `server_energy` with servers; `power` [W]
-    of one chip; `breakdown` [s] and `memory` [B] by name; `utilisation` is MFU; `tokens` new per step.
+    of one chip, `clock` that it sustains over that of the peak; `breakdown` [s] and `memory` [B] by name; `utilisation` is MFU; `tokens` new per step.
     """
 
     verdict: Verdict
@@ -54,6 +54,7 @@ class Estimates:
     server_energy: Array
     facility_energy: Array
     power: Array
+    clock: Array
     utilisation: Array
     breakdown: dict[str, Array]
     memory: dict[str, Array]
@@ -130,18 +131,21 @@ def _memory(case: Case, device: DeviceGraph, stage: Stages) -> Memory:
     return serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
 
 
-_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
+_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
 
 
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     """Time, energy and use of feasible points: the scalars of _TIMED and the breakdown."""
-    parts, dynamic = _trained(case) if case.phase == "train" else _served(case)
+    parts, dynamic, shares = _trained(case) if case.phase == "train" else _served(case)
     chip, chips = case.system.chip, case.plan.chips
     running: Array = sum(parts.values(), array(0.0))
-    floor = power_floor(dynamic / chips, chip.power.limit, chip.power.idle)
-    parts["throttle"] = np.maximum(floor - running, 0.0)
+    clocked = shares.clocked * sum((parts[name] for name in CLASSES_OF_TIME), array(0.0))
+    core = shares.core * dynamic / chips
+    load = Load(running - clocked, clocked, np.zeros_like(running), dynamic / chips - core, core)
+    held = sustained(load, chip.power)
+    parts["throttle"] = np.maximum(held.time - running, 0.0)
     time: Array = sum((parts[name] for name in BREAKDOWN), array(0.0))
-    energy = dynamic + chip.power.idle * time * chips
+    energy = held.energy * chips + chip.power.idle * time * chips
     server = energy + case.system.server_power * chips * time
     flop = model_flop(case.model, _counted(case)) * case.plan.micro_batches * case.plan.data
     if case.phase == "train":
@@ -153,6 +157,7 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
         "server_energy": server,
         "facility_energy": server * case.system.pue,
         "power": energy / time / chips,
+        "clock": held.clock,
         "utilisation": flop / (time * chips * rate(chip, case.plan.dtype)),
     }
     return timed, parts
@@ -165,20 +170,41 @@ def _counted(case: Case) -> Graph:
     return training_graph(case.model, case.plan.micro_batch, case.scenario.context, fused=True)
 
 
-def _served(case: Case) -> tuple[dict[str, Array], Array]:
-    """Exposed parts of a serving step [s], and its dynamic energy over all chips [J]."""
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of a step: the share of its kernels' time that follows the clock, of its dynamic energy that follows voltage."""
+
+    clocked: Array
+    core: Array
+
+
+def _served(case: Case) -> tuple[dict[str, Array], Array, Shares]:
+    """Exposed parts of a serving step [s], its dynamic energy over all chips at the full clock [J], its shares."""
     device, stage = device_graph(case), stage_classes(case)
     costs = stage_costs(case, device, op_costs(case, device), stage)
     moved = transfers(case)
-    return step_parts(case, costs, stage, moved), _dynamic_energy(case, costs, stage, moved)
+    dynamic = _dynamic_energy(case, costs, stage, moved)
+    per_rank = np.sum(stage.count * costs.core_energy, axis=0)
+    core = per_rank * case.plan.tensor * case.plan.data * case.plan.micro_batches / dynamic
+    shares = Shares(_over(stage, costs.clocked, costs.time), core)
+    return step_parts(case, costs, stage, moved), dynamic, shares
 
 
-def _trained(case: Case) -> tuple[dict[str, Array], Array]:
+def _over(stage: Stages, part: Array, whole: Array) -> Array:
+    """A part of the stages' time as a share of the whole, all stages together."""
+    share: Array = np.sum(stage.count * part, axis=0) / np.sum(stage.count * whole, axis=0)
+    return share
+
+
+def _trained(case: Case) -> tuple[dict[str, Array], Array, Shares]:
     """The same of a training step."""
     table = training.step_table(case)
     parts = training.step_parts(case, table) | {"throttle": array(0.0)}
     per_rank = np.sum(table.stage.count * table.energy, axis=0)
-    return parts, per_rank * case.plan.tensor * case.plan.data
+    times: Array = sum(table.classes.values(), array(0.0))
+    core = np.sum(table.stage.count * table.core_energy, axis=0) / per_rank
+    shares = Shares(_over(table.stage, table.clocked, times), core)
+    return parts, per_rank * case.plan.tensor * case.plan.data, shares
 
 
 def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:

@@ -26,13 +26,14 @@ from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
 from cosim.timing.collective import all_gather, all_reduce, all_to_all, exposed, reduce_scatter, send
-from cosim.timing.cost import KernelCost, math_dtype
-from cosim.timing.energy import kernel_energy, link_energy
+from cosim.timing.cost import MEMORY, KernelCost, math_dtype
+from cosim.timing.energy import core_energy, kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.vector import vector_cost
 from cosim.workload.ops import Attention
 
 CLASSES_OF_TIME = ("matmul", "attention", "vector", "launch", "collective")
+POWER = ("energy", "clocked", "core_energy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,16 @@ class OpCost:
     dtype: str
     cost: KernelCost
     energy: Array
+    core_energy: Array
+    """The part of `energy` that falls with the voltage of the cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassTimes:
-    """Seconds by class of time, and dynamic J per chip, of one micro-batch."""
+    """Seconds by class of time, and dynamic J per chip, of one micro-batch.
+
+    `clocked` seconds follow the clock of the cores, `core_energy` their voltage.
+    """
 
     matmul: Array
     attention: Array
@@ -59,6 +65,8 @@ class ClassTimes:
     launch: Array
     collective: Array
     energy: Array
+    clocked: Array
+    core_energy: Array
 
     @property
     def time(self) -> Array:
@@ -103,7 +111,7 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
 def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: Stages) -> StageCosts:
     """Sums over the ops of each stage class, with the gap of every kernel and the collectives."""
     shape = np.broadcast_shapes(stage.layers.shape, (len(stage.layers), points(case)))
-    sums = {name: np.zeros(shape) for name in (*CLASSES_OF_TIME, "energy")}
+    sums = {name: np.zeros(shape) for name in (*CLASSES_OF_TIME, *POWER)}
     for group, cost in group_costs(case, device, ops).items():
         runs = by_group(stage, group)
         for name in sums:
@@ -119,7 +127,7 @@ def group_costs(
     With `overlap` a collective that has a kernel to run behind is exposed only where it takes longer.
     """
     chip, count = case.system.chip, points(case)
-    names = (*CLASSES_OF_TIME, "energy", "kernels")
+    names = (*CLASSES_OF_TIME, *POWER, "kernels")
     groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
     sums = {group: {name: np.zeros(count) for name in names} for group in groups}
     behind: dict[str, Array] = {}
@@ -128,6 +136,8 @@ def group_costs(
         own[op.kind] += op.count * op.cost.time
         own["launch"] += op.count * chip.launch.gap
         own["energy"] += op.count * op.energy
+        own["core_energy"] += op.count * op.core_energy
+        own["clocked"] += op.count * np.where(op.cost.bound == MEMORY, 0.0, op.cost.time)
         own["kernels"] += op.count
         behind[op.name] = op.cost.time
     for collective in device.collectives:
@@ -166,12 +176,13 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
         cost = matmul_cost(**dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved)
-        energy = kernel_energy(cost, stacked, dtype)
+        energy, core = kernel_energy(cost, stacked, dtype), core_energy(cost, stacked, dtype)
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
             own = take(cost, rows)
             shape = (op.m, op.n, op.k)
-            found[op.name] = OpCost(op.name, "matmul", op.group, op.count, shape, dtype, own, energy[rows])
+            powers = (energy[rows], core[rows])
+            found[op.name] = OpCost(op.name, "matmul", op.group, op.count, shape, dtype, own, *powers)
     return [found[op.name] for op in ops]
 
 
@@ -179,15 +190,20 @@ def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:
     cost = attention_cost(op.op, chip, op.kv_dtype, backward=op.backward)
     local: Attention = op.op
     dims = (local.batch, local.query, local.context, local.heads, local.kv_heads, local.head_dim)
-    energy = np.broadcast_to(kernel_energy(cost, chip, math_dtype(chip)), (count,))
-    return OpCost(op.name, "attention", op.group, op.count, dims, op.kv_dtype, cost, energy)
+    powers = _powers(cost, chip, math_dtype(chip), count)
+    return OpCost(op.name, "attention", op.group, op.count, dims, op.kv_dtype, cost, *powers)
 
 
 def _vector(op: DeviceVector, chip: ChipArrays, count: int) -> OpCost:
     cost = vector_cost(op, chip)
-    energy = np.broadcast_to(kernel_energy(cost, chip, "fp32"), (count,))
     dims = (op.read_bytes, op.write_bytes)
-    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, energy)
+    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, *_powers(cost, chip, "fp32", count))
+
+
+def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple[Array, Array]:
+    """Dynamic energy of a kernel and the part of the cores, (P,)."""
+    whole, core = kernel_energy(cost, chip, dtype), core_energy(cost, chip, dtype)
+    return np.broadcast_to(whole, (count,)), np.broadcast_to(core, (count,))
 
 
 def _collective(op: DeviceCollective, case: Case) -> tuple[Array, Array]:

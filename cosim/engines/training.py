@@ -34,7 +34,8 @@ class StepTable:
 
     `schedule`: passes of one micro-batch on a whole stage and transfers; `classes` the passes by class of time, `host`
     what the host adds to them; `closing`: traffic of the data ranks before and after; `optimizer` the update;
-    `energy` dynamic J per chip and step.
+    `energy` dynamic J per chip and step; `clocked` seconds of one micro-batch
+    that follow the clock of the cores, `core_energy` the part of `energy` that follows their voltage.
     """
 
     schedule: Schedule
@@ -43,6 +44,8 @@ class StepTable:
     closing: Closing
     optimizer: Array
     energy: Array
+    clocked: Array
+    core_energy: Array
 
     @property
     def stage(self) -> Stages:
@@ -109,7 +112,7 @@ def step_table(case: Case) -> StepTable:
     gradients = group_costs(case, every.gradients, every.gradient_ops, overlap=software.tensor_overlap)
     held = group_parameters(every.forward)
     classes = {name: np.zeros_like(stage.layers + forward["layer"].time) for name in CLASSES_OF_TIME}
-    ahead, back, host, energy = (np.zeros_like(classes["matmul"]) for _ in range(4))
+    ahead, back, host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(6))
     for group in forward:
         runs = by_group(stage, group)
         returning = [part[group] for part in (again, gradients) if group in part]
@@ -117,6 +120,8 @@ def step_table(case: Case) -> StepTable:
             for name in CLASSES_OF_TIME:
                 classes[name] += runs * getattr(cost, name)
             energy += runs * cost.energy
+            clocked += runs * cost.clocked
+            core += runs * cost.core_energy
         out, ret = forward[group].time, sum((cost.time for cost in returning), array(0.0))
         gathered, scattered, wire = layer_traffic(case, software, held.get(group, Weights()))
         waits_out, waits_ret = gathered, gathered + scattered
@@ -136,7 +141,16 @@ def step_table(case: Case) -> StepTable:
     hops = 2.0 * (case.plan.pipeline * case.plan.virtual - 1.0) / case.plan.pipeline
     total = case.plan.micro_batches * (energy + hops * link)
     total = total + link_energy(ends.wire_bytes, case.system.chip) + update_energy
-    return StepTable(Schedule(stage, ahead, back, inside, across, within, beyond), classes, host, ends, update, total)
+    return StepTable(
+        schedule=Schedule(stage, ahead, back, inside, across, within, beyond),
+        classes=classes,
+        host=host,
+        closing=ends,
+        optimizer=update,
+        energy=total,
+        clocked=clocked,
+        core_energy=case.plan.micro_batches * core,
+    )
 
 
 def step_parts(case: Case, table: StepTable) -> dict[str, Array]:

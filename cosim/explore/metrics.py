@@ -80,6 +80,7 @@ METRICS: dict[str, Metric] = {
     "mfu": lambda _case, result, _die: result.utilisation,
     "energy_j": lambda _case, result, _die: result.energy,
     "power_w": lambda _case, result, _die: result.power,
+    "clock": lambda _case, result, _die: result.clock,
     "tokens_per_j_chip": lambda _case, result, _die: result.tokens / result.energy,
     "tokens_per_j_server": lambda _case, result, _die: result.tokens / result.server_energy,
     "tokens_per_j_facility": lambda _case, result, _die: result.tokens / result.facility_energy,

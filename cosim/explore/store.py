@@ -26,7 +26,7 @@ from cosim.mapping.memory import KINDS
 from cosim.version import __version__
 
 SCHEMA_VERSION = 5
-_PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
+_PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
 
 
 def content_hash(text: str) -> str:

@@ -70,6 +70,8 @@ class PowerArrays:
     idle: Array
     energy_per_flop: Mapping[str, Array]
     energy_per_byte: Mapping[str, Array]
+    floor_voltage: Array = field(default_factory=lambda: array(1.0))
+    """Voltage at no clock over that at the full one, on the line that clocks follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,7 @@ def _or_zero(value: Array | None) -> Array:
 
 def _chip(chip: Chip, values: Values) -> ChipArrays:
     constants = chip.calibration.constants if chip.calibration is not None else {}
-    limit, idle = values.si("power.limit"), values.si("power.idle")
+    limit, idle, floor = values.si("power.limit"), values.si("power.idle"), values.maybe("power.floor_voltage")
     if np.any(limit <= idle):
         hint = "the limit covers idle"
         raise SpecError("is not above power.idle", field="chip.power.limit", value=float(np.min(limit)), hint=hint)
@@ -265,6 +267,7 @@ def _chip(chip: Chip, values: Values) -> ChipArrays:
             idle=idle,
             energy_per_flop={d: values.si(f"power.energy_per_flop.{d}") for d in chip.power.energy_per_flop},
             energy_per_byte={r: values.si(f"power.energy_per_byte.{r}") for r in chip.power.energy_per_byte},
+            floor_voltage=array(1.0) if floor is None else floor,
         ),
         launch=LaunchArrays(*(values.si(f"launch.{name}") for name in ("gap", "latency", "host_step"))),
         quality=QualityArrays(

@@ -167,7 +167,7 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         parameters,
         op.core,
         op.scales,
-        gathered,
+        gathered_bytes=gathered,
     )
 
 

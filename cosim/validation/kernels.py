@@ -19,7 +19,9 @@ from cosim.hardware.lower import ChipArrays
 from cosim.mapping.shard import quantise
 from cosim.records import Array, array
 from cosim.timing.attention import attention_cost
-from cosim.timing.cost import BOUNDS, KernelCost
+from cosim.timing.clock import Load, sustained
+from cosim.timing.cost import BOUNDS, KernelCost, math_dtype
+from cosim.timing.energy import core_energy, kernel_energy
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.vector import vector_cost
 from cosim.workload.ops import Attention
@@ -48,7 +50,7 @@ def matmul_kernel(dims: Dims, chip: ChipArrays, dtype: str, *, warm: bool) -> Ke
     """
     m, n, k, batch = (dims[name] for name in ("m", "n", "k", "batch"))
     cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="repeated" if warm else "none")
-    time = _launched(cost.time, chip)
+    time = _launched(_repeated(cost, chip, dtype), chip)
     return Kernel(cost, time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip))
 
 
@@ -58,7 +60,15 @@ def attention_kernel(
     """Attention of the columns that `attention_op` names, over a cache in `kv_dtype`; `narrow`: products in 8 bits."""
     op = attention_op(dims, phase, causal=causal)
     cost = attention_cost(op, chip, kv_dtype, narrow=narrow, resident="repeated")
-    return Kernel(cost, _launched(cost.time, chip))
+    return Kernel(cost, _launched(_repeated(cost, chip, math_dtype(chip)), chip))
+
+
+def _repeated(cost: KernelCost, chip: ChipArrays, dtype: str) -> Array:
+    """Time of a kernel that a benchmark repeats: at the clock that it sustains alone [s]."""
+    core = core_energy(cost, chip, dtype)
+    rest = cost.time - np.maximum(cost.compute, cost.memory)
+    load = Load(rest, cost.compute, cost.memory, kernel_energy(cost, chip, dtype) - core, core)
+    return sustained(load, chip.power).time
 
 
 def attention_op(dims: Dims, phase: str, *, causal: bool) -> Attention:

@@ -1,13 +1,12 @@
 """The suite `silicon`: measured GEMM and attention kernels of many chips against their predictions.
 
-Chips differ in how they may be read: a chip is `fitted` where its own file has constants measured on its own
-table, and `never fitted` where it has none or carries those of another chip. Shapes fall into three regimes by
+Chips differ in how they may be read: a chip is `fitted` where its kernel constants were fitted on its own tables
+(`calibration.fitted_on`), and `never fitted` where they are those of a library of kernels. Shapes fall into three regimes by
 the largest of launch, bytes at the full DRAM bandwidth and FLOP at the full peak, whatever the model's tiling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim import library
-from cosim.documents import Document
 from cosim.dtypes import bytes_per_element
 from cosim.errors import SpecError, nearest
-from cosim.hardware.load import read_chip
+from cosim.hardware.chip import Chip
+from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, map_leaves
 from cosim.timing.attention import IO_BYTES, cache_bytes
 from cosim.timing.cost import bound_of, math_dtype
 from cosim.timing.traffic import OUTPUT_BYTES
 from cosim.validation.kernels import Kernel, attention_kernel, attention_op, matmul_kernel
+from cosim.validation.knobs import WIDE_BYTES
 from cosim.validation.silicon_files import rows_of, systems, tables_root
 from cosim.validation.silicon_tables import LeftOut, Shapes, read_tables
 from cosim.workload.graph import attention_flop
@@ -123,18 +123,9 @@ def answer(kind: str | None = None, *, every: bool = False, root: Path | None = 
     return Suite(tuple(answered), tuple(tables), tuple(entry for entry in left_out if entry.rows))
 
 
-def is_fitted(own: Document) -> bool:
-    """Whether a chip's own file says that its constants were measured on a table of its own.
-
-    That is: `calibration.data` names one, and some constant beside it is of kind measured. A chip that inherits
-    its constants or carries those of another says so by their kind (estimated), and is never fitted.
-    """
-    calibration = own.data.get("calibration")
-    if not isinstance(calibration, Mapping) or not calibration.get("data"):
-        return False
-    constants = calibration.get("constants")
-    values = constants.values() if isinstance(constants, Mapping) else ()
-    return any(isinstance(value, Mapping) and value.get("kind") == "measured" for value in values)
+def is_fitted(chip: Chip) -> bool:
+    """Whether the chip's kernel constants were fitted on measurements of this very chip."""
+    return chip.calibration is not None and chip.name in chip.calibration.fitted_on
 
 
 def sampled(shapes: Shapes, most: int) -> Shapes:
@@ -156,7 +147,8 @@ def kernel(shapes: Shapes, chip: ChipArrays) -> Kernel:
     if shapes.kind == "matmul":
         dims = {**shapes.dims, "batch": np.ones_like(shapes.measured)}
         return matmul_kernel(dims, chip, shapes.dtype, warm=True)
-    return attention_kernel(shapes.dims, chip, shapes.kind, shapes.kv_dtype, causal=True)
+    narrow = bytes_per_element(shapes.dtype) < WIDE_BYTES
+    return attention_kernel(shapes.dims, chip, shapes.kind, shapes.kv_dtype, causal=True, narrow=narrow)
 
 
 def regime_of(shapes: Shapes, chip: ChipArrays) -> Words:
@@ -169,8 +161,8 @@ def regime_of(shapes: Shapes, chip: ChipArrays) -> Words:
 
 
 def _target(name: str, system: str) -> Target:
-    chip, chain = read_chip(name)
-    return Target(name, system, FITS[0] if is_fitted(chain[0]) else FITS[1], lower_chip(chip))
+    chip = load_chip(name)
+    return Target(name, system, FITS[0] if is_fitted(chip) else FITS[1], lower_chip(chip))
 
 
 def _answerable(shapes: Shapes, chip: ChipArrays) -> tuple[Shapes, list[LeftOut]]:

@@ -1,0 +1,70 @@
+"""The clock that a chip sustains under its power limit.
+
+    time(f)    = rest + max(least, clocked / f)            f the clock over that of the peak
+    energy(f)  = fixed + core (floor + (1 - floor) f)^2    voltage follows the clock down to its floor
+    the highest f <= 1 with  energy(f) + idle time(f) <= limit time(f)
+
+Controllers average over milliseconds: a step of a model is one window, and a kernel that is repeated alone another.
+Below a tenth of the clock a chip has no lower one; it waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosim.hardware.lower import PowerArrays
+from cosim.records import Array
+
+LEAST_CLOCK = 0.1
+HALVINGS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What runs in a window, shape (N,): seconds at the full clock that follow it (`clocked`), that do not (`rest`),
+    and the least that the clocked part takes whatever the clock (`least`, DRAM beside it); dynamic J of the cores at
+    the full voltage (`core`) and of the rest (`fixed`).
+    """
+
+    rest: Array
+    clocked: Array
+    least: Array
+    fixed: Array
+    core: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """Clock over that of the peak, time [s] and dynamic energy [J] of the window at it; shape (N,)."""
+
+    clock: Array
+    time: Array
+    energy: Array
+
+
+def sustained(load: Load, power: PowerArrays) -> Sustained:
+    """The highest clock whose average power stays at the limit, by bisection where the full one does not."""
+    parts = (load.rest, load.clocked, load.least, load.fixed, load.core, power.limit, power.idle, power.floor_voltage)
+    shape = np.broadcast_shapes(*(part.shape for part in parts))
+    rest, clocked, least, fixed, core, limit, idle, floor = (np.broadcast_to(part, shape) for part in parts)
+    budget = limit - idle
+
+    def time(clock: Array) -> Array:
+        return rest + np.maximum(least, clocked / clock)
+
+    def energy(clock: Array) -> Array:
+        return fixed + core * (floor + (1.0 - floor) * clock) ** 2
+
+    full = np.ones(shape)
+    over: NDArray[np.bool_] = energy(full) > budget * time(full)
+    low, high = np.full(shape, LEAST_CLOCK), full
+    for _ in range(HALVINGS if np.any(over) else 0):
+        middle = (low + high) / 2.0
+        holds = energy(middle) <= budget * time(middle)
+        low, high = np.where(holds, middle, low), np.where(holds, high, middle)
+    clock = np.where(over, low, 1.0)
+    spent = energy(clock)
+    return Sustained(clock, np.maximum(time(clock), spent / budget), spent)

@@ -10,7 +10,7 @@ import pytest
 
 from cosim.errors import SpecError
 from cosim.validation import silicon_files
-from cosim.validation.silicon_files import columns_of, files_of, read_rows, systems, tables_root
+from cosim.validation.silicon_files import columns_of, count_rows, files_of, read_rows, systems, tables_root
 
 Write = Callable[..., Path]
 

@@ -15,7 +15,7 @@ from cosim.datum import Datum
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip, read_chip
-from cosim.hardware.lower import lower_chip
+from cosim.hardware.lower import KERNEL_CONSTANTS, lower_chip
 
 chip_of = cache(load_chip)
 FACTS = Path(__file__).parents[3] / "shared" / "facts"
@@ -262,15 +262,16 @@ def test_memory_is_the_published_one(name: str) -> None:
 def test_constants_of_kernels_are_carried_over_and_say_so(name: str) -> None:
     chip, lender = chip_of(name), chip_of(ROWS[name].lender)
     assert chip.calibration is not None
-    assert chip.calibration.data.startswith("none of this ")
-    assert f"carried over from {lender.name}" in chip.calibration.data
-    assert chip.calibration.held_out == "unknown"
-    own, lent = constants(chip), constants(lender)
+    assert chip.calibration.library == chip.kernels
+    assert chip.name not in chip.calibration.fitted_on
+    assert chip.calibration.held_out is None
+    own = constants(chip)
     assert {datum.kind for datum in own.values()} == {"estimated"}
-    for constant, datum in own.items():
-        if constant not in lent or datum.value != lent[constant].value:
-            assert constant in {"core_bandwidth", "dram_share"}  # as the lender against its own memory
-            assert datum.note
+    assert set(own) <= set(KERNEL_CONSTANTS)
+    if chip.maker == lender.maker and chip.kernels == lender.kernels:
+        assert {constant: datum.value for constant, datum in own.items()} == {
+            constant: datum.value for constant, datum in constants(lender).items()
+        }
 
 
 @pytest.mark.parametrize("name", sorted(set(ROWS) - set(TILES)))
@@ -284,9 +285,9 @@ def test_a_chip_without_tiles_has_no_constants_of_kernels(name: str) -> None:
 def test_nothing_is_fitted_on_the_chip(name: str) -> None:
     quality = chip_of(name).quality
     shares = [quality.matmul, quality.attention, quality.memory, quality.collective, *quality.matmul_formats.values()]
-    for datum in (*shares, *constants(chip_of(name)).values()):
-        assert "fit_" not in datum.source
+    for datum in shares:
         assert "odd rows" not in datum.source
+    assert {datum.kind for datum in constants(chip_of(name)).values()} <= {"estimated"}
     assert quality.attention.kind == "estimated"
 
 
@@ -302,7 +303,8 @@ def test_what_is_not_measured_has_a_range(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(library.names("accelerators")))
 def test_what_was_measured_on_its_base_is_not_said_to_be_measured_on_a_chip(name: str) -> None:
     _, chain = read_chip(name)
-    theirs = {path: datum for document in reversed(chain[1:]) for path, datum in data_in(document.data)}
+    bases = [document for document in chain[1:] if "constants" not in document.data]
+    theirs = {path: datum for document in reversed(bases) for path, datum in data_in(document.data)}
     own = dict(data_in(chain[0].data))
     lent = {path for path, datum in theirs.items() if datum["kind"] == "measured" and value_of(name, path) is not None}
     assert lent <= set(own)

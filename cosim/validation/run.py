@@ -20,6 +20,8 @@ SUITES: dict[str, tuple[str, str]] = {
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"
+TPU = "tpu"
+"""Asked for, and empty: what is known of TPU kernels are a few products as remembered."""
 KERNELS = ("matmul", "attention")
 """The suite whose measured kernels are in a package apart."""
 
@@ -47,9 +49,12 @@ def validate(
         return validate_silicon(kind, group=group, every=every, leave_out=left_out)
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
+    if suite == TPU:
+        hint = "--kind matmul --cases FILE answers rows of tpu-v3-core and of every other TPU"
+        raise SpecError("holds no rows: no measured TPU kernel is at hand", field="--suite", value=suite, hint=hint)
     if suite is not None:
         if suite not in SUITES:
-            raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON)))
+            raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON, TPU)))
         kind, name = SUITES[suite]
         cases = library.shipped() / "experiments" / "validation" / name
     if kind is None or cases is None:

@@ -6,7 +6,8 @@
     train    see cosim.engines.training
 
 with m micro-batches per replica. A full pipeline hides the host behind the other micro-batches. A chip
-that would exceed its power limit lowers its clock (`throttle`, `cosim.timing.clock`). A total is the sum of its named parts in the order of
+that would exceed its power limit lowers its clock (`throttle`, `cosim.timing.clock`). A total
+is the sum of its named parts in the order of
 BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`bubble`), the exposed host.
 """
 
@@ -42,8 +43,9 @@ TRAINING_FLOP = 3.0
 class Estimates:
     """Results of a batch of points, every array of shape (P,); NaN where a point is infeasible.
 
-    `time` [s] of a step; `energy` [J] of it over all chips, and `server_energy` with servers; `power` [W]
-    of one chip, `clock` that it sustains over that of the peak; `breakdown` [s] and `memory` [B] by name; `utilisation` is MFU; `tokens` new per step.
+    `time` [s] of a step; `energy` [J] of it over all chips, and `server_energy` with servers;
+    `power` [W] of one chip, `clock` that it sustains over that of the peak; `breakdown` [s] and `memory` [B] by name;
+    `utilisation` is MFU; `tokens` new per step.
     """
 
     verdict: Verdict

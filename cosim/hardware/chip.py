@@ -23,7 +23,7 @@ class PowerSpec(Frozen):
     """Sustained limit of the package (TDP)."""
     idle: Power
     floor_voltage: Ratio | None = None
-    """Voltage that the line of voltage over clock meets at no clock, over that at the full one; None: it does not fall."""
+    """Voltage at no clock over that at the full one, on the line that clocks follow; None: it does not fall."""
     energy_per_flop: dict[Dtype, EnergyPerFlop]
     energy_per_byte: dict[str, EnergyPerByte]
     """By memory role, and `link` for bytes sent off the chip."""

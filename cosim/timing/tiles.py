@@ -3,7 +3,7 @@
     tiles  = ceil(m/tm) ceil(n/tn) split batch          waves = ceil(tiles / cores)
     step   = most of: least time of a step, tile FLOP over a core's rate, tile operands over a core's scratch
     core   = waves (ceil(k e / split / 128) step + epilogue tm tn / 128^2)           a step is 128 B of k
-    cache  = (operands of every tile + 2 C) / (cache bandwidth x cache_feed x multicast)
+    cache  = (operands of every tile, the wider one shared by `multicast` neighbours, + 2 C) / (bandwidth x cache_feed)
     DRAM   = A passes over column super-tiles + B passes over row super-tiles + C
     time   = most of core, cache, DRAM / bandwidth, plus the reduction of a split
 
@@ -92,9 +92,11 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
     steps = np.ceil(shape.k * element_bytes / (STEP_BYTES * SPLITS))
     epilogue = kernel["epilogue_cycles"] / machine.clock * (TILE_M * TILE_N / EPILOGUE_TILE)
     core_time = np.ceil(grid * SPLITS / machine.cores) * (steps * step + epilogue)
-    operands = (TILE_M + TILE_N) * element_bytes * shape.k * grid
+    # A group of neighbours shares the operand that is the wider one of its tiles.
+    taken = np.minimum(TILE_M, TILE_N) + np.maximum(TILE_M, TILE_N) / machine.multicast
+    operands = taken * element_bytes * shape.k * grid
     output = shape.batch * shape.m * shape.n
-    through = machine.cache_bandwidth * kernel["cache_feed"] * machine.multicast
+    through = machine.cache_bandwidth * kernel["cache_feed"]
     # Output lines enter the cache and leave it.
     cache_time = (operands + 2.0 * output_bytes * output) / through
     dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, sizes, resident)

@@ -15,8 +15,8 @@ def vector_cost(op: DeviceVector, chip: ChipArrays) -> KernelCost:
 
     Tensors that fit half of the last on-chip memory (the other half holds the next kernel's operands) were
     left there by the kernel before and stay for the one after: they move at that level's bandwidth and cost
-    no DRAM traffic, unless the kernel is no faster than DRAM (`DeviceVector.dram_paced`). Rows gathered at random are read from the table: from DRAM, whole granules, at its full rate,
-    unless the table is small enough to stay.
+    no DRAM traffic, unless the kernel is no faster than DRAM (`DeviceVector.dram_paced`). Rows gathered at random are
+    read from the table: from DRAM, whole granules, at its full rate, unless the table is small enough to stay.
     """
     moved = op.read_bytes + op.write_bytes - op.gathered_bytes
     dram = dram_rate(chip)

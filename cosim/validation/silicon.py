@@ -1,8 +1,8 @@
 """The suite `silicon`: measured GEMM and attention kernels of many chips against their predictions.
 
 Chips differ in how they may be read: a chip is `fitted` where its kernel constants were fitted on its own tables
-(`calibration.fitted_on`), and `never fitted` where they are those of a library of kernels. Shapes fall into three regimes by
-the largest of launch, bytes at the full DRAM bandwidth and FLOP at the full peak, whatever the model's tiling.
+(`calibration.fitted_on`), and `never fitted` where they are those of a library of kernels. Shapes fall into three
+regimes by the largest of launch, bytes at the full DRAM bandwidth and FLOP at the full peak, whatever the tiling.
 """
 
 from __future__ import annotations

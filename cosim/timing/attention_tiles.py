@@ -161,8 +161,9 @@ def _splits(work: Work, core: _Core) -> KernelCost:
     together = np.where(work.per_group <= core.limit, work.per_group, 1.0)
     items = work.groups * (work.per_group / together) * SPLITS
     rows = np.ceil(together * work.query / MIN_ROWS) * MIN_ROWS
-    scores = rows * KEYS
-    matrix = scores * work.products * core.cores / work.rate
+    matrix = rows * KEYS * work.products * core.cores / work.rate
+    # Rows that pad the smallest instruction are multiplied, nothing more.
+    scores = together * work.query * KEYS
     step = np.maximum(matrix, scores * core.cores / work.special)
     step = np.maximum(np.maximum(step, scores * work.vector * core.cores / work.peak), core.split_step)
     steps = np.ceil(np.minimum(work.reach, work.context) / SPLITS / KEYS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cosim import documents, library
+from cosim.datum import UNSOURCED
 from cosim.documents import Data, Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
@@ -94,9 +95,14 @@ def _lent(shared: Data, chip: str) -> Data:
     kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources")}
     kept["library"] = shared["name"]
     if chip not in shared.get("fitted_on", ()):
-        constants = {name: {**datum, "kind": "estimated"} for name, datum in shared["constants"].items()}
+        constants = {name: _estimated(datum) for name, datum in shared.get("constants", {}).items()}
         kept |= {"constants": constants, "held_out": None}
     return kept
+
+
+def _estimated(datum: Any) -> Data:  # noqa: ANN401  # a mapping, a bare number or text
+    written = datum if isinstance(datum, dict) else {"value": datum, "source": UNSOURCED}
+    return {**written, "kind": "estimated"}
 
 
 def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:

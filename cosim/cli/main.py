@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cosim.cli import diff, estimate, library, measure, runs, validate
+from cosim.cli import calibrate, diff, estimate, library, measure, runs, validate
 
 app = typer.Typer(
     name="cosim",
@@ -44,6 +44,7 @@ app.command("run")(runs.run)
 app.command("report")(runs.report)
 app.command("validate")(validate.validate_command)
 app.command("measure")(measure.measure_command)
+app.command("calibrate")(calibrate.calibrate_command)
 app.command("diff")(diff.diff)
 
 

@@ -23,13 +23,16 @@ def validate_command(
     cases: Annotated[Path | None, typer.Option(help="CSV of measured cases.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every shape of the suite silicon, not a sample.")] = False,
+    left_out: Annotated[
+        bool, typer.Option("--left-out", help="Kernels: each fitted chip as the other generations predict it.")
+    ] = False,
     page: Annotated[Path | None, typer.Option(help="Writes a page of the accuracy in Markdown.")] = None,
     json_to: JsonOption = None,
 ) -> None:
     """Prediction against measurement, with the rows that could not be answered and why."""
     from cosim.validation.run import validate
 
-    found = validate(kind, cases, suite=suite, group=group, every=every)
+    found = validate(kind, cases, suite=suite, group=group, every=every, left_out=left_out)
     if page is not None:
         _write_page(found, page)
     if emit(found, json_to):
@@ -42,6 +45,11 @@ def validate_command(
     print(table(head, [_row("all", found), *(_row(name, row) for name, row in found["groups"].items())]))
     if found["macro_median_abs_error"] is not None:
         print(f"macro median {found['macro_median_abs_error']:.1%}")
+    if found.get("left_out"):
+        from cosim.report.accuracy import generations
+
+        section = generations(found["left_out"])
+        print(f"\n{section.title}\n{section.note}\n{table(section.head, section.rows)}")
     for reason, count in Counter(skip["reason"] for skip in found["skipped"]).most_common():
         print(f"skipped {count}: {reason}")
 

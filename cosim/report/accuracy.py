@@ -30,6 +30,10 @@ WATTS = (
     "energy alone. The tables do not say how they measured; the numbers read as the average of the package over a loop "
     "of the kernel."
 )
+GENERATIONS = (
+    "16-bit kernels. The constants were fitted anew on the other chips alone; nothing of the chip's own table is in "
+    "its prediction."
+)
 Found = dict[str, Any]
 
 
@@ -56,7 +60,8 @@ def accuracy_page(found: Found) -> str:
 def sections(found: Found) -> list[Section]:
     """Every table that has rows: figures by group, then what the kind adds, the worst rows, what was left out."""
     tables = silicon_sections(found) if found["kind"] == "silicon" else [_overall(found), _worst("Worst", _rank(found))]
-    return [section for section in (*tables, _left_out(found)) if section.rows]
+    every = (*tables, generations(found.get("left_out", ())), _left_out(found))
+    return [section for section in every if section.rows]
 
 
 def silicon_sections(found: Found) -> list[Section]:
@@ -68,6 +73,12 @@ def silicon_sections(found: Found) -> list[Section]:
         _power(found["power"]),
         *(_worst(f"Worst shapes, {group}", rows) for group, rows in found["worst"].items()),
     ]
+
+
+def generations(found: Sequence[Found]) -> Section:
+    """One row a fitted chip: its errors where only chips of other generations were fitted."""
+    rows = [[row["accelerator"], row.get("kind", ""), ", ".join(row["fitted_on"]), *figures(row)] for row in found]
+    return Section("Leave one generation out", ["chip", "kernels", "fitted on", *FIGURES_HEAD], rows, GENERATIONS)
 
 
 def figures(row: Found) -> list[str]:

@@ -57,7 +57,7 @@ class Fit:
 def calibrate(chip: Chip, kind: str, cases: Sequence[Case], progress: Progress | None = None) -> Fit:
     """Fits `chip` to `cases` of its own accelerator. Raises SpecError where the rows cannot carry the constants."""
     groups = grouped(kind, cases)
-    odd = [_half(rows, 0) for rows in groups]
+    odd = [half(rows, 0) for rows in groups]
     found: dict[str, float] = {}
     loose: list[str] = []
     arrays = lower_chip(chip)
@@ -73,8 +73,8 @@ def calibrate(chip: Chip, kind: str, cases: Sequence[Case], progress: Progress |
             values, undetermined = _fitted(chip, (knob,), own, found, progress)
             found, loose = {**found, **values}, [*loose, *undetermined]
     final = lower_chip(chip, _arrays(found))
-    rest = [_half(rows, 1) for rows in groups]
-    halves = [np.abs(np.expm1(_logs(part, final))) for part in (odd, rest)]
+    rest = [half(rows, 1) for rows in groups]
+    halves = [np.abs(np.expm1(log_ratios(part, final))) for part in (odd, rest)]
     return Fit(found, tuple(loose), int(halves[0].size), halves[0], halves[1])
 
 
@@ -107,7 +107,8 @@ def grouped(kind: str, cases: Sequence[Case]) -> list[Rows]:
     return found
 
 
-def _half(rows: Rows, start: int) -> Rows:
+def half(rows: Rows, start: int) -> Rows:
+    """Every second row, from `start` on."""
     dims = {name: column[start::2] for name, column in rows.dims.items()}
     return Rows(dims, rows.measured[start::2], rows.dtype, rows.phase, rows.kv_dtype, rows.causal, rows.warm)
 
@@ -137,7 +138,7 @@ def _times(rows: Rows, chip: ChipArrays) -> Array:
     return kernel.time
 
 
-def _logs(groups: Sequence[Rows], chip: ChipArrays) -> Array:
+def log_ratios(groups: Sequence[Rows], chip: ChipArrays) -> Array:
     """log(predicted / measured) of every row."""
     parts = [np.log(_times(rows, chip) / rows.measured) for rows in groups if rows.measured.size]
     return np.concatenate(parts) if parts else np.zeros(0)
@@ -159,9 +160,9 @@ def _fitted(
     def loss(logs: Array) -> float:
         values = {knob.path: float(np.exp(each)) for knob, each in zip(knobs, logs, strict=True)}
         arrays = lower_chip(chip, _arrays({**known, **values}))
-        return float(np.mean(np.minimum(np.abs(_logs(groups, arrays)), CLIP)))
+        return float(np.mean(np.minimum(np.abs(log_ratios(groups, arrays)), CLIP)))
 
-    best = _searched(loss, knobs, progress)
+    best = searched(loss, knobs, progress)
     at_best = loss(best)
     found, loose = {}, []
     for place, knob in enumerate(knobs):
@@ -177,7 +178,7 @@ def _fitted(
     return found, loose
 
 
-def _searched(loss: Callable[[Array], float], knobs: Sequence[Knob], progress: Progress | None) -> Array:
+def searched(loss: Callable[[Array], float], knobs: Sequence[Knob], progress: Progress | None) -> Array:
     """Logarithms of the best values found between the bounds."""
     bounds = [(np.log(knob.low), np.log(knob.high)) for knob in knobs]
     start = array([np.log(knob.start) for knob in knobs])

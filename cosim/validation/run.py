@@ -7,6 +7,8 @@ from typing import Any
 
 from cosim import library
 from cosim.errors import SpecError, nearest
+from cosim.validation import left_out as generations
+from cosim.validation.calibrate import Rows
 from cosim.validation.cases import read_cases
 from cosim.validation.predict import Prediction, predict
 from cosim.validation.silicon_results import validate_silicon
@@ -18,6 +20,7 @@ SUITES: dict[str, tuple[str, str]] = {
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"
+KERNELS = ("matmul", "attention")
 """The suite whose measured kernels are in a package apart."""
 
 
@@ -28,18 +31,20 @@ def validate(
     suite: str | None = None,
     group: str | None = None,
     every: bool = False,
+    left_out: bool = False,
 ) -> dict[str, Any]:
     """Errors of cosim on measured cases: a CSV of a `kind`, a `suite` that ships with cosim, or silicon.
 
     The suite silicon reads tables of a package apart, see `cosim.validation.silicon_results`: a sample of their
-    shapes, or `every` one; `kind` limits it.
+    shapes, or `every` one; `kind` limits it. `left_out` adds, for kernels, each fitted chip as the other generations
+    predict it (`cosim.validation.left_out`; about half a minute).
     Returns kind, cases, evaluated, skipped (id, reason), the error figures as fractions, `groups` by the
     column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
     """
     if suite == SILICON:
         if cases is not None:
             raise SpecError("does not go with --suite silicon", field="--cases", hint="the suite has its own tables")
-        return validate_silicon(kind, group=group, every=every)
+        return validate_silicon(kind, group=group, every=every, leave_out=left_out)
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
     if suite is not None:
@@ -52,6 +57,8 @@ def validate(
     read = read_cases(kind, Path(cases))
     if group is not None and read and group not in read[0].values:
         raise SpecError("is no column of the file", field="--group", value=group, hint=nearest(group, read[0].values))
+    if left_out and kind not in KERNELS:
+        raise SpecError("is for kernels", field="--left-out", value=kind, hint="matmul or attention")
     predictions = predict(kind, read)
     answered = [p for p in predictions if p.predicted is not None and p.measured is not None]
     groups: dict[str, list[Prediction]] = {}
@@ -64,7 +71,12 @@ def validate(
         **_figures(answered),
         "groups": {name: _figures(rows) for name, rows in groups.items()} if group else {},
         "rows": [_row(p) for p in answered],
+        **({"left_out": generations.figures(generations.left_out(_tables(kind, answered)))} if left_out else {}),
     }
+
+
+def _tables(kind: str, answered: list[Prediction]) -> dict[str, list[Rows]]:
+    return generations.by_accelerator(kind, [p.case for p in answered])
 
 
 def _figures(rows: list[Prediction]) -> dict[str, Any]:

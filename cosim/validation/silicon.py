@@ -24,9 +24,10 @@ from cosim.records import Array, map_leaves
 from cosim.timing.attention import IO_BYTES, cache_bytes
 from cosim.timing.cost import bound_of, math_dtype
 from cosim.timing.traffic import OUTPUT_BYTES
+from cosim.validation.calibrate import Rows
 from cosim.validation.kernels import Kernel, attention_kernel, attention_op, matmul_kernel
 from cosim.validation.knobs import WIDE_BYTES
-from cosim.validation.silicon_files import rows_of, systems, tables_root
+from cosim.validation.silicon_files import count_rows, systems, tables_root
 from cosim.validation.silicon_tables import LeftOut, Shapes, read_tables
 from cosim.workload.graph import attention_flop
 
@@ -108,7 +109,7 @@ def answer(kind: str | None = None, *, every: bool = False, root: Path | None = 
         name = ACCELERATORS.get(system, "")
         if name not in known:
             reason = f"accelerator {name or system} is not in the library"
-            left_out += [LeftOut(system, each, reason, rows_of(place, system, each)) for each in kinds]
+            left_out += [LeftOut(system, each, reason, count_rows(place, system, each)) for each in kinds]
             continue
         target = _target(name, system)
         for each in kinds:
@@ -149,6 +150,13 @@ def kernel(shapes: Shapes, chip: ChipArrays) -> Kernel:
         return matmul_kernel(dims, chip, shapes.dtype, warm=True)
     narrow = bytes_per_element(shapes.dtype) < WIDE_BYTES
     return attention_kernel(shapes.dims, chip, shapes.kind, shapes.kv_dtype, causal=True, narrow=narrow)
+
+
+def rows_of(shapes: Shapes) -> Rows:
+    """The shapes as rows that constants can be fitted to."""
+    if shapes.kind == "matmul":
+        return Rows({**shapes.dims, "batch": np.ones_like(shapes.measured)}, shapes.measured, shapes.dtype)
+    return Rows(shapes.dims, shapes.measured, shapes.dtype, shapes.kind, shapes.kv_dtype)
 
 
 def regime_of(shapes: Shapes, chip: ChipArrays) -> Words:

@@ -71,7 +71,7 @@ def systems(root: Path, kind: str) -> list[str]:
     return sorted(folder.name for folder in root.iterdir() if files_of(root, folder.name, kind))
 
 
-def rows_of(root: Path, system: str, kind: str) -> int:
+def count_rows(root: Path, system: str, kind: str) -> int:
     """Rows in the tables of a system, unread. Raises SpecError."""
     import pyarrow.parquet as pq
 

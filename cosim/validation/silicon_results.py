@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from cosim.errors import SpecError, nearest
 from cosim.records import Array
-from cosim.validation.silicon import FITS, REGIMES, Answered, answer
+from cosim.validation.calibrate import Rows
+from cosim.validation.left_out import figures, left_out
+from cosim.validation.silicon import FITS, KINDS, REGIMES, Answered, answer, rows_of
 from cosim.validation.silicon_files import tables_root
 from cosim.validation.silicon_layers import layers
 from cosim.validation.silicon_power import powers
@@ -23,15 +25,20 @@ Found = dict[str, Any]
 
 
 def validate_silicon(
-    kind: str | None = None, *, group: str | None = None, every: bool = False, root: Path | None = None
+    kind: str | None = None,
+    *,
+    group: str | None = None,
+    every: bool = False,
+    leave_out: bool = False,
+    root: Path | None = None,
 ) -> Found:
     """Errors on the measured kernels under `root` (the installed tables), in the layout of `cosim validate`.
 
     `groups` are those of the column `group`, or chip and formats; each has `spread` (median of slowest over fastest
     stack, of shapes with several) and `regimes`. `fits` holds fitted and never fitted chips by kind and formats,
-    `worst` their worst shapes by kind, `layers` the products of layers, `power` modelled against measured watts.
-    `cases` counts the shapes asked of `shapes` in the tables; `skipped` has rows of the tables by reason. Raises
-    SpecError.
+    `left_out` (where it is asked for) each fitted chip as the other generations predict it, `worst` the worst shapes
+    by kind, `layers` the products of layers, `power` modelled against measured watts. `cases` counts the shapes asked
+    of `shapes` in the tables; `skipped` has rows of the tables by reason. Raises SpecError.
     """
     place = tables_root() if root is None else root
     suite = answer(kind, every=every, root=place)
@@ -57,7 +64,20 @@ def validate_silicon(
         "layers": layers(suite),
         "power": powers(suite, place, every=every),
         "rows": table.rows(np.arange(len(table.errors))),
+        **({"left_out": _left_out(suite.answered)} if leave_out else {}),
     }
+
+
+def _left_out(answered: Sequence[Answered]) -> list[Found]:
+    """Every fitted chip as the other generations predict it, by kind."""
+    found: list[Found] = []
+    for kind, parts in KINDS.items():
+        tables: dict[str, list[Rows]] = {}
+        for each in answered:
+            if each.shapes.kind in parts:
+                tables.setdefault(each.target.name, []).append(rows_of(each.shapes))
+        found += [{"kind": kind, **row} for row in figures(left_out(tables))]
+    return found
 
 
 class _Frame:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.hardware.lower import ChipArrays
+from cosim.hardware.load import load_chip
+from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import array, map_leaves
 from cosim.timing.cost import KernelCost
-from cosim.timing.energy import kernel_energy, link_energy, power_floor
+from cosim.timing.energy import core_energy, kernel_energy, link_energy
 
 
 def kernel(flop: float, dram: float, cache: float) -> KernelCost:
@@ -75,13 +76,11 @@ def test_a_byte_on_the_link_costs_eight_bits(h100: ChipArrays) -> None:
     assert link_energy(np.array([1e9, 0.0]), h100) == pytest.approx([0.044, 0.0])
 
 
-def test_a_step_lasts_until_its_average_power_meets_the_limit() -> None:
-    # 600 J above 100 W of idle under a limit of 700 W: 1 s
-    assert float(power_floor(array(600.0), array(700.0), array(100.0))) == pytest.approx(1.0)
-
-
 @settings(max_examples=40, deadline=None)
-@given(st.floats(1e-3, 1e6), st.floats(10.0, 500.0), st.floats(1.0, 1000.0))
-def test_at_the_floor_the_chip_spends_exactly_its_limit(dynamic: float, idle: float, headroom: float) -> None:
-    time = float(power_floor(array(dynamic), array(idle + headroom), array(idle)))
-    assert (dynamic + idle * time) / time == pytest.approx(idle + headroom)
+@given(st.floats(0.0, 1e15), st.floats(0.0, 1e11), st.floats(0.0, 1e12))
+def test_what_follows_the_voltage_is_all_but_dram(flop: float, dram: float, cache: float) -> None:
+    chip = lower_chip(load_chip("h100-sxm"))
+    cost = kernel(flop, dram, cache)
+    whole, core = float(kernel_energy(cost, chip, "bf16")), float(core_energy(cost, chip, "bf16"))
+    assert 0.0 <= core <= whole
+    assert whole - core == pytest.approx(dram * float(chip.power.energy_per_byte["dram"]), abs=whole * 1e-12)

@@ -10,7 +10,7 @@ import pytest
 
 from cosim.errors import SpecError
 from cosim.validation import silicon_files
-from cosim.validation.silicon_files import columns_of, files_of, read_rows, rows_of, systems, tables_root
+from cosim.validation.silicon_files import columns_of, count_rows, files_of, read_rows, systems, tables_root
 
 Write = Callable[..., Path]
 
@@ -48,7 +48,7 @@ def test_systems_are_those_with_a_table_of_the_kind(write_kernels: Write) -> Non
     root = write_kernels("a", "s/1", "decode", [{}])
     (root / "c").mkdir()
     assert (systems(root, "matmul"), systems(root, "decode"), systems(root, "prefill")) == (["b"], ["a"], [])
-    assert (rows_of(root, "b", "matmul"), rows_of(root, "b", "decode")) == (2, 0)
+    assert (count_rows(root, "b", "matmul"), count_rows(root, "b", "decode")) == (2, 0)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""`cosim calibrate`: rows in, a chip file out whose fitted values and their provenance stand over those of its base."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cosim import library
+from cosim.errors import SpecError, nearest
+from cosim.hardware.chip import Chip
+from cosim.hardware.load import load_chip
+from cosim.hardware.lower import KERNEL_CONSTANTS
+from cosim.records import Array
+from cosim.validation.calibrate import Fit, calibrate
+from cosim.validation.cases import Case, read_cases
+from cosim.validation.knobs import CONSTANT
+from cosim.version import __version__
+
+KINDS = ("matmul", "attention")
+DIGITS = 4
+Progress = Callable[[int, int], None]
+
+
+def calibrated(
+    accelerator: str,
+    kind: str,
+    path: Path,
+    *,
+    out: Path | None = None,
+    rows_of: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fits `accelerator` to the rows of `path` (those of `rows_of`, or its own) and writes a chip file to `out`.
+
+    Returns accelerator, kind, rows, fitted values by path, what the rows do not determine, errors of both halves, and
+    the text of the file. Raises SpecError on bad input, for a chip that is kept out of fits, and where the rows cannot
+    carry the constants; then nothing is written.
+    """
+    if kind not in KINDS:
+        raise SpecError("cannot be calibrated", field="--kind", value=kind, hint=nearest(kind, KINDS))
+    chip = load_chip(accelerator)
+    _refuse_held_out(accelerator, rows_of or chip.name)
+    name = _new_name(chip, out)
+    cases = read_cases(kind, path)
+    own = [case for case in cases if case.values["accelerator"] == (rows_of or chip.name)]
+    if not own:
+        known = ", ".join(dict.fromkeys(case.values["accelerator"] for case in cases))
+        raise SpecError(
+            "has no rows of this accelerator", file=path, value=rows_of or chip.name, hint=f"it has {known}"
+        )
+    fit = calibrate(chip, kind, own, progress)
+    text = chip_file(chip, _reference(accelerator, out), name, fit, _provenance(kind, path, own))
+    if out is not None:
+        _write(out, text)
+    return {
+        "accelerator": chip.name,
+        "kind": kind,
+        "rows": len(own),
+        "values": dict(fit.values),
+        "undetermined": list(fit.undetermined),
+        "fitted": _figures(fit.fitted),
+        "held_out": _figures(fit.held_out),
+        "file": None if out is None else str(out),
+        "text": text,
+    }
+
+
+def never_fitted() -> dict[str, str]:
+    """Chips that no fit of the library may see, with the reason."""
+    path = library.shipped() / "experiments" / "validation" / "never_fitted.csv"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return {row["accelerator"]: row["why"] for row in csv.DictReader(lines)}
+
+
+def chip_file(chip: Chip, base: str, name: str, fit: Fit, provenance: str) -> str:
+    """YAML of a chip on `base` with the fitted values; every number with kind and source."""
+    lines = [
+        "# Made by cosim calibrate: what was fitted stands over the base.",
+        f"base: {base}",
+        f"name: {name}",
+        f'title: "{chip.title}, calibrated"',
+        "sources:",
+        f'  calibration: {{text: "{provenance}"}}',
+    ]
+    tree: dict[str, Any] = {}
+    for path, value in fit.values.items():
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        unit = ", unit: s" if path.startswith("launch.") else ""
+        node[last] = f"{{value: {value:.{DIGITS}g}{unit}, kind: measured, source: calibration}}"
+    constants = tree.setdefault("calibration", {})
+    head = {"fitted_on": f"[{name}]", "data": f'"{provenance}"', "held_out": f'"{_errors(fit.held_out)}"'}
+    tree["calibration"] = {**head, **constants}
+    return "\n".join([*lines, *_yaml(tree, "")]) + "\n"
+
+
+def _yaml(tree: Mapping[str, Any], indent: str) -> list[str]:
+    lines: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_yaml(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {value}")
+    return lines
+
+
+def _refuse_held_out(accelerator: str, rows_of: str) -> None:
+    """The library's own held-out chips stay a test; a chip of the user's, in a file, is the user's."""
+    if accelerator.endswith((".yaml", ".yml")):
+        return
+    kept = never_fitted()
+    for name in (accelerator, rows_of):
+        if name in kept:
+            raise SpecError(
+                f"is kept out of every fit, so that it stays a test of the library ({kept[name]})",
+                field="ACCELERATOR",
+                value=name,
+                hint=f"calibrate a file of your own with 'base: {name}' and --rows-of {name}",
+            )
+
+
+def _new_name(chip: Chip, out: Path | None) -> str:
+    if out is None:
+        return f"{chip.name}-calibrated"
+    if out.suffix != ".yaml":
+        raise SpecError("is no chip file", field="--out", value=str(out), hint="end it in .yaml")
+    if out.exists():
+        raise SpecError("exists", field="--out", value=str(out), hint="name another, or remove it")
+    return out.stem
+
+
+def _reference(accelerator: str, out: Path | None) -> str:
+    """How the new file names its base: as it was given, a file from where the new one lies."""
+    if not accelerator.endswith((".yaml", ".yml")):
+        return accelerator
+    return os.path.relpath(accelerator, Path() if out is None else out.parent)
+
+
+def _provenance(kind: str, path: Path, rows: list[Case]) -> str:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return f"cosim {__version__} calibrate, {kind}: odd ones of {len(rows)} rows of {path.name} (sha256 {digest})"
+
+
+def _errors(errors: Array) -> str:
+    if not errors.size:
+        return "unknown: no row was held out"
+    return f"even rows: median {np.median(errors):.1%}, 90th percentile {np.quantile(errors, 0.9):.1%}"
+
+
+def _figures(errors: Array) -> dict[str, float | int | None]:
+    known = errors.size > 0
+    return {
+        "rows": int(errors.size),
+        "median_abs_error": float(np.median(errors)) if known else None,
+        "p90_abs_error": float(np.quantile(errors, 0.9)) if known else None,
+    }
+
+
+def meaning(path: str) -> str:
+    """What a fitted path is, in words; empty where the path says it."""
+    return KERNEL_CONSTANTS.get(path.removeprefix(CONSTANT), "")
+
+
+def _write(out: Path, text: str) -> None:
+    """The whole file or none of it. Raises SpecError where it cannot be written."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror}", field="--out", value=str(out)) from None

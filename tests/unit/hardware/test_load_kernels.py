@@ -71,7 +71,9 @@ def test_a_chip_that_a_library_was_fitted_on_has_its_constants_as_measured(ours:
     assert held.constants["cache_share"].source == "what somebody recalls [unverified recollection]"
 
 
-def test_on_any_other_chip_the_same_constants_are_estimates_without_an_error_of_theirs(ours: Path, write: Write) -> None:
+def test_on_any_other_chip_the_same_constants_are_estimates_without_an_error_of_theirs(
+    ours: Path, write: Write
+) -> None:
     assert ours.is_file()
     fitted = load_chip(write("a.yaml", chip_text("mine"))).calibration
     other = load_chip(write("b.yaml", chip_text("other"))).calibration

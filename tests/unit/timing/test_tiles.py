@@ -41,7 +41,7 @@ def with_constants(engine: Machine, **constants: float) -> Machine:
 
 @pytest.fixture
 def plain(h100: ChipArrays) -> Machine:
-    """Four cores at 1 Hz that take a cycle for a step of any tile, and 100 s for a second kernel; nothing else costs."""
+    """Four cores at 1 Hz that take a cycle for a step of any tile, and 100 s for a second kernel; all else is free."""
     engine = dataclasses.replace(
         machine(h100, "bf16"),
         cores=array(4.0),

@@ -10,7 +10,7 @@ import pytest
 
 from cosim import library
 from cosim.errors import SpecError
-from cosim.hardware.load import described, load_chip, read_chip, read_system
+from cosim.hardware.load import described, load_chip, load_kernels, read_chip, read_system
 from cosim.hardware.lower import KERNEL_CONSTANTS, lower_chip
 from cosim.timing.attention_tiles import NEEDED as ATTENTION_NEEDED
 from cosim.timing.tiles import NEEDED
@@ -199,7 +199,8 @@ def test_a_library_without_constants_lends_none(ours: Path, write: Write) -> Non
 def test_a_library_may_stand_on_another(ours: Path, write: Write) -> None:
     newer = ours.with_name("newer.yaml")
     newer.write_text(
-        "base: ours\nname: newer\nfitted_on: [other]\nconstants: {step_cycles: {value: 9, kind: measured, source: bench}}\n",
+        "base: ours\nname: newer\nfitted_on: [other]\n"
+        "constants: {step_cycles: {value: 9, kind: measured, source: bench}}\n",
         encoding="utf-8",
     )
     chip, files = read_chip(write("a.yaml", chip_text("other", kernels="newer")))
@@ -213,7 +214,7 @@ def test_a_library_may_stand_on_another(ours: Path, write: Write) -> None:
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_every_shipped_library_names_chips_that_use_it_and_all_that_tiles_need(name: str) -> None:
     data, _ = described(name, "kernels")
-    assert data["name"] == name
+    assert data["name"] == name == load_kernels(name).name
     assert set(NEEDED) | set(ATTENTION_NEEDED) <= set(data["constants"]) <= set(KERNEL_CONSTANTS)
     for fitted in data.get("fitted_on", ()):
         held = load_chip(fitted).calibration

@@ -1,4 +1,4 @@
-"""Fits of kernel constants: known ones are found again, held-out rows are never seen, what rows cannot carry is said."""
+"""Fits of kernel constants: known ones are found again, held-out rows are never seen, what rows lack is said."""
 
 from __future__ import annotations
 

@@ -184,8 +184,11 @@ def _technology(path: str) -> Item:
 
 def _kernels(path: str) -> Item:
     kernels = load_kernels(path)
-    fitted = ", ".join(kernels.fitted_on) or "nothing"
-    return {"title": kernels.title, "fitted on": fitted, "held out": kernels.held_out or "unknown"}
+    return {
+        "title": kernels.title,
+        "constants": len(kernels.constants),
+        "fitted on": ", ".join(kernels.fitted_on) or "no chip",
+    }
 
 
 def _experiment(path: str) -> Item:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cosim import documents, library
+from cosim.datum import UNSOURCED
 from cosim.documents import Data, Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
@@ -27,6 +28,12 @@ def load_chip(name: str) -> Chip:
 def load_system(name: str) -> System:
     """The system called `name`, or in the file `name`; its `chip:` is a name or a file. Raises SpecError."""
     return read_system(name)[0]
+
+
+def load_kernels(name: str) -> KernelLibrary:
+    """The library of kernels called `name`, or in the file `name`. Raises SpecError."""
+    data, files = described(name, "kernels")
+    return validated(KernelLibrary, data, files[0], files[1:])
 
 
 def read_chip(name: str) -> tuple[Chip, tuple[Document, ...]]:
@@ -106,9 +113,14 @@ def _lent(shared: Data, chip: str) -> Data:
     kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources")}
     kept["library"] = shared["name"]
     if chip not in shared.get("fitted_on", ()):
-        constants = {name: {**datum, "kind": "estimated"} for name, datum in shared["constants"].items()}
+        constants = {name: _estimated(datum) for name, datum in shared.get("constants", {}).items()}
         kept |= {"constants": constants, "held_out": None}
     return kept
+
+
+def _estimated(datum: Any) -> Data:  # noqa: ANN401  # a mapping, a bare number or text
+    written = datum if isinstance(datum, dict) else {"value": datum, "source": UNSOURCED}
+    return {**written, "kind": "estimated"}
 
 
 def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:

@@ -30,12 +30,6 @@ def load_system(name: str) -> System:
     return read_system(name)[0]
 
 
-def load_kernels(name: str) -> KernelLibrary:
-    """The library of kernels called `name`, or in the file `name`. Raises SpecError."""
-    data, files = described(name, "kernels")
-    return validated(KernelLibrary, data, files[0], files[1:])
-
-
 def read_chip(name: str) -> tuple[Chip, tuple[Document, ...]]:
     """A chip and every file it was read from, bases included. Raises SpecError."""
     data, chain, others = _chip_data(name)

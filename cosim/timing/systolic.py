@@ -55,8 +55,8 @@ def systolic_cost(
     """Cost of a matmul on all arrays of the chip: the best dataflow and split of the streamed axis.
 
     Folds are dealt to the arrays; the streamed axis may be cut in powers of two so that all arrays have
-    work. DRAM traffic hides behind the arrays where the chip prefetches, else it adds. All numbers of shape (N,). The array's own cycles exceed the peak's by its fills; software loses
-    1 - quality of what is left.
+    work. DRAM traffic hides behind the arrays where the chip prefetches, else it adds. All numbers of shape (N,). The
+    array's own cycles exceed the peak's by its fills; software loses 1 - quality of what is left.
     """
     total_arrays = machine.cores * machine.arrays
     best_cycles, best_flow, best_cut = _best_mapping(m, n, k, batch, machine, total_arrays)

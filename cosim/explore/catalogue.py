@@ -16,7 +16,8 @@ from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
-from cosim.hardware.load import load_chip, load_system
+from cosim.hardware.compute import KernelLibrary
+from cosim.hardware.load import load_chip, load_kernels, load_system
 from cosim.hardware.lower import lower_chip
 from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, Scenario
@@ -39,6 +40,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "network": Network,
     "software": Software,
     "technology": Technology,
+    "kernels": KernelLibrary,
     "plan": Plan,
     "scenario": Scenario,
     "compare": Compare,
@@ -56,6 +58,7 @@ def listing(kind: str) -> list[Item]:
         "experiments": _experiment,
         "software": _software,
         "technology": _technology,
+        "kernels": _kernels,
     }[kind]
     items: list[Item] = []
     for name, path in library.names(kind).items():
@@ -86,6 +89,9 @@ def details(name: str) -> Item:
     if kind == "technology":
         technology = load_technology(name)
         return {**content, "title": technology.title, "data": list(data_of(technology))}
+    if kind == "kernels":
+        kernels = load_kernels(name)
+        return {**content, "title": kernels.title, "data": list(data_of(kernels))}
     spec: Chip | System = load_chip(name) if kind == "accelerators" else load_system(name)
     chip = spec if isinstance(spec, Chip) else spec.chip
     checks = [
@@ -121,7 +127,13 @@ def _kind_of(name: str) -> str:
     data = documents.read(library.find("accelerators", name)).data
     if data.get("kind") == NETWORK:
         return "workloads"
-    marks = {"tiers": "systems", "kind": "experiments", "host_kernel": "software", "reticle": "technology"}
+    marks = {
+        "tiers": "systems",
+        "kind": "experiments",
+        "host_kernel": "software",
+        "reticle": "technology",
+        "constants": "kernels",
+    }
     found = next((kind for mark, kind in marks.items() if mark in data), None)
     return found or ("workloads" if "layers" in data or is_hub_config(data) else "accelerators")
 
@@ -168,6 +180,15 @@ def _technology(path: str) -> Item:
     technology = load_technology(path)
     nodes = ", ".join(node.names[0] for node in technology.nodes)
     return {"title": technology.title, "nodes": nodes, "reticle": technology.reticle.text}
+
+
+def _kernels(path: str) -> Item:
+    kernels = load_kernels(path)
+    return {
+        "title": kernels.title,
+        "constants": len(kernels.constants),
+        "fitted on": ", ".join(kernels.fitted_on) or "no chip",
+    }
 
 
 def _experiment(path: str) -> Item:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cosim import documents, library
+from cosim.datum import UNSOURCED
 from cosim.documents import Data, Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
@@ -71,6 +72,17 @@ def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:
     return _cited(data, chain), chain
 
 
+def load_kernels(name: str) -> KernelLibrary:
+    """The library of kernels called `name`, or in the file `name`. Raises SpecError."""
+    return _kernel_library(name)[0]
+
+
+def _kernel_library(name: str) -> tuple[KernelLibrary, Data, tuple[Document, ...]]:
+    """A library of kernels, its data with sources written out, and its files. Raises SpecError."""
+    data, files = described(name, "kernels")
+    return validated(KernelLibrary, data, files[0], files[1:]), data, files
+
+
 def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, ...]]:
     """A chip's data whole, its chain of files, and those of the library of kernels that it names. Raises SpecError."""
     merged, chain = _with_bases(library.find("accelerators", name), "accelerators")
@@ -78,8 +90,7 @@ def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, .
     if not isinstance(data.get("kernels"), str):
         return data, chain, ()
     try:
-        shared, files = described(data["kernels"], "kernels")
-        validated(KernelLibrary, shared, files[0], files[1:])
+        _, shared, files = _kernel_library(data["kernels"])
     except SpecError as error:
         holder = next((d for d in chain if "kernels" in d.data), chain[0])
         # A fault inside the library names its own file.
@@ -96,9 +107,14 @@ def _lent(shared: Data, chip: str) -> Data:
     kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources")}
     kept["library"] = shared["name"]
     if chip not in shared.get("fitted_on", ()):
-        constants = {name: {**datum, "kind": "estimated"} for name, datum in shared["constants"].items()}
+        constants = {name: _estimated(datum) for name, datum in shared.get("constants", {}).items()}
         kept |= {"constants": constants, "held_out": None}
     return kept
+
+
+def _estimated(datum: Any) -> Data:  # noqa: ANN401  # a mapping, a bare number or text
+    written = datum if isinstance(datum, dict) else {"value": datum, "source": UNSOURCED}
+    return {**written, "kind": "estimated"}
 
 
 def _with_bases(path: Path, kind: str) -> tuple[Data, tuple[Document, ...]]:

@@ -6,7 +6,7 @@ follows; an override of a derived value replaces that value alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +47,7 @@ class MatrixArrays:
     columns: Array | None = None
     dataflows: tuple[str, ...] = ()
     shadow_weights: bool = True
+    prefetch: bool = True
     multicast: Array = field(default_factory=lambda: array(1.0))
     """Cores that one read of the last cache can serve."""
 
@@ -275,11 +276,17 @@ def _chip(chip: Chip, values: Values) -> ChipArrays:
             attention=values.si("quality.attention"),
             memory=values.si("quality.memory"),
             collective=values.si("quality.collective"),
-            matmul_formats={d: values.si(f"quality.matmul_formats.{d}") for d in chip.quality.matmul_formats},
+            matmul_formats=_each(values, "quality.matmul_formats.", chip.quality.matmul_formats),
         ),
-        kernel={name: values.si(f"calibration.constants.{name}") for name in constants},
+        kernel=_each(values, "calibration.constants.", constants),
         collective_cores=_or_zero(values.maybe("collective_cores")),
     )
+
+
+def _each(values: Values, prefix: str, written: Iterable[str]) -> dict[str, Array]:
+    """Numbers below `prefix`: those that the file has, and those that arrays add to them."""
+    added = (path.removeprefix(prefix) for path in values.arrays if path.startswith(prefix))
+    return {name: values.si(prefix + name) for name in dict.fromkeys((*written, *added))}
 
 
 def _matrix(chip: Chip, values: Values) -> MatrixArrays:
@@ -298,7 +305,8 @@ def _matrix(chip: Chip, values: Values) -> MatrixArrays:
     if engine.kind == "tile":
         multicast = values.maybe("matrix.multicast")
         return MatrixArrays("tile", peak, clock, multicast=array(1.0) if multicast is None else multicast)
-    return MatrixArrays("systolic", peak, clock, arrays, rows, columns, engine.dataflows, engine.shadow_weights)
+    switches = (engine.dataflows, engine.shadow_weights, engine.prefetch)
+    return MatrixArrays("systolic", peak, clock, arrays, rows, columns, *switches)
 
 
 def _engine_peak(values: Values, engine: str) -> Array:

@@ -162,7 +162,10 @@ def _splits(work: Work, core: _Core) -> KernelCost:
     items = work.groups * (work.per_group / together) * SPLITS
     rows = np.ceil(together * work.query / MIN_ROWS) * MIN_ROWS
     matrix = rows * KEYS * work.products * core.cores / work.rate
-    step = np.maximum(matrix, core.split_step)
+    # Rows that pad the smallest instruction are multiplied, nothing more.
+    scores = together * work.query * KEYS
+    step = np.maximum(matrix, scores * core.cores / work.special)
+    step = np.maximum(np.maximum(step, scores * work.vector * core.cores / work.peak), core.split_step)
     steps = np.ceil(np.minimum(work.reach, work.context) / SPLITS / KEYS)
     compute = np.ceil(items / core.cores) * (steps * step + core.item)
     through = work.near + work.far * work.per_group / together

@@ -27,7 +27,16 @@ def costs_of(seconds: list[list[float]]) -> StageCosts:
     """Stages that only multiply matrices, [class][point], with a tenth of each as launches."""
     time = np.array(seconds)
     zero = np.zeros_like(time)
-    return StageCosts(matmul=0.9 * time, attention=zero, vector=zero, launch=0.1 * time, collective=zero, energy=zero)
+    return StageCosts(
+        matmul=0.9 * time,
+        attention=zero,
+        vector=zero,
+        launch=0.1 * time,
+        collective=zero,
+        energy=zero,
+        clocked=zero,
+        core_energy=zero,
+    )
 
 
 def moved_of(inside: float, across: float, inside_s: float, across_s: float) -> Transfers:
@@ -130,13 +139,22 @@ def test_energy_is_dynamic_over_all_chips_and_idle_power_for_the_time(case_of: C
 
 def test_a_chip_over_its_power_limit_waits_until_its_mean_power_is_the_limit(case_of: CaseOf) -> None:
     watts = {"system.chip.power.idle": 100.0, "system.chip.power.limit": [120.0, 2000.0]}
-    result = evaluate(case_of("prefill", **watts, **{"plan.tensor_parallel": 8, "scenario.batch": 8}))
+    fields = {**watts, "plan.tensor_parallel": 8, "scenario.batch": 8}
+    # A voltage that does not fall with the clock leaves the energy of the work as it is.
+    result = evaluate(case_of("prefill", **fields, **{"system.chip.power.floor_voltage": 1.0}))
     throttled, free = result.time
     assert result.breakdown["throttle"][1] == 0.0
     assert result.breakdown["throttle"][0] == pytest.approx(throttled - free, rel=1e-12)
+    assert result.clock[0] < result.clock[1] == 1.0
     assert result.power[0] == pytest.approx(120.0, rel=1e-12)
     # The work's own energy is the same: what differs is 100 W of idling for longer, on eight chips.
     assert result.energy[0] - result.energy[1] == pytest.approx(800.0 * (throttled - free), rel=1e-9)
+    # Where it falls, the work takes less energy and the chip waits less.
+    lower = evaluate(case_of("prefill", **fields, **{"system.chip.power.floor_voltage": 0.6}))
+    assert lower.energy[0] < result.energy[0]
+    assert free < lower.time[0] < throttled
+    assert lower.time[1] == free
+    assert lower.power[0] == pytest.approx(120.0, rel=1e-9)
 
 
 @pytest.mark.parametrize(("phase", "limit"), [("prefill", "ttft_limit"), ("decode", "tpot_limit")])

@@ -20,6 +20,19 @@ def test_a_list_has_every_item_of_its_kind_with_a_title(kind: str) -> None:
     assert all(item["title"] and not item["title"].startswith("unreadable") for item in items)
 
 
+def test_libraries_of_kernels_are_listed_and_shown_with_the_chips_they_were_fitted_on() -> None:
+    items = {item["name"]: item for item in listing("kernels")}
+    assert items["nvidia-hopper"]["fitted on"] == "h100-sxm"
+    assert items["generic-tile"]["fitted on"] == "no chip"
+    shown = details("nvidia-hopper")
+    rows = {row["path"]: row for row in shown["data"]}
+    assert (shown["kind"], shown["title"]) == ("kernel", items["nvidia-hopper"]["title"])
+    assert len(rows) == items["nvidia-hopper"]["constants"]
+    assert rows["constants.step_cycles"]["kind"] == "measured"
+    assert details(str(library.find("kernels", "nvidia-hopper")))["data"] == shown["data"]
+    assert "fitted_on" in schema_of("kernels")["properties"]
+
+
 def test_the_main_numbers_of_a_list_are_the_published_ones() -> None:
     chips = {item["name"]: item for item in listing("accelerators")}
     # NVIDIA prints 989.4 TFLOP/s, 80 GB, 3.35 TB/s and 700 W; the pins times their rate give 3.347 TB/s.

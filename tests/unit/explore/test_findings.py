@@ -133,11 +133,12 @@ def test_at_the_break_even_quality_a_system_ties_with_its_rival(
 def test_a_break_even_that_is_not_there_says_why_and_perfect_kernels_confirm_it(
     runs: Runs, entries: list[tuple[Goal, dict[str, Any]]]
 ) -> None:
-    goal, entry = next((g, e) for g, e in entries if e["break_even"]["factor"] is None)
-    assert entry["break_even"]["reason"] == "not reached even with perfect kernels"
-    block, _ = block_of(runs, entry["system"], goal.phase)
-    rival = next(e for g, e in entries if g == goal and e["system"] == entry["break_even"]["against"])
-    assert best_rate(block, goal, 1e6) < rival["rate"]
+    for goal, entry in entries:
+        block, _ = block_of(runs, entry["system"], goal.phase)
+        rival = next(e for g, e in entries if g == goal and e["system"] == entry["break_even"]["against"])
+        reached = best_rate(block, goal, 1e6) >= rival["rate"] * (1 - 1e-12)
+        assert reached == (entry["break_even"]["factor"] is not None)
+        assert reached == (entry["break_even"]["reason"] != "not reached even with perfect kernels")
 
 
 def test_a_lone_system_has_no_rival_and_no_price_to_match(study: Compare, evaluated: Evaluate) -> None:
@@ -289,7 +290,8 @@ def test_no_operator_beats_the_peak_or_goes_without_a_reason(
             assert op["time_s"] > 0.0
             assert (op["utilisation"] is None) == (op["kind"] == "vector")
             assert op["utilisation"] is None or 0.0 < op["utilisation"] <= 1.0
-            assert (sum(op["tiling"]) > 0.0) == (op["kind"] == "matmul")
+            assert (sum(op["tiling"]) > 0.0) or op["kind"] != "matmul"
+            assert sum(op["tiling"]) == 0.0 or op["kind"] != "vector"
 
 
 def test_operators_are_those_of_the_point_that_is_asked_for(runs: Runs) -> None:

@@ -39,6 +39,7 @@ def test_a_run_says_what_made_it(content: dict[str, Any], study_file: Path, stud
         *(library.find("accelerators", name) for name in ("h100-sxm", "mi300x")),
         library.find("workloads", "llama-3.1-8b"),
         library.find("technology", "silicon"),
+        *(library.find("kernels", name) for name in ("nvidia-hopper", "generic-tile")),
     ]
     assert set(content["inputs"].values()) == {content_hash(path.read_text(encoding="utf-8")) for path in files}
 

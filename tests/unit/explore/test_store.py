@@ -34,7 +34,7 @@ from cosim.mapping.legal import Verdict
 from cosim.mapping.memory import KINDS
 
 Runs = list[tuple[Block, Estimates]]
-_SCALARS = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "utilisation")
+_SCALARS = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
 NAMES = st.text("aé€", max_size=3)
 
 

@@ -14,7 +14,7 @@ from cosim import library
 from cosim.datum import UNSOURCED, Datum
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip, Source
-from cosim.hardware.load import MAX_BASES, load_chip, load_system, read_chip, read_system
+from cosim.hardware.load import MAX_BASES, load_chip, load_kernels, load_system, read_chip, read_system
 from cosim.hardware.system import System
 
 MARK = " [unverified recollection]"
@@ -41,6 +41,12 @@ def text_of(source: Source) -> str:
     return source.text if source.checked else source.text + MARK
 
 
+def texts_of(chip: Chip) -> set[str]:
+    """What the data of a chip may carry: the sources of its file, and of the library of kernels that it names."""
+    shared = {} if chip.kernels is None else load_kernels(chip.kernels).sources
+    return {text_of(source) for source in (*chip.sources.values(), *shared.values())}
+
+
 def fault(load: Callable[[str], object], name: str) -> SpecError:
     """The error of loading `name`."""
     with pytest.raises(SpecError) as caught:
@@ -51,7 +57,7 @@ def fault(load: Callable[[str], object], name: str) -> SpecError:
 @pytest.mark.parametrize("name", CHIPS)
 def test_every_shipped_chip_loads_and_each_number_cites_a_source_of_its_file(name: str) -> None:
     chip = load_chip(name)
-    texts = {text_of(source) for source in chip.sources.values()}
+    texts = texts_of(chip)
     data = list(data_in(chip))
     assert chip.name == name
     assert len(data) > 25
@@ -62,7 +68,7 @@ def test_every_shipped_chip_loads_and_each_number_cites_a_source_of_its_file(nam
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_shipped_system_loads_with_its_chip_and_its_sources(name: str) -> None:
     system = load_system(name)
-    texts = {text_of(source) for source in (*system.sources.values(), *system.chip.sources.values())}
+    texts = {text_of(source) for source in system.sources.values()} | texts_of(system.chip)
     assert system.name == name
     assert system.chip == load_chip(system.chip.name)
     assert [datum for datum in data_in(system) if datum.source not in texts and datum.kind != "given"] == []

@@ -59,7 +59,12 @@ def test_memory_and_links_of_an_h100_by_hand(h100: Chip) -> None:
     assert float(scratch.bandwidth) == pytest.approx(132 * 128 * 1.83e9)  # per core, so times 132
     assert float(scratch.capacity) == 132 * 228 * 1024
     assert float(scratch.reserved) == 0.0
-    assert float(arrays.memory["cache"].bandwidth) == 6.95e12  # measured, for the whole chip
+    cache = h100.memory["cache"]
+    assert cache.bandwidth is not None
+    assert float(arrays.memory["cache"].bandwidth) == cache.bandwidth.si  # for the whole chip
+    assert float(arrays.memory["cache"].partitions) == 2.0
+    assert [float(level.partitions) for level in (dram, scratch)] == [1.0, 1.0]
+    assert float(arrays.matrix.multicast) == 2.0
     assert float(arrays.links["scale_up"]) == pytest.approx(18 * 25e9)
     assert float(arrays.links["scale_out"]) == pytest.approx(400e9 / 8)
 
@@ -110,8 +115,17 @@ def test_a_chip_known_by_its_peaks_is_lowered_from_them(peaks_only: Chip) -> Non
     assert arrays.cores is None
     assert {dtype: float(peak) for dtype, peak in arrays.matrix.peak.items()} == {"bf16": 2e15, "fp8": 5e15}
     assert values((arrays.vector_peak, arrays.special_peak, arrays.links["scale_up"])) == [60e12, 8e12, 1.4e12]
-    assert values(arrays.memory["dram"]) == [216e9, 7e12, 0.0]
+    assert values(arrays.memory["dram"]) == [216e9, 7e12, 0.0, 1.0]
     assert arrays.kernel == {}
+
+
+def test_a_constant_or_quality_that_no_file_gives_can_be_added(h100: Chip, peaks_only: Chip) -> None:
+    added = {"quality.matmul_formats.int8": array(0.4), "calibration.constants.dram_share": array(0.7)}
+    for chip in (h100, peaks_only):
+        arrays = lower_chip(chip, added)
+        assert float(arrays.quality.matmul_formats["int8"]) == 0.4
+        assert float(arrays.kernel["dram_share"]) == 0.7
+        assert set(arrays.kernel) == {*lower_chip(chip).kernel, "dram_share"}
 
 
 def test_what_a_chip_does_not_tell_is_an_error_that_names_it(peaks_only: Chip) -> None:

@@ -13,13 +13,21 @@ from cosim.overrides import Varied
 from cosim.records import array
 
 QUALITY = {"quality.matmul": 0.75, "quality.attention": 0.5, "quality.memory": 0.8}
+# A step of 0.1 us, an epilogue of 1 us and so on, at 1.83 GHz.
 TILES = {
-    "k_step_time": 8e-8,
-    "core_bandwidth": 90e9,
+    "step_cycles": 183.0,
+    "epilogue_cycles": 1830.0,
     "cache_share": 0.5,
-    "split_time": 3e-6,
-    "operand_share": 0.5,
-    "tile_prologue": 0.8e-6,
+    "cache_feed": 0.8,
+    "dram_share": 1.0,
+    "attention_start": 2e-6,
+    "block_step_cycles": 1830.0,
+    "block_cycles": 3660.0,
+    "split_step_cycles": 183.0,
+    "split_item_cycles": 3660.0,
+    "attention_split": 4e-6,
+    "group_limit": 16.0,
+    "narrow_gain": 1.5,
 }
 ENERGY = {
     "energy_per_flop.fp32": 1.2e-12,
@@ -55,11 +63,13 @@ def without_protocols(system: SystemArrays) -> SystemArrays:
 
 @pytest.fixture(scope="session")
 def h100() -> ChipArrays:
-    """132 cores, 989 TFLOP/s in bf16, 3.35 TB/s of which 2.68 are reached, 50 MB of cache."""
+    """132 cores, 989 TFLOP/s in bf16, 3.35 TB/s of which 2.68 are reached, 50 MB of cache in one part."""
     constants = {f"calibration.constants.{name}": value for name, value in TILES.items()}
     levels = {
         "memory.dram.bandwidth": 3.35e12,
         "memory.cache.bandwidth": 7e12,
+        "memory.cache.partitions": 1.0,
+        "matrix.multicast": 1.0,
         "memory.scratch.bandwidth": 132 * 240e9,
         "power.energy_per_byte.cache": 12.5e-12,
         "quality.matmul_formats.fp8": 0.7,

@@ -62,10 +62,10 @@ def test_what_is_resident_reaches_every_engine(engine: str, request: pytest.Fixt
     chip: ChipArrays = request.getfixturevalue(engine)
     moved = {
         resident: float(matmul_cost(*dims(64, 128, 256), chip, "bf16", resident=resident).dram_bytes[0])
-        for resident in ("none", "activations", "all")
+        for resident in ("none", "activations", "repeated")
     }
     # A 64 x 256, B 256 x 128, C 64 x 128 at 2 B
-    assert moved == {"none": 32768 + 65536 + 16384, "activations": 65536, "all": 0.0}
+    assert moved == {"none": 32768 + 65536 + 16384, "activations": 65536, "repeated": 0.0}
 
 
 def test_a_large_product_on_a_known_peak_takes_flop_over_peak_and_quality(flat: ChipArrays) -> None:

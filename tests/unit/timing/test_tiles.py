@@ -17,6 +17,7 @@ from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Ma
 from cosim.timing.tiles import TILE_M, TILE_N, tile_cost
 
 DIM = st.integers(1, 16_384)
+RESIDENTS = ["none", "activations", "repeated"]
 
 
 def cost_of(engine: Machine, m: float, n: float, k: float, batch: float = 1.0, resident: str = "none") -> KernelCost:
@@ -40,21 +41,22 @@ def with_constants(engine: Machine, **constants: float) -> Machine:
 
 @pytest.fixture
 def plain(h100: ChipArrays) -> Machine:
-    """Four cores that take 1 s for a step of any tile; nothing else costs time."""
+    """Four cores at 1 Hz that take a cycle for a step of any tile, and 100 s for a second kernel; all else is free."""
     engine = dataclasses.replace(
-        machine(h100, "bf16"), cores=array(4.0), peak=array(1e30), dram=array(1e30), feed=array(1e30)
+        machine(h100, "bf16"),
+        cores=array(4.0),
+        clock=array(1.0),
+        peak=array(1e30),
+        dram=array(1e30),
+        feed=array(1e30),
+        cache_bandwidth=array(1e30),
+        start=array(100.0),
     )
-    return with_constants(
-        engine,
-        k_step_time=1.0,
-        core_bandwidth=1e30,
-        split_time=100.0,
-        tile_prologue=0.0,
-    )
+    return with_constants(engine, step_cycles=1.0, epilogue_cycles=0.0, cache_feed=1.0)
 
 
 @settings(max_examples=40, deadline=None)
-@given(DIM, DIM, DIM, st.floats(1e3, 1e8), st.floats(1.0, 32.0), st.sampled_from(["none", "activations", "all"]))
+@given(DIM, DIM, DIM, st.floats(1e3, 1e8), st.floats(1.0, 32.0), st.sampled_from(RESIDENTS))
 def test_no_tile_moves_more_with_a_larger_cache(
     h100: ChipArrays, m: int, n: int, k: int, cache: float, factor: float, resident: str
 ) -> None:
@@ -72,13 +74,58 @@ def test_cold_operands_cross_once_at_least_whatever_the_tile(h100: ChipArrays, m
 
 
 @settings(max_examples=40, deadline=None)
-@given(DIM, DIM, DIM, st.integers(1, 64), st.floats(0.0, 1e-4), st.floats(1.0, 100.0))
-def test_dearer_splits_and_prologues_are_never_faster(
-    h100: ChipArrays, m: int, n: int, k: int, batch: int, split: float, factor: float
+@given(DIM, DIM, DIM, st.integers(1, 64), st.sampled_from(["step_cycles", "epilogue_cycles"]), st.floats(1.0, 100.0))
+def test_dearer_steps_epilogues_and_splits_are_never_faster(
+    h100: ChipArrays, m: int, n: int, k: int, batch: int, name: str, factor: float
 ) -> None:
-    cheap = with_constants(machine(h100, "bf16"), split_time=split, tile_prologue=split)
-    dear = with_constants(cheap, split_time=split * factor, tile_prologue=split * factor)
-    assert cost_of(dear, m, n, k, batch).time[0] >= cost_of(cheap, m, n, k, batch).time[0] * (1.0 - 1e-12)
+    cheap = machine(h100, "bf16")
+    dear = with_constants(cheap, **{name: float(cheap.kernel[name]) * factor})
+    late = dataclasses.replace(cheap, start=cheap.start * factor)
+    base = cost_of(cheap, m, n, k, batch).time[0] * (1.0 - 1e-12)
+    assert cost_of(dear, m, n, k, batch).time[0] >= base
+    assert cost_of(late, m, n, k, batch).time[0] >= base
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    DIM,
+    DIM,
+    DIM,
+    st.integers(1, 64),
+    st.floats(1.0, 8.0),
+    st.sampled_from(["cache_bandwidth", "multicast", "feed", "dram", "peak", "clock", "partitions"]),
+)
+def test_a_better_machine_is_never_slower(
+    h100: ChipArrays, m: int, n: int, k: int, batch: int, factor: float, name: str
+) -> None:
+    base = dataclasses.replace(machine(h100, "bf16"), partitions=array(8.0))
+    gain = 1.0 / factor if name == "partitions" else factor
+    better = dataclasses.replace(base, **{name: getattr(base, name) * gain})
+    assert cost_of(better, m, n, k, batch).time[0] <= cost_of(base, m, n, k, batch).time[0] * (1.0 + 1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(DIM, DIM, DIM, st.integers(1, 64), st.sampled_from(RESIDENTS))
+def test_a_tiling_is_one_of_those_offered_and_no_other_is_faster(
+    h100: ChipArrays, m: int, n: int, k: int, batch: int, resident: str
+) -> None:
+    cost = cost_of(machine(h100, "bf16"), m, n, k, batch, resident)
+    rows, columns, splits = tiling(cost)
+    assert (rows, columns) in tiles._SHAPES
+    assert rows * columns <= 128 * 256
+    assert splits in tiles.SPLITS.ravel().tolist()
+    assert cost.time[0] >= max(cost.compute[0], cost.memory[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(DIM, DIM, DIM, st.integers(1, 32), st.integers(1, 300), st.integers(0, 3))
+def test_a_larger_product_is_never_faster(
+    h100: ChipArrays, m: int, n: int, k: int, batch: int, more: int, axis: int
+) -> None:
+    sizes = [m, n, k, batch]
+    grown = [size + more * (place == axis) for place, size in enumerate(sizes)]
+    engine = machine(h100, "bf16")
+    assert cost_of(engine, *grown).time[0] >= cost_of(engine, *sizes).time[0] * (1.0 - 1e-12)
 
 
 def test_one_more_row_than_the_cores_can_tile_starts_a_second_wave(plain: Machine) -> None:
@@ -98,12 +145,27 @@ def test_the_loop_over_k_takes_whole_steps(plain: Machine) -> None:
     assert float(cost_of(plain, 1024, 128, 641).time[0]) == 11.0
 
 
+def test_a_step_is_128_bytes_of_k_whatever_the_format(plain: Machine) -> None:
+    one = np.ones(1)
+    # 640 elements: 10 steps of 64 in 16 bits, 5 of 128 in 8
+    steps = [float(tile_cost(1024 * one, 128 * one, 640 * one, one, plain, size).time[0]) for size in (2.0, 1.0)]
+    assert steps == [10.0, 5.0]
+
+
 def test_a_split_of_k_is_taken_when_it_saves_more_than_its_reduction(plain: Machine) -> None:
-    # One 128 x 128 product of 512 steps on 4 cores: 4 tiles of 128 steps and the reduction of 100 s
+    # One 128 x 128 product of 512 steps on 4 cores: 4 tiles of 128 steps, and 100 s for the kernel that adds them up
     cost = cost_of(plain, 128, 128, 512 * 64)
     assert float(cost.time[0]) == 128 + 100
     assert tiling(cost)[2] == 4.0
-    assert tiling(cost_of(with_constants(plain, split_time=1e6), 128, 128, 512 * 64))[2] == 1.0
+    assert tiling(cost_of(dataclasses.replace(plain, start=array(1e6)), 128, 128, 512 * 64))[2] == 1.0
+
+
+def test_partial_sums_of_a_split_cross_the_cache(plain: Machine) -> None:
+    # Four partial sums written and read and one result: 5 x 4 B x 128 x 128 = 327,680 B; operands in 51 s of the 128
+    thin = dataclasses.replace(plain, cache_bandwidth=array(327_680.0))
+    assert float(cost_of(thin, 128, 128, 512 * 64).time[0]) == pytest.approx(128 + 100 + 1)
+    half = with_constants(thin, cache_feed=0.5)
+    assert float(cost_of(half, 128, 128, 512 * 64).time[0]) == pytest.approx(128 + 100 + 2)
 
 
 def test_ties_go_to_the_first_tile_of_the_list(plain: Machine) -> None:
@@ -111,10 +173,18 @@ def test_ties_go_to_the_first_tile_of_the_list(plain: Machine) -> None:
     assert tiling(cost_of(plain, 16, 32, 64)) == [16.0, 32.0, 1.0]
 
 
-def test_every_wave_pays_the_prologue(plain: Machine) -> None:
-    slow = with_constants(plain, tile_prologue=0.25)
-    assert float(cost_of(slow, 1024, 128, 64).time[0]) == 1.25
-    assert float(cost_of(slow, 2048, 128, 64).time[0]) == 2.5
+def test_every_wave_pays_the_epilogue_of_its_tile(plain: Machine) -> None:
+    # 0.25 s for 128 x 128 is 0.5 s for 256 x 128
+    slow = with_constants(plain, epilogue_cycles=0.25)
+    assert float(cost_of(slow, 1024, 128, 64).time[0]) == 1.5
+    assert float(cost_of(slow, 2048, 128, 64).time[0]) == 3.0
+    # 16 x 32 is a 32nd of 128 x 128
+    assert float(cost_of(slow, 16, 32, 64).time[0]) == 1.0 + 0.25 / 32
+
+
+def test_steps_and_epilogues_are_cycles_of_the_clock(plain: Machine) -> None:
+    fast = dataclasses.replace(with_constants(plain, epilogue_cycles=0.25), clock=array(4.0))
+    assert float(cost_of(fast, 1024, 128, 64).time[0]) == 1.5 / 4.0
 
 
 def test_products_of_a_batch_share_the_waves(plain: Machine) -> None:
@@ -122,17 +192,37 @@ def test_products_of_a_batch_share_the_waves(plain: Machine) -> None:
     assert float(cost_of(plain, 256, 128, 64, batch=5).time[0]) == 2.0
 
 
-def test_a_few_busy_cores_cannot_saturate_the_memory(plain: Machine) -> None:
-    # One tile: 16 x 32 outputs, 64 deep: A 2,048 + B 4,096 + C 1,024 = 7,168 B over one core's 1,024 B/s
-    starved = with_constants(plain, core_bandwidth=1024.0)
-    cost = cost_of(starved, 16, 32, 64)
-    assert float(cost.time[0]) == 7.0
+def test_tiles_take_their_operands_through_the_cache(plain: Machine) -> None:
+    # One tile: 16 x 32 outputs, 64 deep: (16 + 32) x 64 x 2 B = 6,144 B in, and 1,024 B of C twice: 8,192 B
+    narrow = dataclasses.replace(plain, cache_bandwidth=array(1024.0))
+    cost = cost_of(narrow, 16, 32, 64)
+    assert float(cost.time[0]) == float(cost.compute[0]) == 8.0
+    assert cost.bound[0] == OPERANDS
+    # 4 tiles of 256 x 128: 4 x 384 x 64 x 2 B and twice 1,024 x 128 x 2 B are 720,896 B
+    assert float(cost_of(narrow, 1024, 128, 64).time[0]) == 704.0
+
+
+def test_tiles_reach_a_share_of_the_cache(plain: Machine) -> None:
+    narrow = with_constants(dataclasses.replace(plain, cache_bandwidth=array(1024.0)), cache_feed=0.5)
+    assert float(cost_of(narrow, 16, 32, 64).time[0]) == 16.0
+
+
+def test_neighbours_share_the_wider_operand_of_a_tile(plain: Machine) -> None:
+    # 16 rows and half of 32 columns, 64 deep: 4,096 B, and C twice: 6,144 B over 1,024 B/s
+    pairs = dataclasses.replace(plain, cache_bandwidth=array(1024.0), multicast=array(2.0))
+    cost = cost_of(pairs, 16, 32, 64)
+    assert float(cost.time[0]) == 6.0
+    assert float(cost.cache_bytes[0]) == 4096.0
+    # A tile of 256 x 128 in fours: 128 columns and 64 of 256 rows
+    fours = dataclasses.replace(pairs, multicast=array(4.0))
+    assert float(cost_of(fours, 256, 128, 64).cache_bytes[0]) == (128 + 64) * 64 * 2
+
+
+def test_memory_takes_what_crosses_it_over_its_bandwidth(plain: Machine) -> None:
+    # A 2,048 + B 4,096 + C 1,024 = 7,168 B over 512 B/s
+    cost = cost_of(dataclasses.replace(plain, dram=array(512.0)), 16, 32, 64)
+    assert float(cost.time[0]) == float(cost.memory[0]) == 14.0
     assert cost.bound[0] == MEMORY
-
-
-def test_bandwidth_is_capped_where_all_cores_together_exceed_it(plain: Machine) -> None:
-    starved = dataclasses.replace(with_constants(plain, core_bandwidth=1024.0), dram=array(512.0))
-    assert float(cost_of(starved, 16, 32, 64).time[0]) == 14.0
 
 
 def test_a_large_tile_bounds_by_flop_and_a_starved_one_by_operands(plain: Machine) -> None:
@@ -149,11 +239,10 @@ def test_compute_time_is_the_tile_over_the_rate_of_a_core(plain: Machine) -> Non
     assert float(cost_of(busy, 1024, 128, 128).time[0]) == pytest.approx(16.0)
 
 
-def test_operand_time_is_the_edge_of_a_tile_over_the_share_of_a_core(plain: Machine) -> None:
-    # A step of 256 x 128 takes (256 + 128) x 64 x 2 B = 49,152 B; each of 4 cores gets half of 65,536 / 4 B/s: 6 s
+def test_operand_time_is_the_edge_of_a_tile_over_the_scratch_of_a_core(plain: Machine) -> None:
+    # A step of 256 x 128 takes (256 + 128) x 64 x 2 B = 49,152 B, in and out; each of 4 cores has 16,384 B/s: 6 s
     starved = dataclasses.replace(plain, feed=array(65536.0))
     assert float(cost_of(starved, 1024, 128, 64).time[0]) == 6.0
-    assert float(cost_of(with_constants(starved, operand_share=1.0), 1024, 128, 64).time[0]) == 3.0
 
 
 def test_a_wave_shares_its_operands_as_a_super_tile(h100: ChipArrays) -> None:
@@ -183,11 +272,22 @@ def test_one_operand_that_fits_crosses_once_and_the_other_by_super_tiles(h100: C
 
 
 def test_operands_stay_in_their_share_of_the_cache_alone(h100: ChipArrays) -> None:
-    # 64^3: A, B and C of 8,192 B need 24,576 B of the half that is theirs
-    roomy = dataclasses.replace(machine(h100, "bf16"), cache=array(2.0 * 24576))
-    tight = dataclasses.replace(roomy, cache=array(2.0 * 24576 - 2.0))
-    assert float(cost_of(roomy, 64, 64, 64, resident="all").dram_bytes[0]) == 0.0
-    assert float(cost_of(tight, 64, 64, 64, resident="all").dram_bytes[0]) == 2 * 8192
+    # 64^3: A, B and C of 8,192 B; with five of B they need 57,344 B of the half that is theirs, with one 24,576 B
+    moved = {}
+    for room in (57344.0, 57342.0, 24576.0, 24574.0):
+        engine = dataclasses.replace(machine(h100, "bf16"), cache=array(2.0 * room))
+        moved[room] = float(cost_of(engine, 64, 64, 64, resident="repeated").dram_bytes[0])
+    assert moved == {57344.0: 0.0, 57342.0: 8192.0, 24576.0: 8192.0, 24574.0: 3 * 8192.0}
+
+
+def test_a_cache_in_two_parts_that_keep_copies_holds_half(h100: ChipArrays) -> None:
+    whole = dataclasses.replace(machine(h100, "bf16"), cache=array(2.0 * 57344.0))
+    halves = dataclasses.replace(whole, partitions=array(2.0))
+    twice = dataclasses.replace(halves, cache=array(4.0 * 57344.0))
+    found = [cost_of(engine, 64, 64, 64, resident="repeated").dram_bytes[0] for engine in (whole, halves, twice)]
+    assert found == [0.0, 8192.0, 0.0]
+    tight = with_constants(whole, cache_share=0.25)
+    assert cost_of(tight, 64, 64, 64, resident="repeated").dram_bytes[0] == 8192.0
 
 
 def test_tiles_read_their_operands_from_the_cache(plain: Machine) -> None:
@@ -209,7 +309,7 @@ def test_points_beyond_one_chunk_cost_what_they_cost_alone(h100: ChipArrays) -> 
         assert [float(part[point]) for part in batch.tiling] == tiling(alone)
 
 
-@pytest.mark.parametrize("name", tiles._NEEDED)
+@pytest.mark.parametrize("name", tiles.NEEDED)
 def test_a_chip_whose_calibration_lacks_a_constant_is_refused(h100: ChipArrays, name: str) -> None:
     engine = machine(h100, "bf16")
     short = dataclasses.replace(engine, kernel={k: v for k, v in engine.kernel.items() if k != name})

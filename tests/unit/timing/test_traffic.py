@@ -43,7 +43,7 @@ def test_cold_operands_cross_once_at_least_and_the_output_once(dims: tuple[int, 
 def test_what_is_resident_only_saves(dims: tuple[int, int, int], capacity: float) -> None:
     cold, activations = traffic(*dims, capacity), traffic(*dims, capacity, "activations")
     assert 0.0 <= activations <= cold
-    assert 0.0 <= traffic(*dims, capacity, "all") <= cold
+    assert 0.0 <= traffic(*dims, capacity, "repeated") <= cold
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,25 +88,43 @@ def test_resident_activations_leave_the_weights_to_read() -> None:
 
 
 def test_a_repeated_product_that_fits_moves_nothing() -> None:
-    assert traffic(64, 64, 64, MIB, "all") == 0.0
+    assert traffic(64, 64, 64, MIB, "repeated") == 0.0
 
 
 def test_a_repeated_product_that_does_not_fit_is_read_again() -> None:
-    # The output alone (128 KiB) stays in half of the memory.
-    assert traffic(16, 4096, 4096, 2 * MIB, "all") == 32 * MIB + 128 * 1024
+    # A and C (128 KiB each) would fit half of the memory, but 32 MiB of weights flow through it between two rounds.
+    assert traffic(16, 4096, 4096, 2 * MIB, "repeated") == 32 * MIB + 2 * 128 * 1024
+
+
+def test_rounds_with_other_weights_keep_a_and_c_and_read_the_weights_unless_five_copies_fit() -> None:
+    # A 64 x 256 and C 64 x 256 of 32 KiB, B 256 x 256 of 128 KiB; half of the capacity holds what stays.
+    kib = 1024
+    assert traffic(64, 256, 256, 2 * 191 * kib, "repeated") == (32 + 128 + 32) * kib
+    assert traffic(64, 256, 256, 2 * 192 * kib, "repeated") == 128 * kib
+    assert traffic(64, 256, 256, 2 * (32 + 5 * 128 + 32) * kib - 2, "repeated") == 128 * kib
+    assert traffic(64, 256, 256, 2 * (32 + 5 * 128 + 32) * kib, "repeated") == 0.0
 
 
 def test_savings_need_room_for_all_operands_together() -> None:
     third = array(100.0)
-    assert float(saved(third, third, third, array(299.0), "all")) == 0.0
-    assert float(saved(third, third, third, array(300.0), "all")) == 200.0
+    kept = {room: float(saved(third, third, third, array(room), "repeated")) for room in (299, 300, 699, 700)}
+    # A with B and C beside it; B only where A, C and five of B fit
+    assert kept == {299: 0.0, 300: 100.0, 699: 100.0, 700: 200.0}
     assert float(saved(third, third, third, array(100.0), "activations")) == 100.0
+    assert float(saved(third, third, third, array(99.0), "activations")) == 0.0
+    assert float(saved(third, third, third, array(1e9), "none")) == 0.0
 
 
 def test_an_output_too_large_to_stay_is_written() -> None:
-    assert float(written(array(10.0), array(9.0), "activations")) == 10.0
-    assert float(written(array(10.0), array(10.0), "activations")) == 0.0
-    assert float(written(array(10.0), array(10.0), "none")) == 10.0
+    a, b, c = array(3.0), array(4.0), array(10.0)
+
+    def left(room: float, resident: Resident) -> float:
+        return float(written(a, b, c, array(room), resident))
+
+    assert (left(9.0, "activations"), left(10.0, "activations")) == (10.0, 0.0)
+    # In rounds C stays only beside A and B: 17 B
+    assert (left(16.0, "repeated"), left(17.0, "repeated")) == (10.0, 0.0)
+    assert left(1e9, "none") == 10.0
 
 
 def test_capacities_along_the_points_axis_meet_their_own_product() -> None:

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim import documents, library
-from cosim.documents import Document
+from cosim import library
 from cosim.errors import SpecError
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
@@ -169,29 +168,29 @@ def test_taken_keeps_watts_that_are_there_and_none_that_are_not() -> None:
     assert taken(replace(shapes, power=array([300.0, 400.0])), np.array([1])).power.tolist() == [400.0]
 
 
-def document(**data: Any) -> Document:
-    return Document(path=Path("chip.yaml"), data=data, lines={}, text="")
+def test_fitted_is_a_chip_that_its_kernel_constants_were_fitted_on() -> None:
+    chip = load_chip("h100-sxm")
+    held = chip.calibration
+    assert held is not None
 
+    def says(**changes: Any) -> bool:
+        return is_fitted(chip.model_copy(update={"calibration": held.model_copy(update=changes)}))
 
-def test_fitted_is_a_chip_with_measured_constants_and_data_of_its_own() -> None:
-    measured = {"core_bandwidth": {"value": 1.0, "kind": "measured"}}
-    estimated = {"core_bandwidth": {"value": 1.0, "kind": "estimated"}}
-    assert is_fitted(
-        document(calibration={"data": "its table", "constants": {**estimated, "other": measured["core_bandwidth"]}})
-    )
-    assert not is_fitted(document(calibration={"data": "none of this chip", "constants": estimated}))
-    assert not is_fitted(document(calibration={"constants": measured}))
-    assert not is_fitted(document(calibration={"data": "its table"}))
-    assert not is_fitted(document(calibration=None))
-    assert not is_fitted(document())
+    assert says()
+    assert says(fitted_on=("l40s", "h100-sxm"))
+    # Constants of its own, measured or not, make no fit of tables.
+    assert not says(fitted_on=())
+    assert not says(fitted_on=("h100",))
+    assert not is_fitted(chip.model_copy(update={"calibration": None}))
+    assert not is_fitted(chip.model_copy(update={"name": "h100-nvl"}))
 
 
 @pytest.mark.parametrize(
     ("name", "fitted"),
     [("h100-sxm", True), ("a100-80gb-sxm", True), ("l40s", True), ("h200-sxm", False), ("gb200", False)],
 )
-def test_chips_that_inherit_their_constants_are_never_fitted(name: str, fitted: bool) -> None:
-    assert is_fitted(documents.read(library.find("accelerators", name))) is fitted
+def test_chips_that_are_lent_their_constants_are_never_fitted(name: str, fitted: bool) -> None:
+    assert is_fitted(load_chip(name)) is fitted
 
 
 def test_shapes_are_answered_alike_alone_and_together(chip: ChipArrays) -> None:

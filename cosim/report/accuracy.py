@@ -31,8 +31,9 @@ WATTS = (
     "of the kernel."
 )
 GENERATIONS = (
-    "16-bit kernels. The constants were fitted anew on the other chips alone; nothing of the chip's own table is in "
-    "its prediction."
+    "16-bit kernels. Constants of kernels and their quality were fitted anew on the other chips alone. A chip's own "
+    "table is in its prediction only by what its file rests on: the energies of H100 and L40S are set from their best "
+    "rates, and so is the DRAM rate of the H100."
 )
 Found = dict[str, Any]
 

@@ -63,7 +63,7 @@ def systolic_cost(
     # `peak` carries the format's rate: relative to two FLOP per element and cycle.
     nominal = 2.0 * total_arrays * machine.rows * machine.columns * machine.clock
     compute = best_cycles / machine.clock * (nominal / machine.peak) / machine.quality
-    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident, output_bytes, distinct)
+    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident, output_bytes, distinct, batch)
     memory = dram_bytes / machine.dram
     flop = 2.0 * batch * m * n * k
     # Operands enter from the edge: a stationary tile serves `columns` products per element streamed.

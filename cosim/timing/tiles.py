@@ -26,6 +26,8 @@ STEP_BYTES = 128.0
 """Depth of one step of the K loop: 64 elements of 16 bits, 128 of 8; the line of a cache."""
 EPILOGUE_TILE = 128.0 * 128.0
 """Elements of the tile that `epilogue_cycles` speaks of."""
+HAIR = 1e-6
+"""Expected rows of an expert come out this little above a whole number, which is no further tile."""
 PARTIAL_BYTES = 4.0
 """Partial sums of a split are fp32."""
 # Every halving of a shape is a shape, so that a smaller product can always be cut into as many tiles.
@@ -81,7 +83,7 @@ NEEDED = ("step_cycles", "epilogue_cycles", "cache_share", "cache_feed")
 def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident: Resident) -> KernelCost:
     element_bytes, output_bytes = sizes
     kernel = machine.kernel
-    across, down = np.ceil(shape.m / TILE_M), np.ceil(shape.n / TILE_N)
+    across, down = np.ceil(shape.m / TILE_M - HAIR), np.ceil(shape.n / TILE_N)
     grid = across * down * shape.batch
     core_rate = machine.peak * machine.quality / machine.cores
     per_step_compute = 2.0 * STEP_BYTES / element_bytes * TILE_M * TILE_N / core_rate
@@ -134,7 +136,8 @@ def _dram_bytes(
 ) -> Array:
     """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile.
 
-    A cache in `partitions` that keep a copy each holds that much less.
+    A cache in `partitions` that keep a copy each holds that much less; what stays from kernel to kernel are the
+    operands of the whole batch.
     """
     element_bytes, output_bytes = sizes
     a, b = shape.m * shape.k * shape.distinct * element_bytes, shape.k * shape.n * element_bytes
@@ -146,4 +149,9 @@ def _dram_bytes(
     group_m = np.minimum(np.ceil(wave / group_n), across)
     passes_a = np.where(a <= room, 1.0, np.ceil(down / group_n))
     passes_b = np.where(b <= room, 1.0, np.ceil(across / group_m))
-    return a * passes_a + b * passes_b - saved(a, b, c, room, resident) + written(a, b, c, room, resident)
+    return (
+        a * passes_a
+        + b * passes_b
+        - saved(a, b, c, room / shape.batch, resident)
+        + written(a, b, c, room / shape.batch, resident)
+    )

@@ -30,13 +30,14 @@ def blocked_traffic(
     resident: Resident,
     output_bytes: float = OUTPUT_BYTES,
     distinct: Array | float = 1.0,
+    batch: Array | float = 1.0,
 ) -> Array:
     """Bytes from and to DRAM for C[m,n] = A[m,k] B[k,n] with `capacity` bytes on chip; shape (N,).
 
     Output blocks of gm x gn stay on chip in fp32 (half the capacity) while k streams by:
         A ceil(n/gn) + B ceil(m/gm) + C,   gm gn 4 B <= capacity / 2.
     An operand that fits a half of the memory is read once. `resident` says what is on chip already.
-    `distinct` is the share of A's elements that DRAM holds.
+    `distinct` is the share of A's elements that DRAM holds; residents are those of all `batch` products.
     """
     a, b, c = m * k * element_bytes * distinct, k * n * element_bytes, m * n * output_bytes
     half = capacity / 2.0
@@ -47,7 +48,8 @@ def blocked_traffic(
         over_a = np.where(a <= half, 1.0, np.ceil(n / columns))
         over_b = np.where(b <= half, 1.0, np.ceil(m / rows))
         least = np.minimum(least, a * over_a + b * over_b)
-    return least - saved(a, b, c, half, resident) + written(a, b, c, half, resident)
+    room = half / batch
+    return least - saved(a, b, c, room, resident) + written(a, b, c, room, resident)
 
 
 def saved(a: Array, b: Array, c: Array, room: Array, resident: Resident) -> Array:

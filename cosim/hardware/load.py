@@ -91,7 +91,7 @@ def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, .
         holder = next((d for d in chain if "kernels" in d.data), chain[0])
         # A fault inside the library names its own file.
         raise (error if error.file else error.at(file=holder.path, line=holder.line("kernels"))) from None
-    named = {f"{shared['name']}.{key}": source for key, source in shared["sources"].items()}
+    named = {f"{shared['name']}.{key}": source for key, source in shared.get("sources", {}).items()}
     data["sources"] = {**named, **data["sources"]} if isinstance(data.get("sources"), dict) else data.get("sources")
     own = data.get("calibration")
     data["calibration"] = _merged(_lent(shared, str(data.get("name"))), own if isinstance(own, dict) else {})

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim import documents, library
-from cosim.documents import Document
+from cosim import library
 from cosim.errors import SpecError
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip

@@ -427,7 +427,7 @@ def test_a_quantiser_reads_twice_writes_once_and_goes_at_the_pace_of_memory(dtyp
 
 def test_the_output_of_attention_alone_is_quantised_by_a_kernel_of_its_own(model_of: ModelOf, plan_of: PlanOf) -> None:
     narrow, wide = (sharded(model_of(), plan_of(tensor_parallel=2, dtype=dtype)) for dtype in ("fp8", "bf16"))
-    # 4 tokens of 32 heads of 128, over two ranks
-    assert float(vector(narrow, "quantise").write_bytes) == 4 * 4096 / 2
+    # 4 tokens of 64 heads of 128, over two ranks
+    assert float(vector(narrow, "quantise").write_bytes) == 4 * 8192 / 2
     assert [op.name for op in narrow.vectors if op.dram_paced] == ["quantise"]
     assert not [op for op in wide.vectors if op.dram_paced]

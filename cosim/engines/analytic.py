@@ -145,7 +145,7 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     core = shares.core * dynamic / chips
     load = Load(running - clocked, clocked, np.zeros_like(running), dynamic / chips - core, core)
     held = sustained(load, chip.power)
-    # At the full clock nothing waits; the sum of parts may be off by a rounding.
+    # At the full clock the sum of the parts is the time, not one rounding beside it.
     parts["throttle"] = np.where(held.clock < 1.0, np.maximum(held.time - running, 0.0), 0.0)
     time: Array = sum((parts[name] for name in BREAKDOWN), array(0.0))
     energy = held.energy * chips + chip.power.idle * time * chips

@@ -48,6 +48,8 @@ class SystolicArray(Frozen):
     """Weight, output or input stationary: what the chip can do; the fastest is taken per product."""
     shadow_weights: bool = True
     """The next fold's stationary operand loads, and outputs drain, while this one computes."""
+    prefetch: bool = True
+    """DRAM traffic of a product runs while the arrays work; off: it comes before and after."""
     peak: dict[Dtype, FlopRate] = {}
 
 

@@ -30,12 +30,6 @@ def load_system(name: str) -> System:
     return read_system(name)[0]
 
 
-def load_kernels(name: str) -> KernelLibrary:
-    """The library of kernels called `name`, or in the file `name`. Raises SpecError."""
-    data, files = described(name, "kernels")
-    return validated(KernelLibrary, data, files[0], files[1:])
-
-
 def read_chip(name: str) -> tuple[Chip, tuple[Document, ...]]:
     """A chip and every file it was read from, bases included. Raises SpecError."""
     data, chain, others = _chip_data(name)
@@ -78,6 +72,17 @@ def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:
     return _cited(data, chain), chain
 
 
+def load_kernels(name: str) -> KernelLibrary:
+    """The library of kernels called `name`, or in the file `name`. Raises SpecError."""
+    return _kernel_library(name)[0]
+
+
+def _kernel_library(name: str) -> tuple[KernelLibrary, Data, tuple[Document, ...]]:
+    """A library of kernels, its data with sources written out, and its files. Raises SpecError."""
+    data, files = described(name, "kernels")
+    return validated(KernelLibrary, data, files[0], files[1:]), data, files
+
+
 def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, ...]]:
     """A chip's data whole, its chain of files, and those of the library of kernels that it names. Raises SpecError."""
     merged, chain = _with_bases(library.find("accelerators", name), "accelerators")
@@ -85,8 +90,7 @@ def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, .
     if not isinstance(data.get("kernels"), str):
         return data, chain, ()
     try:
-        shared, files = described(data["kernels"], "kernels")
-        validated(KernelLibrary, shared, files[0], files[1:])
+        _, shared, files = _kernel_library(data["kernels"])
     except SpecError as error:
         holder = next((d for d in chain if "kernels" in d.data), chain[0])
         # A fault inside the library names its own file.

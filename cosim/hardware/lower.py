@@ -47,6 +47,7 @@ class MatrixArrays:
     columns: Array | None = None
     dataflows: tuple[str, ...] = ()
     shadow_weights: bool = True
+    prefetch: bool = True
     multicast: Array = field(default_factory=lambda: array(1.0))
     """Cores that one read of the last cache can serve."""
 
@@ -304,7 +305,8 @@ def _matrix(chip: Chip, values: Values) -> MatrixArrays:
     if engine.kind == "tile":
         multicast = values.maybe("matrix.multicast")
         return MatrixArrays("tile", peak, clock, multicast=array(1.0) if multicast is None else multicast)
-    return MatrixArrays("systolic", peak, clock, arrays, rows, columns, engine.dataflows, engine.shadow_weights)
+    switches = (engine.dataflows, engine.shadow_weights, engine.prefetch)
+    return MatrixArrays("systolic", peak, clock, arrays, rows, columns, *switches)
 
 
 def _engine_peak(values: Values, engine: str) -> Array:

@@ -49,6 +49,7 @@ class Machine:
     kind: str
     dataflows: tuple[str, ...]
     shadow_weights: bool
+    prefetch: bool
     peak: Array
     quality: Array
     dram: Array
@@ -82,6 +83,7 @@ def machine(chip: ChipArrays, dtype: str) -> Machine:
         kind=engine.kind,
         dataflows=engine.dataflows,
         shadow_weights=engine.shadow_weights,
+        prefetch=engine.prefetch,
         peak=peak,
         quality=chip.quality.matmul_formats.get(dtype, chip.quality.matmul),
         dram=dram_rate(chip) * chip.kernel.get("dram_share", one),

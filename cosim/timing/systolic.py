@@ -55,8 +55,8 @@ def systolic_cost(
     """Cost of a matmul on all arrays of the chip: the best dataflow and split of the streamed axis.
 
     Folds are dealt to the arrays; the streamed axis may be cut in powers of two so that all arrays have
-    work. All numbers of shape (N,). The array's own cycles exceed the peak's by its fills; software loses
-    1 - quality of what is left.
+    work. DRAM traffic hides behind the arrays where the chip prefetches, else it adds. All numbers of shape (N,). The
+    array's own cycles exceed the peak's by its fills; software loses 1 - quality of what is left.
     """
     total_arrays = machine.cores * machine.arrays
     best_cycles, best_flow, best_cut = _best_mapping(m, n, k, batch, machine, total_arrays)
@@ -71,7 +71,8 @@ def systolic_cost(
     feed = cache_bytes / machine.feed
     bound = bound_of((compute, memory, feed))
     tiling = (best_flow, best_cut, np.zeros_like(best_cut))
-    time = np.maximum(np.maximum(compute, memory), feed)
+    busy = np.maximum(compute, feed)
+    time = np.maximum(busy, memory) if machine.prefetch else busy + memory
     return KernelCost(time, compute, memory, flop, dram_bytes, cache_bytes, bound, tiling)
 
 

@@ -20,6 +20,8 @@ SUITES: dict[str, tuple[str, str]] = {
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"
+TPU = "tpu"
+"""Asked for, and empty: what is known of TPU kernels are a few products as remembered."""
 KERNELS = ("matmul", "attention")
 """The suite whose measured kernels are in a package apart."""
 
@@ -48,10 +50,7 @@ def validate(
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
     if suite is not None:
-        if suite not in SUITES:
-            raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON)))
-        kind, name = SUITES[suite]
-        cases = library.shipped() / "experiments" / "validation" / name
+        kind, cases = _shipped(suite)
     if kind is None or cases is None:
         raise SpecError("nothing to validate", hint="give --kind and --cases, or --suite")
     read = read_cases(kind, Path(cases))
@@ -73,6 +72,17 @@ def validate(
         "rows": [_row(p) for p in answered],
         **({"left_out": generations.figures(generations.left_out(_tables(kind, answered)))} if left_out else {}),
     }
+
+
+def _shipped(suite: str) -> tuple[str, Path]:
+    """Kind and file of a suite that ships. Raises SpecError for one that is unknown or holds nothing."""
+    if suite == TPU:
+        hint = "--kind matmul --cases FILE answers rows of tpu-v3-core and of every other TPU"
+        raise SpecError("holds no rows: no measured TPU kernel is at hand", field="--suite", value=suite, hint=hint)
+    if suite not in SUITES:
+        raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON, TPU)))
+    kind, name = SUITES[suite]
+    return kind, library.shipped() / "experiments" / "validation" / name
 
 
 def _tables(kind: str, answered: list[Prediction]) -> dict[str, list[Rows]]:

@@ -74,6 +74,8 @@ def test_every_operator_is_a_row_under_the_head(answer: Any) -> None:
     assert by_name["qkv"]["shape"] == "8 x 3072 x 4096"
     assert (by_name["qkv"]["count"], by_name["qkv"]["dtype"]) == ("32", "fp8")
     assert by_name["logits"]["count"] == "1"
-    assert (by_name["attention"]["tiling"], by_name["activation"]["use"]) == ("-", "-")
+    # Sixteen rows hold the four queries of a key/value head; keys are walked 64 at a time.
+    assert by_name["attention"]["tiling"].startswith("16x64x")
+    assert by_name["activation"]["use"] == "-"
     assert " > " in by_name["activation"]["shape"]
     assert all(cells["bound"] and cells["time"].endswith("s") for cells in by_name.values())

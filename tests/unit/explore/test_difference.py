@@ -130,7 +130,7 @@ def value_of(name: str, path: str) -> float | None:
 
 
 def throttled(name: str, share: float, plan: Mapping[str, Any]) -> Estimate:
-    """Prefill on a shipped system whose limit leaves `share` of what is above idle, at one voltage for every clock."""
+    """Prefill on a shipped system whose limit leaves `share` of what is above idle, at one voltage for all clocks."""
     power = system(name).spec.chip.power
     limit = power.idle.si + share * (power.limit.si - power.idle.si)
     return made("prefill", name, "llama-3.1-8b", {"chip.power.limit": limit, "chip.power.floor_voltage": 1.0}, plan, 8)

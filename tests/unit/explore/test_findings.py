@@ -131,6 +131,17 @@ def test_at_the_break_even_quality_a_system_ties_with_its_rival(
         assert best_rate(block, goal, factor * 0.985) < rival["rate"]
 
 
+def test_a_break_even_is_there_where_perfect_kernels_reach_the_rival(
+    runs: Runs, entries: list[tuple[Goal, dict[str, Any]]]
+) -> None:
+    for goal, entry in entries:
+        block, _ = block_of(runs, entry["system"], goal.phase)
+        rival = next(e for g, e in entries if g == goal and e["system"] == entry["break_even"]["against"])
+        reached = best_rate(block, goal, 1e6) >= rival["rate"] * (1 - 1e-12)
+        assert reached == (entry["break_even"]["factor"] is not None)
+        assert reached == (entry["break_even"]["reason"] != "not reached even with perfect kernels")
+
+
 def test_a_break_even_that_is_not_there_says_why_and_perfect_kernels_confirm_it(
     study: Compare, evaluated: Evaluate
 ) -> None:

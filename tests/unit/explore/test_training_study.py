@@ -269,7 +269,7 @@ def test_a_run_of_training_alone_says_what_made_it(ran: dict[str, Any], file: Pa
         library.find("workloads", "llama-3.1-8b"),
         library.find("software", "megatron"),
         library.find("technology", "silicon"),
-        *(library.find("kernels", name) for name in ("nvidia-hopper",)),
+        library.find("kernels", "nvidia-hopper"),
     ]
     assert set(ran["inputs"].values()) == {content_hash(path.read_text(encoding="utf-8")) for path in files}
     assert set(ran["assumptions"]) >= {"dgx-h100", "asic-8", "llama-3.1-8b"}

@@ -96,7 +96,9 @@ def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, .
         # A fault inside the library names its own file.
         raise (error if error.file else error.at(file=holder.path, line=holder.line("kernels"))) from None
     named = {f"{shared['name']}.{key}": source for key, source in (shared.get("sources") or {}).items()}
-    data["sources"] = {**named, **(data.get("sources") or {})}
+    sources = data.get("sources") or {}
+    # What is no mapping is left to the check of the whole, which names its line.
+    data["sources"] = {**named, **sources} if isinstance(sources, dict) else sources
     own = data.get("calibration")
     data["calibration"] = _merged(_lent(shared, str(data.get("name"))), own if isinstance(own, dict) else {})
     return data, chain, files

@@ -3,10 +3,10 @@
 Two kernels, as serving stacks have them. Keys are walked in steps of 64.
 
     blocks   (prompts, training)   rows of 16 to 128 queries of the heads that share a key/value head
-        items = batch kv_heads ceil(queries heads_per_kv / rows)
+        items = batch kv_heads ceil(queries heads_per_kv / rows) splits
         step  = most of: block_step_cycles, products over a core's rate, exponentials, vector FLOP
-        core  = most of: items (mean keys / 64 + 1/2) step + ..., the longest block     over cores
-    splits   (decode)              one block a group of heads, its context cut in 1 to 128 pieces
+        core  = most of: items / cores ((mean keys / splits / 64 + 1/2) step + block_cycles), the longest block
+    splits   (decode)              one block a group of heads or a head, its context cut in 1 to 128 pieces
         items = batch groups splits              waves = ceil(items / cores)
         core  = waves (ceil(keys / splits / 64) step + split_item_cycles)
     time     = attention_start + core + memory (+ attention_split where the context is cut)
@@ -32,6 +32,8 @@ MIN_ROWS = 16.0
 """Rows of the smallest matrix instruction (m16n8k16 of the PTX ISA)."""
 ROWS = np.array([16.0, 32.0, 64.0, 128.0])[:, None]
 SPLITS = array(2.0 ** np.arange(8))[:, None]
+ROWS_AND_SPLITS = (np.repeat(ROWS, SPLITS.size, axis=0), np.tile(SPLITS, (ROWS.size, 1)))
+PACKED_AND_SPLITS = (np.repeat([[True], [False]], SPLITS.size, axis=0), np.tile(SPLITS, (2, 1)))
 CHUNK = 512
 NEEDED = (
     "attention_start",
@@ -138,60 +140,71 @@ def _core(chip: ChipArrays, *, latent: bool) -> _Core:
 
 
 def _blocks(work: Work, core: _Core) -> KernelCost:
-    """Blocks of queries; uneven causal blocks are dealt out evenly, but none is cut."""
-    rows = work.query * work.per_group
-    items = work.groups * np.ceil(rows / ROWS)
-    queries = np.minimum(ROWS / work.per_group, work.query)
+    """Blocks of queries; uneven causal blocks are dealt out evenly. Few queries have their context cut as well."""
+    rows, splits = ROWS_AND_SPLITS
+    items = work.groups * np.ceil(work.query * work.per_group / rows) * splits
+    queries = np.minimum(rows / work.per_group, work.query)
     # A block walks the keys of its last query; the mean query sees half a block less.
     longest = np.minimum(work.context, work.reach + np.maximum(queries - 1.0, 0.0))
     seen = np.minimum(work.keys + np.maximum(queries - 1.0, 0.0) / 2.0, longest)
-    scores = ROWS * KEYS
-    matrix = scores * work.products * core.cores / work.rate
-    step = np.maximum(matrix, scores * core.cores / work.special)
-    step = np.maximum(np.maximum(step, scores * work.vector * core.cores / work.peak), core.block_step)
-    shared = items / core.cores * ((seen / KEYS + 0.5) * step + core.block)
-    compute = np.maximum(shared, longest / KEYS * step + core.block)
-    memory = (work.near + work.far - work.resident) / work.dram
+    step = np.maximum(_step(work, core, rows, rows * KEYS), core.block_step)
+    shared = items / core.cores * ((seen / splits / KEYS + 0.5) * step + core.block)
+    compute = np.maximum(shared, longest / splits / KEYS * step + core.block)
+    moved = work.near + work.far
+    memory = np.broadcast_to((moved - work.resident) / work.dram, compute.shape)
     waits = np.where(step <= core.block_step, LATENCY, COMPUTE)
-    return _best(work, compute, np.broadcast_to(memory, compute.shape), core.start, waits, (ROWS, array(1.0)))
+    extra = core.start + np.where(splits > 1.0, core.split, 0.0)
+    return _best(work, (compute, memory, extra), waits, (rows, splits, moved))
 
 
 def _splits(work: Work, core: _Core) -> KernelCost:
-    """One block for a group of heads; a group beyond the limit is served head by head, each reading the cache."""
-    together = np.where(work.per_group <= core.limit, work.per_group, 1.0)
-    items = work.groups * (work.per_group / together) * SPLITS
+    """One block for a group of heads, or one for each head, which then reads the cache itself.
+
+    A group beyond the limit has no choice.
+    """
+    packed, splits = PACKED_AND_SPLITS
+    together = np.where(packed & (work.per_group <= core.limit), work.per_group, 1.0)
+    items = work.groups * (work.per_group / together) * splits
     rows = np.ceil(together * work.query / MIN_ROWS) * MIN_ROWS
-    matrix = rows * KEYS * work.products * core.cores / work.rate
     # Rows that pad the smallest instruction are multiplied, nothing more.
-    scores = together * work.query * KEYS
-    step = np.maximum(matrix, scores * core.cores / work.special)
-    step = np.maximum(np.maximum(step, scores * work.vector * core.cores / work.peak), core.split_step)
-    steps = np.ceil(np.minimum(work.reach, work.context) / SPLITS / KEYS)
+    step = np.maximum(_step(work, core, rows, together * work.query * KEYS), core.split_step)
+    steps = np.ceil(np.minimum(work.reach, work.context) / splits / KEYS)
     compute = np.ceil(items / core.cores) * (steps * step + core.item)
     through = work.near + work.far * work.per_group / together
     memory = np.maximum((work.near + work.far - work.resident) / work.dram, through / work.cache)
     waits = np.broadcast_to(np.where(step <= core.split_step, LATENCY, COMPUTE), compute.shape)
-    extra = core.start + np.where(SPLITS > 1.0, core.split, 0.0)
-    return _best(work, compute, np.broadcast_to(memory, compute.shape), extra, waits, (rows, SPLITS))
+    extra = core.start + np.where(splits > 1.0, core.split, 0.0)
+    return _best(work, (compute, memory, extra), waits, (rows, splits, through))
+
+
+def _step(work: Work, core: _Core, rows: Array, scores: Array) -> Array:
+    """Time of 64 keys on one core by its products over `rows`, and by exponentials and vector FLOP of `scores` [s]."""
+    matrix = rows * KEYS * work.products * core.cores / work.rate
+    around = np.maximum(scores * core.cores / work.special, scores * work.vector * core.cores / work.peak)
+    found: Array = np.maximum(matrix, around)
+    return found
 
 
 def _best(
-    work: Work, compute: Array, memory: Array, extra: Array, waits: Array, choice: tuple[Array, Array]
+    work: Work, parts: tuple[Array, Array, Array], waits: Array, choice: tuple[Array, Array, Array]
 ) -> KernelCost:
-    """The fastest candidate of each point; candidates along the first axis."""
+    """The fastest candidate of each point; candidates along the first axis.
+
+    `parts` compute, memory and what is added; `choice` rows, splits and bytes through the last cache.
+    """
+    compute, memory, extra = parts
     time = compute + memory + extra
     best = np.argmin(time, axis=0)
     point = np.arange(time.shape[1])
-    rows, splits = (np.broadcast_to(each, time.shape)[best, point] for each in choice)
+    rows, splits, through = (np.broadcast_to(each, time.shape)[best, point] for each in choice)
     spent, waited = compute[best, point], memory[best, point]
-    moved = work.near + work.far - work.resident
     return KernelCost(
         time=time[best, point],
         compute=spent,
         memory=waited,
         flop=work.flop,
-        dram_bytes=moved,
-        cache_bytes=work.near + work.far,
-        bound=np.where(waited > spent, MEMORY, waits[best, point]).astype(np.int64),
+        dram_bytes=work.near + work.far - work.resident,
+        cache_bytes=through,
+        bound=np.where(waited > spent, MEMORY, np.broadcast_to(waits, time.shape)[best, point]).astype(np.int64),
         tiling=(rows, np.full(point.size, KEYS), splits),
     )

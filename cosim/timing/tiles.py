@@ -149,9 +149,6 @@ def _dram_bytes(
     group_m = np.minimum(np.ceil(wave / group_n), across)
     passes_a = np.where(a <= room, 1.0, np.ceil(down / group_n))
     passes_b = np.where(b <= room, 1.0, np.ceil(across / group_m))
-    return (
-        a * passes_a
-        + b * passes_b
-        - saved(a, b, c, room / shape.batch, resident)
-        + written(a, b, c, room / shape.batch, resident)
-    )
+    stays = room / shape.batch
+    moved = a * passes_a + b * passes_b
+    return moved - saved(a, b, c, stays, resident) + written(a, b, c, stays, resident)

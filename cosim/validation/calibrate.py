@@ -9,7 +9,7 @@ thousandth keeps its value and is said to be undetermined.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import differential_evolution, minimize
@@ -26,6 +26,8 @@ ROWS_PER_CONSTANT = 10
 CLIP = 1.0
 LEAST_EFFECT = 1e-3
 STEP = 1.25
+NEAR_PEAK = 0.3
+"""Share of the peak from which a measured rate says how good kernels can be."""
 SEED = 0
 Progress = Callable[[int, int], None]
 
@@ -68,7 +70,7 @@ def calibrate(chip: Chip, kind: str, cases: Sequence[Case], progress: Progress |
         found, loose = {**found, **values}, [*loose, *undetermined]
     for dtype in dict.fromkeys(rows.dtype for rows in odd if not is_wide(rows.dtype)):
         own = [rows for rows in odd if rows.dtype == dtype]
-        knob = format_knob(lower_chip(chip, _arrays(found)), kind, dtype, _best_rate(own, arrays))
+        knob = format_knob(lower_chip(chip, _arrays(found)), kind, dtype)
         if knob is not None:
             values, undetermined = _fitted(chip, (knob,), own, found, progress)
             found, loose = {**found, **values}, [*loose, *undetermined]
@@ -114,7 +116,7 @@ def half(rows: Rows, start: int) -> Rows:
 
 
 def _best_rate(groups: Sequence[Rows], chip: ChipArrays) -> float:
-    """Best measured rate of products over the peak of their format; 1 where there are none."""
+    """Best measured rate of products over the peak of their format; 1 where no product comes near it."""
     best = 0.0
     for rows in groups:
         if "m" not in rows.dims:
@@ -123,7 +125,7 @@ def _best_rate(groups: Sequence[Rows], chip: ChipArrays) -> float:
             raise SpecError("has no matrix rate for a format of the rows", field=chip.name, value=rows.dtype)
         flop = 2.0 * rows.dims["m"] * rows.dims["n"] * rows.dims["k"] * rows.dims["batch"]
         best = max(best, float(np.max(flop / rows.measured / chip.matrix.peak[rows.dtype], initial=0.0)))
-    return best
+    return best if best >= NEAR_PEAK else 1.0
 
 
 def _arrays(values: Mapping[str, float]) -> dict[str, Array]:
@@ -157,25 +159,39 @@ def _fitted(
             hint=f"half of the rows are held out; {2 * ROWS_PER_CONSTANT * len(knobs)} rows are enough",
         )
 
+    loss = _loss(chip, knobs, groups, known)
+    best = searched(loss, knobs, progress)
+    loose = [knob.path for place, knob in enumerate(knobs) if not _is_felt(loss, best, place)]
+    found = {knob.path: float(np.exp(value)) for knob, value in zip(knobs, best, strict=True) if knob.path not in loose}
+    if loose and found:
+        # The others were found beside values that are now given up.
+        rest = [replace(knob, start=found[knob.path]) for knob in knobs if knob.path in found]
+        again = searched(_loss(chip, rest, groups, known), rest, progress)
+        found = {knob.path: float(np.exp(value)) for knob, value in zip(rest, again, strict=True)}
+    return found, loose
+
+
+def _loss(
+    chip: Chip, knobs: Sequence[Knob], groups: Sequence[Rows], known: Mapping[str, float]
+) -> Callable[[Array], float]:
+    """Mean clipped |log error| of the groups, of the logarithms of the knobs' values."""
+
     def loss(logs: Array) -> float:
         values = {knob.path: float(np.exp(each)) for knob, each in zip(knobs, logs, strict=True)}
         arrays = lower_chip(chip, _arrays({**known, **values}))
         return float(np.mean(np.minimum(np.abs(log_ratios(groups, arrays)), CLIP)))
 
-    best = searched(loss, knobs, progress)
-    at_best = loss(best)
-    found, loose = {}, []
-    for place, knob in enumerate(knobs):
-        moved = []
-        for factor in (STEP, 1.0 / STEP):
-            other = best.copy()
-            other[place] += np.log(factor)
-            moved.append(loss(other))
-        if max(moved) - at_best < LEAST_EFFECT:
-            loose.append(knob.path)
-        else:
-            found[knob.path] = float(np.exp(best[place]))
-    return found, loose
+    return loss
+
+
+def _is_felt(loss: Callable[[Array], float], best: Array, place: int) -> bool:
+    """Whether the loss feels a quarter more or less of one value."""
+    moved = []
+    for factor in (STEP, 1.0 / STEP):
+        other = best.copy()
+        other[place] += np.log(factor)
+        moved.append(loss(other))
+    return max(moved) - loss(best) >= LEAST_EFFECT
 
 
 def searched(loss: Callable[[Array], float], knobs: Sequence[Knob], progress: Progress | None) -> Array:

@@ -61,11 +61,14 @@ def attention_knobs(chip: ChipArrays) -> tuple[Knob, ...]:
     )
 
 
-def format_knob(chip: ChipArrays, kind: str, dtype: str, best_rate: float) -> Knob | None:
-    """The quality of a narrow format; None where the chip's model has none for it."""
+def format_knob(chip: ChipArrays, kind: str, dtype: str) -> Knob | None:
+    """The quality of a narrow format; None where the chip's model has none for it.
+
+    Its rows hold a kernel that quantises, so that the best measured rate is no bound.
+    """
     if kind == "matmul":
         start = chip.quality.matmul_formats.get(dtype, chip.quality.matmul)
-        return _ratio(f"quality.matmul_formats.{dtype}", float(start), min(best_rate, 1.0))
+        return _ratio(f"quality.matmul_formats.{dtype}", float(start), 1.0)
     if "attention_start" not in chip.kernel:
         return None
     start = chip.kernel.get("narrow_gain", array(1.0))

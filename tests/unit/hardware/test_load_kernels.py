@@ -196,6 +196,16 @@ def test_a_library_without_constants_lends_none(ours: Path, write: Write) -> Non
         assert held.constants == {}
 
 
+def test_sources_of_a_library_are_among_those_of_its_chips_by_its_name(ours: Path, write: Write) -> None:
+    chip = load_chip(write("a.yaml", chip_text("other")))
+    assert chip.sources["ours.bench"].text == "our bench, odd rows"
+    assert not chip.sources["ours.memory-lane"].checked
+    ours.write_text(
+        LIBRARY[: LIBRARY.index("sources:")] + "data: words\nconstants: {step_cycles: 300}\n", encoding="utf-8"
+    )
+    assert load_chip(write("b.yaml", chip_text("other"))).sources == load_chip("asic-template").sources
+
+
 def test_a_library_may_stand_on_another(ours: Path, write: Write) -> None:
     newer = ours.with_name("newer.yaml")
     newer.write_text(

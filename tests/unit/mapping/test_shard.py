@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.shard import DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, shard
+from cosim.mapping.shard import DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, quantise, shard
 from cosim.overrides import Varied
 from cosim.records import array
 from cosim.workload.graph import decode_graph, prefill_graph
@@ -414,3 +414,20 @@ def test_keys_that_nobody_cached_are_at_sixteen_bits(plan_of: PlanOf) -> None:
     layer = {"kind": "attention", "heads": 4, "head_dim": 8, "tokens": 10, "context": 7}
     (op,) = shard(prefill_graph(layers(layer), array(1.0), array(1.0)), plan_of(kv_dtype="fp8")).attentions
     assert (op.kv_dtype, op.op.cached_keys, op.op.causal) == ("bf16", False, False)
+
+
+@pytest.mark.parametrize(("dtype", "element"), [("fp8", 1.0), ("fp4", 0.5)])
+def test_a_quantiser_reads_twice_writes_once_and_goes_at_the_pace_of_memory(dtype: str, element: float) -> None:
+    # Once for the largest number, once to scale: 2 x 1,000 x 2 B read.
+    found = quantise(array(1000.0), dtype, array(3.0))
+    assert (float(found.read_bytes), float(found.write_bytes)) == (4000.0, 1000.0 * element)
+    assert found.dram_paced
+    assert (float(found.count), float(found.gathered_bytes), float(found.weight_bytes)) == (3.0, 0.0, 0.0)
+
+
+def test_the_output_of_attention_alone_is_quantised_by_a_kernel_of_its_own(model_of: ModelOf, plan_of: PlanOf) -> None:
+    narrow, wide = (sharded(model_of(), plan_of(tensor_parallel=2, dtype=dtype)) for dtype in ("fp8", "bf16"))
+    # 4 tokens of 64 heads of 128, over two ranks
+    assert float(vector(narrow, "quantise").write_bytes) == 4 * 8192 / 2
+    assert [op.name for op in narrow.vectors if op.dram_paced] == ["quantise"]
+    assert not [op for op in wide.vectors if op.dram_paced]

@@ -439,7 +439,8 @@ def test_rows_of_a_group_fill_whole_instructions_and_their_exponentials_count(pl
         "vector": dataclasses.replace(plain, vector_peak=array(4.0 * 4 * 64 * 6 / 5.0)),
     }
     found = {name: float(decode(target, 1, 640, kv_heads=1).time[0]) for name, target in chips.items()}
-    assert found == pytest.approx({"matrix": 30 + 7, "special": 40 + 7, "vector": 50 + 7})
+    # Padding costs a head as much as the group; exponentials are dealt to the four cores, a head each.
+    assert found == pytest.approx({"matrix": 30 + 7, "special": 40 / 4 + 7, "vector": 50 / 4 + 7})
 
 
 def test_decode_adds_the_bytes_of_the_cache_and_says_what_bounds_it(plain: ChipArrays) -> None:

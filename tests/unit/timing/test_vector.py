@@ -68,6 +68,29 @@ def test_a_tensor_that_stays_on_chip_moves_at_the_speed_of_the_cache(h100: ChipA
     assert float(cost.cache_bytes) == 10e6
 
 
+def test_a_kernel_whose_passes_wait_for_each_other_moves_at_the_pace_of_dram(h100: ChipArrays) -> None:
+    # 10 MB at 2.68 TB/s = 3.73 us where the cache takes 1.79 us; nothing crosses the DRAM all the same
+    slow = dataclasses.replace(kernel(5e6, 5e6), dram_paced=True)
+    cost, free = vector_cost(slow, h100), vector_cost(kernel(5e6, 5e6), h100)
+    assert float(cost.time) == pytest.approx(10e6 / H100_DRAM)
+    assert (float(cost.dram_bytes), float(cost.cache_bytes)) == (0.0, 10e6)
+    assert cost.time > free.time
+    # What streams from DRAM is paced by it either way.
+    large = dataclasses.replace(kernel(30e6, 30e6), dram_paced=True)
+    assert vector_cost(large, h100).time == vector_cost(kernel(30e6, 30e6), h100).time
+
+
+def test_tensors_on_chip_move_at_what_kernels_reach_of_the_cache(h100: ChipArrays) -> None:
+    half = dataclasses.replace(h100, kernel={**h100.kernel, "cache_feed": array(0.6)})
+    assert float(vector_cost(kernel(5e6, 5e6), half).time) == pytest.approx(10e6 / (7e12 * 0.6))
+    # A cache that kernels reach less of than of DRAM is no slower than DRAM.
+    tenth = dataclasses.replace(h100, kernel={**h100.kernel, "cache_feed": array(0.1)})
+    assert float(vector_cost(kernel(5e6, 5e6), tenth).time) == pytest.approx(10e6 / H100_DRAM)
+    # A chip without this constant has the quality of its memory there.
+    bare = dataclasses.replace(h100, kernel={})
+    assert float(vector_cost(kernel(5e6, 5e6), bare).time) == pytest.approx(10e6 / (7e12 * 0.8))
+
+
 def test_exponentials_bound_a_softmax_on_few_bytes(h100: ChipArrays) -> None:
     # 3.865e9 exponentials at 3.865 T/s: 1 ms
     cost = vector_cost(kernel(1e6, 1e6, flop=1e9, special=132 * 16 * 1.83e6), h100)

@@ -49,8 +49,17 @@ def test_a_kernel_alone_is_its_work_and_its_launch(chip: ChipArrays) -> None:
     dims = product(64, 4096, 4096)
     work = matmul_cost(dims["m"], dims["n"], dims["k"], chip, "bf16", resident="repeated").time
     assert matmul_kernel(dims, chip, "bf16", warm=True).time == pytest.approx(work + launch)
-    work = attention_cost(attention_op(heads(), "decode", causal=True), chip, "bf16", resident="repeated").time
+    op = attention_op(heads(), "decode", causal=True)
+    work = attention_cost(op, chip, "bf16", resident="repeated").time
     assert attention_kernel(heads(), chip, "decode", "bf16", causal=True).time == pytest.approx(work + launch)
+
+
+def test_a_cache_of_keys_that_fits_stays_from_the_round_before(chip: ChipArrays) -> None:
+    # 4 x 1,024 keys and values of 8 heads are 17 MB of the 21 that a partition of the cache holds.
+    found = attention_kernel(heads(), chip, "decode", "bf16", causal=True).cost
+    longer = attention_kernel(heads(context_len=4096), chip, "decode", "bf16", causal=True).cost
+    assert float(found.dram_bytes[0]) == 4 * 2 * 32 * 128 * 2
+    assert float(longer.dram_bytes[0]) == 4 * 2 * 32 * 128 * 2 + 4 * 4096 * 2 * 8 * 128 * 2
 
 
 def test_below_sixteen_bits_a_second_kernel_quantises(chip: ChipArrays) -> None:

@@ -131,11 +131,11 @@ def test_times_of_nothing_may_grow_to_microseconds() -> None:
 
 def test_a_narrow_format_has_one_quality_of_its_own() -> None:
     target = lowered("h100-sxm")
-    own = format_knob(target, "matmul", "fp8", 0.9)
+    own = format_knob(target, "matmul", "fp8")
     assert own is not None
-    assert (own.path, own.high) == ("quality.matmul_formats.fp8", 0.9)
+    assert (own.path, own.high) == ("quality.matmul_formats.fp8", 1.0)
     assert own.start == float(target.quality.matmul_formats["fp8"])
-    other = format_knob(target, "matmul", "int8", 0.9)
+    other = format_knob(target, "matmul", "int8")
     assert other is not None
     assert other.start == float(target.quality.matmul)
     # A format whose quality no file gives can be fitted too.
@@ -144,11 +144,11 @@ def test_a_narrow_format_has_one_quality_of_its_own() -> None:
 
 
 def test_attention_in_eight_bits_gains_twice_at_most_and_nothing_where_the_model_has_no_gain() -> None:
-    gain = format_knob(lowered("l40s"), "attention", "fp8", 1.0)
+    gain = format_knob(lowered("l40s"), "attention", "fp8")
     assert gain is not None
     assert (gain.path, gain.low, gain.high) == ("calibration.constants.narrow_gain", 1.0, 2.0)
     assert 1.0 <= gain.start <= 2.0
-    assert format_knob(lowered("tpu-v5p"), "attention", "int8", 1.0) is None
+    assert format_knob(lowered("tpu-v5p"), "attention", "int8") is None
 
 
 def test_formats_of_two_bytes_and_more_are_wide() -> None:

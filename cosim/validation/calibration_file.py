@@ -132,6 +132,8 @@ def _new_name(chip: Chip, out: Path | None) -> str:
         return f"{chip.name}-calibrated"
     if out.suffix != ".yaml":
         raise SpecError("is no chip file", field="--out", value=str(out), hint="end it in .yaml")
+    if not out.parent.is_dir():
+        raise SpecError("cannot be written: its folder is not there", field="--out", value=str(out))
     if out.exists():
         raise SpecError("exists", field="--out", value=str(out), hint="name another, or remove it")
     return out.stem

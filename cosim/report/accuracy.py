@@ -201,10 +201,10 @@ def _worst(title: str, rows: Sequence[Found]) -> Section:
 
     lines = [
         [row["id"], shown(row["measured"]), shown(row["predicted"]), percent(row["error"])]
-        + ([row["bound"], _spread(row)] if has_bound else [])
+        + ([row["bound"], _spread(row), row["why"]] if has_bound else [])
         for row in rows
     ]
-    more = ["prediction bound by", "spread over stacks"] if has_bound else []
+    more = ["prediction bound by", "spread over stacks", "why"] if has_bound else []
     return Section(title, ["case", "measured", "predicted", "error", *more], lines)
 
 

@@ -21,6 +21,10 @@ from cosim.validation.silicon_tables import Shapes
 from cosim.validation.statistics import errors, macro_median, summary
 
 WORST = 10
+DISAGREE = 2.0
+"""Stacks that differ more than this measure different kernels."""
+LARGE_GROUP = 32.0
+"""Heads of a key/value head from which stacks part ways."""
 Found = dict[str, Any]
 
 
@@ -130,9 +134,21 @@ class _Frame:
                 **{name: str(self.words[name][place]) for name in more},
                 "stacks": int(self.stacks[place]),
                 "spread": float(self.spread[place]),
+                "why": self._why(int(place)),
             }
             for row, place in zip(self.rows(places), places, strict=True)
         ]
+
+    def _why(self, place: int) -> str:
+        """What is known of a shape that comes out badly: how well it was measured, then what is special of it."""
+        words = {name: str(column[place]) for name, column in self.words.items()}
+        if self.stacks[place] > 1.0 and self.spread[place] > DISAGREE:
+            return f"stacks differ {self.spread[place]:.1f} times"
+        heads = [float(words.get(name) or 0.0) for name in ("heads", "kv_heads")]
+        if words["phase"] == "decode" and heads[0] > LARGE_GROUP * max(heads[1], 1.0):
+            return f"a group of {heads[0] / heads[1]:.0f} heads, served together or one by one"
+        alone = "; one stack measured it" if self.stacks[place] == 1.0 else ""
+        return f"{words['regime']}-bound by its sizes, {words['bound']}-bound in the model{alone}"
 
     def rows(self, places: NDArray[np.intp]) -> list[Found]:
         """Rows as every kind of validation gives them."""

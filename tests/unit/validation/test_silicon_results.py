@@ -14,7 +14,7 @@ import pytest
 from cosim import validate
 from cosim.errors import SpecError
 from cosim.validation.silicon_files import PACKAGE
-from cosim.validation.silicon_results import validate_silicon
+from cosim.validation.silicon_results import DISAGREE, validate_silicon
 from cosim.validation.statistics import summary
 
 Write = Callable[..., Path]
@@ -170,3 +170,15 @@ def test_the_real_tables_are_answered_by_chip_and_format() -> None:
     }
     assert any("fp8_block" in skip["reason"] for skip in found["skipped"])
     assert all(1.0 <= (row["spread"] or 1.0) < 3.0 for row in found["groups"].values())
+
+
+def test_a_bad_shape_is_explained_by_its_stacks_its_group_or_its_bounds(found: dict[str, Any]) -> None:
+    worst = found["worst"]
+    assert any(row["why"] == "stacks differ 3.0 times" for rows in worst.values() for row in rows)
+    for rows in worst.values():
+        for row in rows:
+            if row["stacks"] > 1 and row["spread"] > DISAGREE:
+                assert row["why"] == f"stacks differ {row['spread']:.1f} times"
+            elif "group of" not in row["why"]:
+                assert row["why"].startswith(f"{row['regime']}-bound by its sizes, {row['bound']}-bound in the model")
+                assert row["why"].endswith("one stack measured it") == (row["stacks"] == 1)

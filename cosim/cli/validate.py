@@ -15,7 +15,7 @@ from cosim.errors import SpecError
 
 def validate_command(
     suite: Annotated[
-        str | None, typer.Option(help="A suite: systolic, training, or silicon (needs the extra cosim[silicon]).")
+        str | None, typer.Option(help="A suite: systolic, training, tpu, or silicon (needs the extra cosim[silicon]).")
     ] = None,
     kind: Annotated[
         str | None, typer.Option(help="matmul, attention, training or systolic; limits the suite silicon.")

@@ -141,7 +141,8 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     parts, dynamic, shares = _trained(case) if case.phase == "train" else _served(case)
     chip, chips = case.system.chip, case.plan.chips
     running: Array = sum(parts.values(), array(0.0))
-    clocked = shares.clocked * sum((parts[name] for name in CLASSES_OF_TIME), array(0.0))
+    # What is waited for are other stages of the same make: the bubble follows the clock as they do.
+    clocked = shares.clocked * sum((parts[name] for name in (*CLASSES_OF_TIME, "bubble")), array(0.0))
     core = shares.core * dynamic / chips
     load = Load(running - clocked, clocked, np.zeros_like(running), dynamic / chips - core, core)
     held = sustained(load, chip.power)

@@ -26,7 +26,7 @@ from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
 from cosim.timing.collective import all_gather, all_reduce, all_to_all, exposed, reduce_scatter, send
-from cosim.timing.cost import MEMORY, KernelCost, math_dtype
+from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import core_energy, kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.vector import vector_cost
@@ -137,7 +137,7 @@ def group_costs(
         own["launch"] += op.count * chip.launch.gap
         own["energy"] += op.count * op.energy
         own["core_energy"] += op.count * op.core_energy
-        own["clocked"] += op.count * np.where(op.cost.bound == MEMORY, 0.0, op.cost.time)
+        own["clocked"] += op.count * op.cost.clocked
         own["kernels"] += op.count
         behind[op.name] = op.cost.time
     for collective in device.collectives:

@@ -17,7 +17,7 @@ from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase
 from cosim.explore.experiment import Compare, EqualQuality
 from cosim.explore.space import Candidates, batch_grid, best_native, candidates_over, on_nodes, searched, unlimited
-from cosim.hardware.lower import QualityArrays, SystemArrays, lower_system
+from cosim.hardware.lower import COSTS, QualityArrays, SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.overrides import Varied
 from cosim.records import Array, array, map_leaves
@@ -153,22 +153,34 @@ def with_quality(
 
 
 def at_range_end(system: SystemArrays, varied: Varied[System], *, best: bool) -> SystemArrays | None:
-    """The system with the best or worst end of every range: quality, launch gap, start of collectives.
+    """The system with the best or worst end of every range: quality, kernel constants, launch gap, collectives' start.
 
     The best also has the direct all-reduce that a serving engine may add. None where nothing has a range.
     """
     chip, tier = varied.spec.chip, varied.spec.tiers[0]
     ranges = [getattr(chip.quality, name).si_range for name in _CLASSES]
     formats = {dtype: datum.si_range for dtype, datum in chip.quality.matmul_formats.items()}
+    constants = {} if chip.calibration is None else {n: d.si_range for n, d in chip.calibration.constants.items()}
     times = [chip.launch.gap.si_range, tier.base_latency.si_range]
     has_more = system.tiers[0].kind == "switch" and "direct" not in system.tiers[0].algorithms
-    if not has_more and all(low == high for low, high in (*ranges, *formats.values(), *times)):
+    if not has_more and all(low == high for low, high in (*ranges, *formats.values(), *times, *constants.values())):
         return None
     better = 1 if best else 0
     gap, start = (array(ends[1 - better]) for ends in times)
     chosen = {str(dtype): array(ends[better]) for dtype, ends in formats.items()}
     software = _with_software(system, [array(ends[better]) for ends in ranges], chosen, gap, start)
+    software = _with_constants(software, constants, better)
     return _with_direct(software, only=False) if best else software
+
+
+def _with_constants(system: SystemArrays, ranges: Mapping[str, tuple[float, float]], better: int) -> SystemArrays:
+    """The system with one end of its kernel constants: fewer cycles and less time are better, more of a share."""
+    open_ranges = {name: pair for name, pair in ranges.items() if pair[0] != pair[1]}
+    ends = {name: array(pair[better if name not in COSTS else 1 - better]) for name, pair in open_ranges.items()}
+    if "dram_share" in ends:
+        # Two ends that were not meant for each other reach no more than the whole.
+        ends["dram_share"] = np.minimum(ends["dram_share"], 1.0 / system.chip.quality.memory)
+    return replace(system, chip=replace(system.chip, kernel={**system.chip.kernel, **ends}))
 
 
 def _with_direct(system: SystemArrays, *, only: bool) -> SystemArrays:

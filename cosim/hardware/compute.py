@@ -93,6 +93,8 @@ class KernelConstants(Frozen):
     """Data set that they were fitted on, with the split held out."""
     held_out: str | None = None
     """Error on the rows that were not fitted."""
+    lent: Factor | None = None
+    """Factor, up and down, of the range that constants have on a chip that they were not fitted on."""
     constants: dict[str, Factor] = {}
     """Values by name; `cosim.hardware.lower.KERNEL_CONSTANTS` lists what each means."""
 

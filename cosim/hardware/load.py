@@ -14,6 +14,7 @@ from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
 from cosim.hardware.chip import Chip
 from cosim.hardware.compute import KernelLibrary
+from cosim.hardware.lower import SHARES
 from cosim.hardware.system import System
 from cosim.schema import validated
 
@@ -106,16 +107,22 @@ def _chip_data(name: str) -> tuple[Data, tuple[Document, ...], tuple[Document, .
 
 def _lent(shared: Data, chip: str) -> Data:
     """A library's constants as `chip` has them: on a chip that they were not fitted on they are estimates."""
-    kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources")}
+    kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources", "lent")}
     kept["library"] = shared["name"]
     if chip not in shared.get("fitted_on", ()):
-        constants = {name: _estimated(datum) for name, datum in shared.get("constants", {}).items()}
+        factor = (shared.get("lent") or {}).get("value")
+        constants = {name: _estimated(name, datum, factor) for name, datum in shared.get("constants", {}).items()}
         kept |= {"constants": constants, "held_out": None}
     return kept
 
 
-def _estimated(datum: Any) -> Data:  # noqa: ANN401  # a mapping, a bare number or text
+def _estimated(name: str, datum: Any, factor: object) -> Data:  # noqa: ANN401  # a mapping, a bare number or text
+    """The datum as an estimate, with the range of what is lent where it has none of its own."""
     written = datum if isinstance(datum, dict) else {"value": datum, "source": UNSOURCED}
+    value = written.get("value")
+    if isinstance(factor, int | float) and isinstance(value, int | float) and not {"low", "high"} & set(written):
+        most = 1.0 if name in SHARES else float("inf")
+        written = {**written, "low": value / factor, "high": min(value * factor, most)}
     return {**written, "kind": "estimated"}
 
 

@@ -35,6 +35,13 @@ KERNEL_CONSTANTS: dict[str, str] = {
 }
 
 
+COSTS = tuple(name for name in KERNEL_CONSTANTS if name.endswith("_cycles") or name.startswith("attention_"))
+"""Constants of which less is better."""
+SHARES = ("cache_share", "cache_feed", "dram_share")
+"""Constants that are a share of a whole."""
+ROUNDING = 1.0 + 1e-9
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixArrays:
     """Matrix engine. `peak` [FLOP/s] by dtype; structure fields are None where the chip has none."""
@@ -278,9 +285,22 @@ def _chip(chip: Chip, values: Values) -> ChipArrays:
             collective=values.si("quality.collective"),
             matmul_formats=_each(values, "quality.matmul_formats.", chip.quality.matmul_formats),
         ),
-        kernel=_each(values, "calibration.constants.", constants),
+        kernel=_kernel(values, constants),
         collective_cores=_or_zero(values.maybe("collective_cores")),
     )
+
+
+def _kernel(values: Values, constants: Iterable[str]) -> dict[str, Array]:
+    """Kernel constants by name. Raises SpecError where a share is more than the whole."""
+    found = _each(values, "calibration.constants.", constants)
+    whole = {"cache_share": array(1.0), "cache_feed": array(1.0), "narrow_gain": array(2.0)}
+    whole["dram_share"] = 1.0 / values.si("quality.memory")
+    for name, most in whole.items():
+        if name in found and np.any(found[name] > most * ROUNDING):
+            hint = f"at most {float(np.min(most)):.3g}: kernels have no more than there is"
+            field, worst = f"chip.calibration.constants.{name}", float(np.max(found[name]))
+            raise SpecError("is too much", field=field, value=worst, hint=hint)
+    return found
 
 
 def _each(values: Values, prefix: str, written: Iterable[str]) -> dict[str, Array]:

@@ -45,6 +45,9 @@ def vary_chip(varied: Varied[Chip], overrides: Overrides) -> Varied[Chip]:
 def _check(chip: Chip, overrides: Overrides, before: frozenset[str], prefix: str, shown: str) -> None:
     """Refuses structure of a chip that has none, and a derived value set together with its primary."""
     own = {path.removeprefix(prefix) for path in overrides if path.startswith(prefix)}
+    if "kernels" in own:
+        hint = f"name it in the chip's file, or set {shown}calibration.constants.NAME"
+        raise SpecError("is read with the chip and cannot be varied", field=f"{shown}kernels", hint=hint)
     if chip.matrix.kind == "roofline":
         for path in sorted(own.intersection(_STRUCTURE)):
             raise SpecError(

@@ -97,6 +97,7 @@ def work_of(
         cache=engine.cache_bandwidth,
         special=chip.special_peak,
         peak=chip.vector_peak,
+        depth=array(BACKWARD_FLOP if backward else 1.0),
     )
 
 
@@ -135,7 +136,8 @@ def _pieces(op: Attention) -> Array:
     Not rounded up: kernels balance uneven pieces, and a longer context must never be faster.
     """
     rows = op.query * op.heads / op.kv_heads
-    return op.batch * op.kv_heads * np.maximum(rows / QUERY_BLOCK, 1.0) * np.maximum(op.context / CONTEXT_BLOCK, 1.0)
+    reach = np.minimum(op.context, op.window) if op.windowed else op.context
+    return op.batch * op.kv_heads * np.maximum(rows / QUERY_BLOCK, 1.0) * np.maximum(reach / CONTEXT_BLOCK, 1.0)
 
 
 def _cores_in_use(op: Attention, chip: ChipArrays) -> Array:

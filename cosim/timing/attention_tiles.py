@@ -73,6 +73,8 @@ class Work:
     cache: Array
     special: Array
     peak: Array
+    depth: Array
+    """Products of a step over those of a forward pass: a gradient waits as much longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def tiled_cost(work: Work, chip: ChipArrays, *, blocks: bool, latent: bool) -> K
     names = ("time", "compute", "memory", "flop", "dram_bytes", "cache_bytes", "bound")
     whole = {name: np.concatenate([getattr(cost, name) for cost in costs]).take(inverse) for name in names}
     tiling = [np.concatenate([cost.tiling[place] for cost in costs]).take(inverse) for place in range(3)]
-    return KernelCost(**whole, tiling=(tiling[0], tiling[1], tiling[2]))
+    return KernelCost(**whole, tiling=(tiling[0], tiling[1], tiling[2]), overlaps=False)
 
 
 def _leaves(part: Work | _Core) -> list[Array]:
@@ -147,12 +149,13 @@ def _blocks(work: Work, core: _Core) -> KernelCost:
     # A block walks the keys of its last query; the mean query sees half a block less.
     longest = np.minimum(work.context, work.reach + np.maximum(queries - 1.0, 0.0))
     seen = np.minimum(work.keys + np.maximum(queries - 1.0, 0.0) / 2.0, longest)
-    step = np.maximum(_step(work, core, rows, rows * KEYS), core.block_step)
-    shared = items / core.cores * ((seen / splits / KEYS + 0.5) * step + core.block)
-    compute = np.maximum(shared, longest / splits / KEYS * step + core.block)
+    least, around = core.block_step * work.depth, core.block * work.depth
+    step = np.maximum(_step(work, core, rows, rows * KEYS), least)
+    shared = items / core.cores * ((seen / splits / KEYS + 0.5) * step + around)
+    compute = np.maximum(shared, longest / splits / KEYS * step + around)
     moved = work.near + work.far
     memory = np.broadcast_to((moved - work.resident) / work.dram, compute.shape)
-    waits = np.where(step <= core.block_step, LATENCY, COMPUTE)
+    waits = np.where(step <= least, LATENCY, COMPUTE)
     extra = core.start + np.where(splits > 1.0, core.split, 0.0)
     return _best(work, (compute, memory, extra), waits, (rows, splits, moved))
 
@@ -207,4 +210,5 @@ def _best(
         cache_bytes=through,
         bound=np.where(waited > spent, MEMORY, np.broadcast_to(waits, time.shape)[best, point]).astype(np.int64),
         tiling=(rows, np.full(point.size, KEYS), splits),
+        overlaps=False,
     )

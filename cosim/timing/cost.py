@@ -33,6 +33,14 @@ class KernelCost:
     cache_bytes: Array
     bound: NDArray[np.int64]
     tiling: tuple[Array, Array, Array]
+    overlaps: bool = True
+    """Whether memory runs beside compute; else after it."""
+
+    @property
+    def clocked(self) -> Array:
+        """Seconds that follow the clock of the cores."""
+        alone = np.where(self.bound == MEMORY, 0.0, self.time)
+        return alone if self.overlaps else np.minimum(self.compute, self.time)
 
 
 @dataclass(frozen=True, slots=True)

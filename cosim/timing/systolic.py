@@ -73,7 +73,7 @@ def systolic_cost(
     tiling = (best_flow, best_cut, np.zeros_like(best_cut))
     busy = np.maximum(compute, feed)
     time = np.maximum(busy, memory) if machine.prefetch else busy + memory
-    return KernelCost(time, compute, memory, flop, dram_bytes, cache_bytes, bound, tiling)
+    return KernelCost(time, compute, memory, flop, dram_bytes, cache_bytes, bound, tiling, overlaps=machine.prefetch)
 
 
 def _best_mapping(

@@ -3,7 +3,7 @@
     tiles  = ceil(m/tm) ceil(n/tn) split batch          waves = ceil(tiles / cores)
     step   = most of: least time of a step, tile FLOP over a core's rate, tile operands over a core's scratch
     core   = waves (ceil(k e / split / 128) step + epilogue tm tn / 128^2)           a step is 128 B of k
-    cache  = (operands of every tile, the wider one shared by `multicast` neighbours, + 2 C) / (bandwidth x cache_feed)
+    cache  = (operands of every tile, one shared by up to `multicast` neighbours, + 2 C) / (bandwidth x cache_feed)
     DRAM   = A passes over column super-tiles + B passes over row super-tiles + C
     time   = most of core, cache, DRAM / bandwidth, plus the reduction of a split
 
@@ -66,7 +66,9 @@ def tile_cost(
     """
     missing = [name for name in NEEDED if name not in machine.kernel]
     if missing:
-        raise SpecError("a tile machine needs this kernel constant", field=f"calibration.constants.{missing[0]}")
+        hint = "name a library of kernels in the chip's file, as 'kernels: generic-tile'"
+        field = f"calibration.constants.{missing[0]}"
+        raise SpecError("a tile machine needs this kernel constant", field=field, hint=hint)
     shape = _Shape(m, n, k, batch, array(distinct))
     total = int(m.shape[0])
     parts = []
@@ -83,7 +85,7 @@ NEEDED = ("step_cycles", "epilogue_cycles", "cache_share", "cache_feed")
 def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident: Resident) -> KernelCost:
     element_bytes, output_bytes = sizes
     kernel = machine.kernel
-    across, down = np.ceil(shape.m / TILE_M - HAIR), np.ceil(shape.n / TILE_N)
+    across, down = np.maximum(np.ceil(shape.m / TILE_M - HAIR), 1.0), np.ceil(shape.n / TILE_N)
     grid = across * down * shape.batch
     core_rate = machine.peak * machine.quality / machine.cores
     per_step_compute = 2.0 * STEP_BYTES / element_bytes * TILE_M * TILE_N / core_rate
@@ -94,13 +96,15 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
     steps = np.ceil(shape.k * element_bytes / (STEP_BYTES * SPLITS))
     epilogue = kernel["epilogue_cycles"] / machine.clock * (TILE_M * TILE_N / EPILOGUE_TILE)
     core_time = np.ceil(grid * SPLITS / machine.cores) * (steps * step + epilogue)
-    # A group of neighbours shares the operand that is the wider one of its tiles.
-    taken = np.minimum(TILE_M, TILE_N) + np.maximum(TILE_M, TILE_N) / machine.multicast
-    operands = taken * element_bytes * shape.k * grid
+    # Neighbours share one operand: tiles of a column the weights, tiles of a row the activations.
+    by_column = TILE_M + TILE_N / np.minimum(machine.multicast, across)
+    by_row = TILE_M / np.minimum(machine.multicast, down) + TILE_N
+    operands = np.minimum(by_column, by_row) * element_bytes * shape.k * grid
     output = shape.batch * shape.m * shape.n
     through = machine.cache_bandwidth * kernel["cache_feed"]
     # Output lines enter the cache and leave it.
-    cache_time = (operands + 2.0 * output_bytes * output) / through
+    on_chip_bytes = operands + 2.0 * output_bytes * output
+    cache_time = on_chip_bytes / through
     dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, sizes, resident)
     memory = dram_bytes / machine.dram
     reduction = machine.start + (SPLITS + 1.0) * PARTIAL_BYTES * output / through
@@ -125,7 +129,7 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
         memory=waiting,
         flop=2.0 * output * shape.k,
         dram_bytes=chosen(dram_bytes),
-        cache_bytes=chosen(operands),
+        cache_bytes=chosen(on_chip_bytes),
         bound=np.where(waiting > on_chip, MEMORY, why).astype(np.int64),
         tiling=(TILE_M[tile, 0, 0], TILE_N[tile, 0, 0], SPLITS[0, split, 0]),
     )

@@ -14,12 +14,11 @@ from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
 from cosim.validation.cases import Case
+from cosim.validation.faults import ATTENTION, kernel_fault
 from cosim.validation.kernels import attention_kernel
 
-DIMS = ("batch", "query_len", "context_len", "heads", "kv_heads", "head_dim", "measured_s")
-LARGEST = 1e12
-Cell = tuple[str, str, str, bool, bool]
-"""Accelerator, phase, format of the cache, causal mask, products in eight bits."""
+Cell = tuple[str, str, str, bool, bool, bool]
+"""Accelerator, phase, format of the cache, causal mask, products in eight bits, warm cache."""
 Answer = tuple[float | None, str]
 """Seconds, or None with the reason."""
 
@@ -46,29 +45,19 @@ def answers(cases: Sequence[Case]) -> list[Answer]:
 def _cell(case: Case) -> Cell:
     kv_dtype = case.values.get("kv_dtype", "").strip() or "bf16"
     narrow = case.values["dtype"] in DTYPES and bytes_per_element(case.values["dtype"]) < 2.0
-    return case.values["accelerator"], case.values["phase"], kv_dtype, case.number("causal") != 0.0, narrow
+    ways = (case.number("causal") != 0.0, narrow, case.number("warm") != 0.0)
+    return case.values["accelerator"], case.values["phase"], kv_dtype, *ways
 
 
 def _missing(case: Case, known: Collection[str]) -> str:
     """Why a case cannot be answered; empty where it can."""
-    dims = [case.number(name) for name in DIMS]
-    if any(value is None or not 0 < value <= LARGEST for value in dims):
-        return f"one of {', '.join(DIMS)} is unknown or impossible"
-    accelerator, phase, kv_dtype, _, _ = _cell(case)
-    if accelerator not in known:
-        return f"accelerator {accelerator} is not in the library"
-    if phase not in ("prefill", "decode"):
-        return f"unknown phase {phase}"
-    if kv_dtype not in DTYPES:
-        return f"unknown kv_dtype {kv_dtype}"
-    query, context = case.number("query_len"), case.number("context_len")
-    if query is not None and context is not None and query > context:
-        return "query_len is more than context_len"
-    return ""
+    if case.values["accelerator"] not in known:
+        return f"accelerator {case.values['accelerator']} is not in the library"
+    return kernel_fault("attention", case)
 
 
 def _times(rows: Sequence[Case], chip: ChipArrays, cell: Cell) -> Array:
     """Seconds of each row's kernel timed alone."""
-    _, phase, kv_dtype, causal, narrow = cell
-    dims = {name: array([row.number(name) or 0.0 for row in rows]) for name in (*DIMS, "window")}
-    return attention_kernel(dims, chip, phase, kv_dtype, causal=causal, narrow=narrow).time
+    _, phase, kv_dtype, causal, narrow, warm = cell
+    dims = {name: array([row.number(name) or 0.0 for row in rows]) for name in (*ATTENTION, "window")}
+    return attention_kernel(dims, chip, phase, kv_dtype, causal=causal, narrow=narrow, warm=warm).time

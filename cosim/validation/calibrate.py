@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import differential_evolution, minimize
 
+from cosim.dtypes import DTYPES
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
 from cosim.validation.cases import Case
+from cosim.validation.faults import ATTENTION, PRODUCT, kernel_fault
 from cosim.validation.kernels import attention_kernel, matmul_kernel
 from cosim.validation.knobs import Knob, attention_knobs, format_knob, is_wide, matmul_knobs
 
@@ -82,15 +84,14 @@ def calibrate(chip: Chip, kind: str, cases: Sequence[Case], progress: Progress |
 
 def grouped(kind: str, cases: Sequence[Case]) -> list[Rows]:
     """Cases of one accelerator by what they share, in the order of the file. Raises SpecError for a bad number."""
-    columns = {
-        "matmul": ("m", "n", "k"),
-        "attention": ("batch", "query_len", "context_len", "heads", "kv_heads", "head_dim"),
-    }[kind]
+    columns = {"matmul": PRODUCT, "attention": ATTENTION}[kind]
     together: dict[tuple[str, str, str, bool, bool], list[Case]] = {}
     for case in cases:
-        numbers = [case.number(name) for name in (*columns, "measured_s")]
-        if any(value is None or value <= 0.0 for value in numbers):
-            raise SpecError("holds a dimension or time that is unknown or not positive", line=case.line, value=case.id)
+        fault = kernel_fault(kind, case)
+        if not fault and case.values["dtype"] not in DTYPES:
+            fault = f"unknown dtype {case.values['dtype']}"
+        if fault:
+            raise SpecError(f"cannot be fitted: {fault}", line=case.line, value=case.id)
         key = (
             case.values["dtype"],
             case.values.get("phase", ""),
@@ -110,9 +111,13 @@ def grouped(kind: str, cases: Sequence[Case]) -> list[Rows]:
 
 
 def half(rows: Rows, start: int) -> Rows:
-    """Every second row, from `start` on."""
-    dims = {name: column[start::2] for name, column in rows.dims.items()}
-    return Rows(dims, rows.measured[start::2], rows.dtype, rows.phase, rows.kv_dtype, rows.causal, rows.warm)
+    """Every second shape in the order of the file, from `start` on; rows of one shape stay on one side."""
+    shapes = np.stack(list(rows.dims.values()))
+    _, first, inverse = np.unique(shapes, axis=1, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))[inverse.reshape(-1)]
+    mine = rank % 2 == start
+    dims = {name: column[mine] for name, column in rows.dims.items()}
+    return replace(rows, dims=dims, measured=rows.measured[mine])
 
 
 def _best_rate(groups: Sequence[Rows], chip: ChipArrays) -> float:
@@ -136,7 +141,8 @@ def _times(rows: Rows, chip: ChipArrays) -> Array:
     if "m" in rows.dims:
         return matmul_kernel(rows.dims, chip, rows.dtype, warm=rows.warm).time
     narrow = not is_wide(rows.dtype)
-    kernel = attention_kernel(rows.dims, chip, rows.phase, rows.kv_dtype, causal=rows.causal, narrow=narrow)
+    ways = {"causal": rows.causal, "narrow": narrow, "warm": rows.warm}
+    kernel = attention_kernel(rows.dims, chip, rows.phase, rows.kv_dtype, **ways)
     return kernel.time
 
 
@@ -150,18 +156,18 @@ def _fitted(
     chip: Chip, knobs: Sequence[Knob], groups: Sequence[Rows], known: Mapping[str, float], progress: Progress | None
 ) -> tuple[dict[str, float], list[str]]:
     """Values of the knobs that the rows determine, and the paths of those that they do not."""
-    total = sum(rows.measured.size for rows in groups)
+    total = sum(_different(rows) for rows in groups)
     most = total // ROWS_PER_CONSTANT
     if most < len(knobs):
         raise SpecError(
-            f"{total} rows to fit carry {most} constants, not {len(knobs)}",
+            f"{total} different rows to fit carry {most} constants, not {len(knobs)}",
             field=", ".join(knob.path for knob in knobs),
             hint=f"half of the rows are held out; {2 * ROWS_PER_CONSTANT * len(knobs)} rows are enough",
         )
 
     loss = _loss(chip, knobs, groups, known)
     best = searched(loss, knobs, progress)
-    loose = [knob.path for place, knob in enumerate(knobs) if not _is_felt(loss, best, place)]
+    loose = [knob.path for place, knob in enumerate(knobs) if not _is_felt(loss, best, knobs, place)]
     found = {knob.path: float(np.exp(value)) for knob, value in zip(knobs, best, strict=True) if knob.path not in loose}
     if loose and found:
         # The others were found beside values that are now given up.
@@ -169,6 +175,11 @@ def _fitted(
         again = searched(_loss(chip, rest, groups, known), rest, progress)
         found = {knob.path: float(np.exp(value)) for knob, value in zip(rest, again, strict=True)}
     return found, loose
+
+
+def _different(rows: Rows) -> int:
+    """Rows that are no repetition of another's shape."""
+    return int(np.unique(np.stack(list(rows.dims.values())), axis=1).shape[1]) if rows.measured.size else 0
 
 
 def _loss(
@@ -184,12 +195,13 @@ def _loss(
     return loss
 
 
-def _is_felt(loss: Callable[[Array], float], best: Array, place: int) -> bool:
-    """Whether the loss feels a quarter more or less of one value."""
+def _is_felt(loss: Callable[[Array], float], best: Array, knobs: Sequence[Knob], place: int) -> bool:
+    """Whether the loss feels a quarter more or less of one value, as far as it may go."""
     moved = []
     for factor in (STEP, 1.0 / STEP):
         other = best.copy()
-        other[place] += np.log(factor)
+        ends = np.log(knobs[place].low), np.log(knobs[place].high)
+        other[place] = np.clip(other[place] + np.log(factor), *ends)
         moved.append(loss(other))
     return max(moved) - loss(best) >= LEAST_EFFECT
 

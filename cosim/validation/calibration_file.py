@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ from cosim.version import __version__
 
 KINDS = ("matmul", "attention")
 DIGITS = 4
+HOPELESS = 0.75
+"""Median error of the fitted rows beyond which they are not what they say."""
+CALIBRATED = ", calibrated"
 Progress = Callable[[int, int], None]
 
 
@@ -55,6 +59,10 @@ def calibrated(
             "has no rows of this accelerator", file=path, value=rows_of or chip.name, hint=f"it has {known}"
         )
     fit = calibrate(chip, kind, own, progress)
+    error = float(np.median(fit.fitted))
+    if error > HOPELESS:
+        hint = "times in seconds? rows of this chip?"
+        raise SpecError(f"no constants explain these rows: median error {error:.0%}", file=path, hint=hint)
     text = chip_file(chip, _reference(accelerator, out), name, fit, _provenance(kind, path, own))
     if out is not None:
         _write(out, text)
@@ -80,13 +88,16 @@ def never_fitted() -> dict[str, str]:
 
 def chip_file(chip: Chip, base: str, name: str, fit: Fit, provenance: str) -> str:
     """YAML of a chip on `base` with the fitted values; every number with kind and source."""
+    # Written as JSON strings, which YAML reads as they are, whatever they hold; one source for each run.
+    key = f"calibration-{hashlib.sha256(provenance.encode()).hexdigest()[:6]}"
+    title = chip.title if chip.title.endswith(CALIBRATED) else chip.title + CALIBRATED
     lines = [
         "# Made by cosim calibrate: what was fitted stands over the base.",
-        f"base: {base}",
-        f"name: {name}",
-        f'title: "{chip.title}, calibrated"',
+        f"base: {json.dumps(base)}",
+        f"name: {json.dumps(name)}",
+        f"title: {json.dumps(title)}",
         "sources:",
-        f'  calibration: {{text: "{provenance}"}}',
+        f"  {key}: {{text: {json.dumps(provenance)}}}",
     ]
     tree: dict[str, Any] = {}
     for path, value in fit.values.items():
@@ -95,9 +106,13 @@ def chip_file(chip: Chip, base: str, name: str, fit: Fit, provenance: str) -> st
         for parent in parents:
             node = node.setdefault(parent, {})
         unit = ", unit: s" if path.startswith("launch.") else ""
-        node[last] = f"{{value: {value:.{DIGITS}g}{unit}, kind: measured, source: calibration}}"
+        node[last] = f"{{value: {value:.{DIGITS}g}{unit}, kind: measured, source: {key}}}"
     constants = tree.setdefault("calibration", {})
-    head = {"fitted_on": f"[{name}]", "data": f'"{provenance}"', "held_out": f'"{_errors(fit.held_out)}"'}
+    data, held_out = provenance, _errors(fit.held_out)
+    if chip.calibration is not None and chip.name in chip.calibration.fitted_on:
+        # Fitted before, on the other kind of kernels: that stays true.
+        data, held_out = f"{chip.calibration.data}; {data}", f"{chip.calibration.held_out}; {held_out}"
+    head = {"fitted_on": f"[{json.dumps(name)}]", "data": json.dumps(data), "held_out": json.dumps(held_out)}
     tree["calibration"] = {**head, **constants}
     return "\n".join([*lines, *_yaml(tree, "")]) + "\n"
 
@@ -114,8 +129,11 @@ def _yaml(tree: Mapping[str, Any], indent: str) -> list[str]:
 
 def _refuse_held_out(accelerator: str, rows_of: str) -> None:
     """The library's own held-out chips stay a test; a chip of the user's, in a file, is the user's."""
+    path = Path(accelerator)
     if accelerator.endswith((".yaml", ".yml")):
-        return
+        if not path.resolve().is_relative_to((library.shipped() / "accelerators").resolve()):
+            return
+        accelerator = path.stem
     kept = never_fitted()
     for name in (accelerator, rows_of):
         if name in kept:

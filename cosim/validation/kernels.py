@@ -55,19 +55,24 @@ def matmul_kernel(dims: Dims, chip: ChipArrays, dtype: str, *, warm: bool) -> Ke
 
 
 def attention_kernel(
-    dims: Dims, chip: ChipArrays, phase: str, kv_dtype: str, *, causal: bool, narrow: bool = False
+    dims: Dims, chip: ChipArrays, phase: str, kv_dtype: str, *, causal: bool, narrow: bool = False, warm: bool = True
 ) -> Kernel:
-    """Attention of the columns that `attention_op` names, over a cache in `kv_dtype`; `narrow`: products in 8 bits."""
+    """Attention of the columns that `attention_op` names, over a cache in `kv_dtype`; `narrow`: products in 8 bits.
+
+    A `warm` cache of keys and values may lie on chip from the round before.
+    """
     op = attention_op(dims, phase, causal=causal)
-    cost = attention_cost(op, chip, kv_dtype, narrow=narrow, resident="repeated")
+    cost = attention_cost(op, chip, kv_dtype, narrow=narrow, resident="repeated" if warm else "none")
     return Kernel(cost, _launched(_repeated(cost, chip, math_dtype(chip)), chip))
 
 
 def _repeated(cost: KernelCost, chip: ChipArrays, dtype: str) -> Array:
     """Time of a kernel that a benchmark repeats: at the clock that it sustains alone [s]."""
     core = core_energy(cost, chip, dtype)
-    rest = cost.time - np.maximum(cost.compute, cost.memory)
-    load = Load(rest, cost.compute, cost.memory, kernel_energy(cost, chip, dtype) - core, core)
+    compute = np.minimum(cost.compute, cost.time)
+    least = cost.memory if cost.overlaps else np.zeros_like(cost.memory)
+    rest = cost.time - np.maximum(compute, least)
+    load = Load(rest, compute, least, kernel_energy(cost, chip, dtype) - core, core)
     return sustained(load, chip.power).time
 
 

@@ -21,12 +21,11 @@ from cosim.records import Array, array
 from cosim.timing.systolic import DATAFLOWS, cycles
 from cosim.validation import attention, training
 from cosim.validation.cases import Case
+from cosim.validation.faults import kernel_fault
 from cosim.validation.kernels import matmul_kernel
 
 EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
 """Rows whose log does not tell the format are answered by the faster of those that the chip has."""
-LARGEST = 1e12
-"""No dimension of a product is larger: beyond it a row is a slip, not a case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +84,9 @@ def _matmul(cases: Sequence[Case]) -> list[Prediction]:
     together: dict[tuple[str, str, bool], list[int]] = {}
     for index, case in enumerate(cases):
         key = (case.values["accelerator"], case.values["dtype"])
-        dims = [case.number(name) for name in ("m", "n", "k", "measured_s")]
-        batch = case.number("batch")
-        sizes = [value for value in (*dims, batch) if value is not None]
-        if None in dims or not all(0 < value <= LARGEST for value in sizes):
-            answers[index] = Prediction(case, None, None, key, "m, n, k, batch or measured_s is unknown or impossible")
+        fault = kernel_fault("matmul", case)
+        if fault:
+            answers[index] = Prediction(case, None, None, key, fault)
         else:
             together.setdefault((*key, case.number("warm") != 0.0), []).append(index)
     known = library.names("accelerators")

@@ -20,10 +20,11 @@ SUITES: dict[str, tuple[str, str]] = {
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"
+"""The suite whose measured kernels are in a package apart."""
 TPU = "tpu"
 """Asked for, and empty: what is known of TPU kernels are a few products as remembered."""
 KERNELS = ("matmul", "attention")
-"""The suite whose measured kernels are in a package apart."""
+"""Kinds that leave a generation out."""
 
 
 def validate(
@@ -50,6 +51,10 @@ def validate(
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
     if suite is not None:
+        if kind is not None or cases is not None:
+            raise SpecError(
+                "has its own kind and cases", field="--suite", value=suite, hint="leave --kind, --cases out"
+            )
         kind, cases = _shipped(suite)
     if kind is None or cases is None:
         raise SpecError("nothing to validate", hint="give --kind and --cases, or --suite")

@@ -101,7 +101,9 @@ def visible_pairs(op: Attention) -> Array:
 
     The last `query` of `context` tokens attend; query i sees min(i, window) keys, i = position from 1.
     """
-    first, last = op.context - op.query + 1.0, op.context
+    # A query before the first key sees that key at least.
+    first: Array = np.maximum(op.context - op.query + 1.0, 1.0)
+    last = op.context
     if not op.causal:
         keys = np.minimum(op.context, op.window) if op.windowed else op.context
         return op.query * keys

@@ -81,6 +81,14 @@ class Conv(_Windowed):
     norm: bool = False
     """A batch norm folded into it: two numbers a channel."""
 
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        for name in ("inputs", "outputs"):
+            channels, groups = getattr(self, name), self.groups
+            if isinstance(channels, int) and isinstance(groups, int) and channels % groups:
+                raise SpecError(f"must divide {name}", field="groups", value=groups)
+        return self
+
 
 class Linear(_Layer):
     """A fully connected layer on `rows` rows of an item."""
@@ -115,6 +123,17 @@ class NetworkAttention(_Layer):
     tokens: Size
     context: Size | None = None
     causal: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        heads, shared = self.heads, self.heads if self.kv_heads is None else self.kv_heads
+        if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+            raise SpecError("must divide heads", field="kv_heads", value=shared)
+        known = isinstance(self.tokens, int) and isinstance(self.context, int)
+        if self.causal and self.context is not None and (not known or self.context < self.tokens):  # type: ignore[operator]
+            hint = "a causal mask is over the tokens' own keys: leave context out"
+            raise SpecError("is less than tokens, or not known to be as many", field="context", hint=hint)
+        return self
 
 
 class Elementwise(_Layer):
@@ -190,6 +209,12 @@ class Gather(_Layer):
     outputs: Size | None = None
     """None is lookups."""
 
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        if isinstance(self.outputs, int) and isinstance(self.lookups, int) and self.outputs > self.lookups:
+            raise SpecError("is more than lookups", field="outputs", value=self.outputs)
+        return self
+
 
 class Scan(_Layer):
     """A state-space scan of Mamba-2 in its chunked form: `heads` x `head_dim` wide, `state` numbers deep."""
@@ -202,6 +227,12 @@ class Scan(_Layer):
     groups: Size = 1
     """Heads of a group share B and C."""
     chunk: Size = 256
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if isinstance(self.heads, int) and isinstance(self.groups, int) and self.heads % self.groups:
+            raise SpecError("must divide heads", field="groups", value=self.groups)
+        return self
 
 
 Layer = Annotated[

@@ -50,7 +50,7 @@ def test_a_fit_is_printed_and_written_and_the_chip_can_be_used(call: Call, rows:
 def test_without_out_the_file_is_shown(call: Call, rows: Path) -> None:
     code, text, _ = call("calibrate", CHIP, "--kind", "matmul", "--cases", rows)
     assert code == 0
-    assert f"base: {CHIP}" in text
+    assert f'base: "{CHIP}"' in text
 
 
 def test_json_has_values_and_both_halves(call: Call, rows: Path) -> None:

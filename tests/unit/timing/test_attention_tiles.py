@@ -359,7 +359,8 @@ def test_the_gradient_works_two_and_a_half_times_in_a_step(plain: ChipArrays) ->
     busy = with_peak(plain, 4.0 * 16 * 64 * 512 / 3.0)
     heads = {"kv_heads": 1, "group": 1}
     forward, back = (prefill(busy, 1, 16, 640, {"backward": way}, **heads) for way in (False, True))
-    assert float(back.time[0]) == pytest.approx(75 + 12)
+    # 2.5 x 30 s of products; a block fills and drains 2.5 times as long: 10 s once, 25 s so.
+    assert float(back.time[0]) == pytest.approx(75 + 12 + 15)
     assert (back.flop[0], back.dram_bytes[0]) == (2.5 * forward.flop[0], 2.0 * forward.dram_bytes[0])
 
 

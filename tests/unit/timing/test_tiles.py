@@ -207,15 +207,17 @@ def test_tiles_reach_a_share_of_the_cache(plain: Machine) -> None:
     assert float(cost_of(narrow, 16, 32, 64).time[0]) == 16.0
 
 
-def test_neighbours_share_the_wider_operand_of_a_tile(plain: Machine) -> None:
-    # 16 rows and half of 32 columns, 64 deep: 4,096 B, and C twice: 6,144 B over 1,024 B/s
+def test_neighbours_share_one_operand_where_there_are_neighbours(plain: Machine) -> None:
+    # A tile alone: 16 rows and 32 columns, 64 deep: 6,144 B, and C twice: 8,192 B over 1,024 B/s, shared with nobody
     pairs = dataclasses.replace(plain, cache_bandwidth=array(1024.0), multicast=array(2.0))
-    cost = cost_of(pairs, 16, 32, 64)
-    assert float(cost.time[0]) == 6.0
-    assert float(cost.cache_bytes[0]) == 4096.0
-    # A tile of 256 x 128 in fours: 128 columns and 64 of 256 rows
-    fours = dataclasses.replace(pairs, multicast=array(4.0))
-    assert float(cost_of(fours, 256, 128, 64).cache_bytes[0]) == (128 + 64) * 64 * 2
+    for engine in (pairs, dataclasses.replace(pairs, multicast=array(1.0))):
+        cost = cost_of(engine, 16, 32, 64)
+        assert (float(cost.time[0]), float(cost.cache_bytes[0])) == (8.0, 8192.0)
+    # One row of two tiles of 16 x 256: they share the rows, not the columns: 2 (8 + 256) x 64 x 2 B and C twice
+    wide = dataclasses.replace(pairs, cores=array(2.0), cache_bandwidth=array(1e30))
+    cost = cost_of(wide, 16, 512, 64)
+    assert tiling(cost)[:2] == [16.0, 256.0]
+    assert float(cost.cache_bytes[0]) == 2 * (8 + 256) * 64 * 2 + 2 * 16 * 512 * 2
 
 
 def test_memory_takes_what_crosses_it_over_its_bandwidth(plain: Machine) -> None:
@@ -294,7 +296,8 @@ def test_tiles_read_their_operands_from_the_cache(plain: Machine) -> None:
     cost = cost_of(plain, 1024, 128, 64, batch=2)
     rows, columns, _ = tiling(cost)
     grid = 2 * np.ceil(1024 / rows) * np.ceil(128 / columns)
-    assert float(cost.cache_bytes[0]) == grid * (rows + columns) * 64 * 2
+    # C of both products enters the cache and leaves it.
+    assert float(cost.cache_bytes[0]) == grid * (rows + columns) * 64 * 2 + 2 * 2 * 1024 * 128 * 2
     assert float(cost.flop[0]) == 2 * 2 * 1024 * 128 * 64
 
 

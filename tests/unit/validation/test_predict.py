@@ -96,12 +96,12 @@ def test_eight_bits_are_faster_for_large_products_and_pay_for_their_quantiser_on
         ({"accelerator": ""}, "accelerator  is not in the library"),
         ({"dtype": "fp99"}, "unknown dtype fp99"),
         ({"dtype": "nvfp4"}, "h100-sxm has no matrix rate in nvfp4"),
-        ({"m": ""}, "m, n, k, batch or measured_s is unknown or impossible"),
-        ({"n": 0}, "m, n, k, batch or measured_s is unknown or impossible"),
-        ({"k": -4096}, "m, n, k, batch or measured_s is unknown or impossible"),
-        ({"k": "nan"}, "m, n, k, batch or measured_s is unknown or impossible"),
-        ({"measured_s": "fast"}, "m, n, k, batch or measured_s is unknown or impossible"),
-        ({"measured_s": 0}, "m, n, k, batch or measured_s is unknown or impossible"),
+        ({"m": ""}, "one of m, n, k, batch is unknown or impossible"),
+        ({"n": 0}, "one of m, n, k, batch is unknown or impossible"),
+        ({"k": -4096}, "one of m, n, k, batch is unknown or impossible"),
+        ({"k": "nan"}, "one of m, n, k, batch is unknown or impossible"),
+        ({"measured_s": "fast"}, "measured_s is unknown or impossible"),
+        ({"measured_s": 0}, "measured_s is unknown or impossible"),
     ],
 )
 def test_a_matmul_that_cannot_be_answered_says_why_and_leaves_the_others_alone(

@@ -16,11 +16,11 @@ import numpy as np
 from cosim import library
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip
-from cosim.hardware.lower import ChipArrays, lower_chip
+from cosim.hardware.lower import SHARES, ChipArrays, lower_chip
 from cosim.records import Array, array
 from cosim.validation.calibrate import CLIP, Rows, grouped, half, log_ratios, searched
 from cosim.validation.cases import Case
-from cosim.validation.knobs import Knob, attention_knobs, is_wide, matmul_knobs
+from cosim.validation.knobs import CONSTANT, Knob, attention_knobs, is_wide, matmul_knobs
 from cosim.validation.statistics import summary
 
 LATENCY = "launch.latency"
@@ -124,5 +124,8 @@ def _knobs(chips: Iterable[Chip], *, of_products: bool) -> list[Knob]:
     joined = []
     for same in zip(*every, strict=True):
         start = float(np.exp(np.mean([np.log(knob.start) for knob in same])))
-        joined.append(Knob(same[0].path, start, min(k.low for k in same), max(k.high for k in same)))
+        # No chip has more than the whole of a share.
+        is_share = same[0].path.removeprefix(CONSTANT) in SHARES
+        high = (min if is_share else max)(knob.high for knob in same)
+        joined.append(Knob(same[0].path, min(start, high), min(knob.low for knob in same), high))
     return joined

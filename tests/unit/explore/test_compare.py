@@ -29,7 +29,7 @@ from cosim.explore.compare import (
 from cosim.explore.experiment import Compare, DecodeStudy, load_study
 from cosim.explore.run import Inputs
 from cosim.hardware.load import load_system
-from cosim.hardware.lower import SystemArrays, lower_system
+from cosim.hardware.lower import COSTS, SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import Verdict
@@ -234,6 +234,30 @@ def test_own_kernels_change_nothing_and_low_and_high_are_the_ends_of_the_ranges(
     assert (high["launch_gap"], low["launch_gap"]) == chip.launch.gap.si_range
     assert (high["collective_start"], low["collective_start"]) == asic.spec.tiers[0].base_latency.si_range
     assert low["matmul"] < software(lowered)["matmul"] < high["matmul"]
+
+
+def test_low_and_high_are_the_ends_of_lent_kernel_constants_too(study: Compare) -> None:
+    varied = Varied(load_system("dgx-b200"))
+    constants = varied.spec.chip.calibration.constants if varied.spec.chip.calibration is not None else {}
+    ends = [with_quality(lower_system(varied), varied, side, study.equal_quality) for side in ("low", "high")]
+    low, high = (system.chip.kernel for system in ends if system is not None)
+    for name, datum in constants.items():
+        least, most = datum.si_range
+        assert least < most
+        if name == "dram_share":
+            continue
+        expected = (most, least) if name in COSTS else (least, most)
+        assert (float(low[name]), float(high[name])) == expected, name
+    # The best share of DRAM with the best quality is no more than all of it.
+    best = ends[1]
+    assert best is not None
+    assert float(high["dram_share"] * best.chip.quality.memory) <= 1.0 + 1e-12
+    # What was measured on the chip itself has no range, and keeps its value at both ends.
+    own = Varied(load_system("dgx-h100"))
+    for side in ("low", "high"):
+        system = with_quality(lower_system(own), own, side, study.equal_quality)
+        assert system is not None
+        assert float(system.chip.kernel["step_cycles"]) == float(lower_system(own).chip.kernel["step_cycles"])
 
 
 def test_a_system_without_ranges_has_no_low_and_no_high(study: Compare, asic: Varied[System]) -> None:

@@ -170,10 +170,10 @@ def test_the_plan_that_was_found_takes_the_same_time_when_it_is_given(ask: dict[
         # One sequence: one replica in stages of tensor ranks, 4 ways; computed again or not.
         (1, "megatron", 8),
         (1, "megatron-2022", 12),
-        # Eight: degrees t p d with micro-batches and pieces for each, three ZeRO stages where there are replicas:
-        # 118: 1 | 124: 5, 214: 2 | 142: 6, 222: 9, 412: 3, times 3; 181: 6, 241: 10, 421: 13, 811: 4.
-        (8, "megatron", 2 * (3 * (1 + 5 + 2 + 6 + 9 + 3) + 6 + 10 + 13 + 4)),
-        (8, "megatron-2022", 3 * (3 * 26 + 33)),
+        # Eight: degrees t p d with micro-batches and pieces for each, four ZeRO stages where there are replicas:
+        # 118: 1 | 124: 5, 214: 2 | 142: 6, 222: 9, 412: 3, times 4; 181: 6, 241: 10, 421: 13, 811: 4.
+        (8, "megatron", 2 * (4 * (1 + 5 + 2 + 6 + 9 + 3) + 6 + 10 + 13 + 4)),
+        (8, "megatron-2022", 3 * (4 * 26 + 33)),
     ],
 )
 def test_the_number_of_plans_tried_by_hand(batch: int, software: str, tried: int) -> None:

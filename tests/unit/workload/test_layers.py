@@ -115,3 +115,42 @@ def test_sizes_that_are_tokens_are_filled_in_by_each_case() -> None:
     assert set(sizes) == {"inputs", "rows", "other"}
     assert np.array_equal(sizes["rows"], [5.0, 6.0])
     assert float(sizes["inputs"]) == 4.0
+
+
+ATTENTION: dict[str, Any] = {"name": "a", "kind": "attention", "heads": 4, "head_dim": 64, "tokens": 128}
+SCAN: dict[str, Any] = {"name": "s", "kind": "scan", "tokens": 128, "heads": 8, "head_dim": 64, "state": 64}
+GATHER: dict[str, Any] = {"name": "g", "kind": "gather", "lookups": 5, "width": 64, "table_rows": 1000}
+
+
+@pytest.mark.parametrize(
+    ("layer", "problem"),
+    [
+        ({**CONV, "groups": 2}, "must divide inputs"),
+        ({**CONV, "inputs": 6, "outputs": 8, "groups": 3}, "must divide outputs"),
+        ({**ATTENTION, "kv_heads": 3}, "must divide heads"),
+        ({**ATTENTION, "kv_heads": 8}, "must divide heads"),
+        ({**ATTENTION, "context": 64, "causal": True}, "is less than tokens"),
+        ({**ATTENTION, "context": "tokens", "causal": True}, "is less than tokens"),
+        ({**SCAN, "groups": 3}, "must divide heads"),
+        ({**SCAN, "groups": 16}, "must divide heads"),
+        ({**GATHER, "outputs": 6}, "is more than lookups"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(layer: dict[str, Any], problem: str) -> None:
+    assert problem in fault(layer).problem
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {**CONV, "inputs": 8, "groups": 8},
+        {**ATTENTION, "kv_heads": 2, "causal": True},
+        {**ATTENTION, "context": 64},
+        {**ATTENTION, "context": 128, "causal": True},
+        {**SCAN, "groups": 8},
+        {**GATHER, "outputs": 1},
+    ],
+)
+def test_layers_at_the_edge_of_what_can_be_are_read(layer: dict[str, Any]) -> None:
+    data = {"kind": "network", "name": "n", "title": "t", "source": "s", "input": "i", "layers": [layer]}
+    assert validated(Network, data).layers[0].name == layer["name"]

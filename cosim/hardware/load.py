@@ -14,7 +14,7 @@ from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
 from cosim.hardware.chip import Chip
 from cosim.hardware.compute import KernelLibrary
-from cosim.hardware.lower import SHARES
+from cosim.hardware.lower import COSTS, SHARES
 from cosim.hardware.system import System
 from cosim.schema import validated
 
@@ -120,7 +120,9 @@ def _estimated(name: str, datum: Any, factor: object) -> Data:  # noqa: ANN401  
     """The datum as an estimate, with the range of what is lent where it has none of its own."""
     written = datum if isinstance(datum, dict) else {"value": datum, "source": UNSOURCED}
     value = written.get("value")
-    if isinstance(factor, int | float) and isinstance(value, int | float) and not {"low", "high"} & set(written):
+    # A limit is met or not: half of one is no weaker limit.
+    ranged = name in (*SHARES, *COSTS) and not {"low", "high"} & set(written)
+    if ranged and isinstance(factor, int | float) and isinstance(value, int | float):
         most = 1.0 if name in SHARES else float("inf")
         written = {**written, "low": value / factor, "high": min(value * factor, most)}
     return {**written, "kind": "estimated"}

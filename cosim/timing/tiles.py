@@ -37,6 +37,8 @@ TILE_N = np.array([shape[1] for shape in _SHAPES], dtype=np.float64)[:, None, No
 SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])[None, :, None]
 # Points per pass: candidates x points x 8 B stays inside a core's second-level cache.
 CHUNK = 256
+GROUP_ROWS = tuple(2.0**power for power in range(9))
+"""Rows of tiles in a group that shares operands through the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,21 @@ def _dram_bytes(
     a, b = shape.m * shape.k * shape.distinct * element_bytes, shape.k * shape.n * element_bytes
     c = shape.m * shape.n * output_bytes
     room = machine.kernel["cache_share"] * machine.cache / machine.partitions
-    wave = np.minimum(machine.cores, across * down)
-    group_m = np.minimum(np.maximum(np.rint(np.sqrt(wave * (TILE_N / TILE_M))), 1.0), across)
-    group_n = np.minimum(np.ceil(wave / group_m), down)
-    group_m = np.minimum(np.ceil(wave / group_n), across)
-    passes_a = np.where(a <= room, 1.0, np.ceil(down / group_n))
-    passes_b = np.where(b <= room, 1.0, np.ceil(across / group_m))
+    moved = _grouped((a, b), room, np.minimum(machine.cores, across * down), across, down)
     stays = room / shape.batch
-    moved = a * passes_a + b * passes_b
     return moved - saved(a, b, c, stays, resident) + written(a, b, c, stays, resident)
+
+
+def _grouped(operands: tuple[Array, Array], room: Array, wave: Array, across: Array, down: Array) -> Array:
+    """Bytes of A and B where a wave of tiles works as one group, at its best shape: each once a group.
+
+    An operand that fits `room` is read once. A larger wave has every shape of a smaller one, so that it reads no more.
+    """
+    a, b = operands
+    least = np.full(np.broadcast_shapes(a.shape, wave.shape), np.inf)
+    for rows in GROUP_ROWS:
+        columns = np.minimum(np.ceil(wave / rows), down)
+        passes_a = np.where(a <= room, 1.0, np.ceil(down / columns))
+        passes_b = np.where(b <= room, 1.0, np.ceil(across / np.minimum(rows, across)))
+        least = np.where(rows <= wave, np.minimum(least, a * passes_a + b * passes_b), least)
+    return least

@@ -36,6 +36,10 @@ SERVING_PRECISIONS: tuple[str, ...] = ("bf16", "fp8", "mxfp8", "int8", "nvfp4", 
 TRAINING_PRECISIONS: tuple[str, ...] = tuple(dtype for dtype in DTYPES if not dtype.startswith("int"))
 
 
+WIDE_BYTES = 2.0
+"""Bytes of an element from which a format is wide: see `is_wide`."""
+
+
 def bytes_per_element(dtype: str) -> float:
     """Storage of one element of `dtype` [B], scales included. Raises KeyError on an unknown name."""
     return _BYTES[dtype]
@@ -46,6 +50,11 @@ def kv_dtype_for(dtype: str) -> str:
 
     Four-bit weights are served with an 8-bit cache; int8 chips keep it in int8.
     """
-    if bytes_per_element(dtype) >= 2.0:
+    if is_wide(dtype):
         return "bf16" if dtype in ("tf32", "fp32", "fp64") else dtype
     return "int8" if dtype in ("int8", "int4") else "fp8"
+
+
+def is_wide(dtype: str) -> bool:
+    """Whether the format has 16 bits or more, so that activations need no kernel that quantises them."""
+    return bytes_per_element(dtype) >= WIDE_BYTES

@@ -136,3 +136,8 @@ class Chip(Frozen):
                 hint="the limit covers idle",
             )
         return self
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the constants of its kernels were fitted on measurements of this very chip."""
+        return self.calibration is not None and self.name in self.calibration.fitted_on

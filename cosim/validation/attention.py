@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from cosim import library
-from cosim.dtypes import DTYPES, bytes_per_element
+from cosim.dtypes import DTYPES, is_wide
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
@@ -44,7 +44,7 @@ def answers(cases: Sequence[Case]) -> list[Answer]:
 
 def _cell(case: Case) -> Cell:
     kv_dtype = case.values.get("kv_dtype", "").strip() or "bf16"
-    narrow = case.values["dtype"] in DTYPES and bytes_per_element(case.values["dtype"]) < 2.0
+    narrow = case.values["dtype"] in DTYPES and not is_wide(case.values["dtype"])
     ways = (case.number("causal") != 0.0, narrow, case.number("warm") != 0.0)
     return case.values["accelerator"], case.values["phase"], kv_dtype, *ways
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import differential_evolution, minimize
 
-from cosim.dtypes import DTYPES
+from cosim.dtypes import DTYPES, is_wide
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.lower import ChipArrays, lower_chip
@@ -22,7 +22,7 @@ from cosim.records import Array, array
 from cosim.validation.cases import Case
 from cosim.validation.faults import ATTENTION, PRODUCT, kernel_fault
 from cosim.validation.kernels import attention_kernel, matmul_kernel
-from cosim.validation.knobs import Knob, attention_knobs, format_knob, is_wide, matmul_knobs
+from cosim.validation.knobs import Knob, attention_knobs, format_knob, matmul_knobs
 
 ROWS_PER_CONSTANT = 10
 CLIP = 1.0

@@ -109,7 +109,7 @@ def chip_file(chip: Chip, base: str, name: str, fit: Fit, provenance: str) -> st
         node[last] = f"{{value: {value:.{DIGITS}g}{unit}, kind: measured, source: {key}}}"
     constants = tree.setdefault("calibration", {})
     data, held_out = provenance, _errors(fit.held_out)
-    if chip.calibration is not None and chip.name in chip.calibration.fitted_on:
+    if chip.calibration is not None and chip.is_fitted:
         # Fitted before, on the other kind of kernels: that stays true.
         data, held_out = f"{chip.calibration.data}; {data}", f"{chip.calibration.held_out}; {held_out}"
     head = {"fitted_on": f"[{json.dumps(name)}]", "data": json.dumps(data), "held_out": json.dumps(held_out)}

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cosim.dtypes import bytes_per_element
+from cosim.dtypes import is_wide
 from cosim.hardware.lower import ChipArrays
 from cosim.mapping.shard import quantise
 from cosim.records import Array, array
@@ -51,7 +51,7 @@ def matmul_kernel(dims: Dims, chip: ChipArrays, dtype: str, *, warm: bool) -> Ke
     m, n, k, batch = (dims[name] for name in ("m", "n", "k", "batch"))
     cost = matmul_cost(m, n, k, chip, dtype, batch=batch, resident="repeated" if warm else "none")
     time = _launched(_repeated(cost, chip, dtype), chip)
-    return Kernel(cost, time if bytes_per_element(dtype) >= 2.0 else time + _quantised(m * k * batch, dtype, chip))
+    return Kernel(cost, time if is_wide(dtype) else time + _quantised(m * k * batch, dtype, chip))
 
 
 def attention_kernel(

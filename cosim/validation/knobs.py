@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cosim.dtypes import bytes_per_element
 from cosim.hardware.lower import ChipArrays
 from cosim.records import array
 
 CONSTANT = "calibration.constants."
-WIDE_BYTES = 2.0
 REACH = 6.0
 """A fit looks this factor up and down from where it starts."""
 
@@ -73,11 +71,6 @@ def format_knob(chip: ChipArrays, kind: str, dtype: str) -> Knob | None:
         return None
     start = chip.kernel.get("narrow_gain", array(1.0))
     return Knob(f"{CONSTANT}narrow_gain", float(start), 1.0, 2.0)
-
-
-def is_wide(dtype: str) -> bool:
-    """Whether products of the format run without a kernel that quantises."""
-    return bytes_per_element(dtype) >= WIDE_BYTES
 
 
 def _ratio(path: str, start: float, most: float) -> Knob:

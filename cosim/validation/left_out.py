@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from cosim import library
+from cosim.dtypes import is_wide
 from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import SHARES, ChipArrays, lower_chip
 from cosim.records import Array, array
 from cosim.validation.calibrate import CLIP, Rows, grouped, half, log_ratios, searched
 from cosim.validation.cases import Case
-from cosim.validation.knobs import CONSTANT, Knob, attention_knobs, is_wide, matmul_knobs
+from cosim.validation.knobs import CONSTANT, Knob, attention_knobs, matmul_knobs
 from cosim.validation.statistics import summary
 
 LATENCY = "launch.latency"
@@ -84,8 +85,7 @@ def _fitted_chip(name: str) -> Chip | None:
     if name not in library.names("accelerators"):
         return None
     chip = load_chip(name)
-    fitted = chip.calibration is not None and name in chip.calibration.fitted_on
-    return chip if fitted and chip.kernels is not None else None
+    return chip if chip.is_fitted and chip.kernels is not None else None
 
 
 def _generation(chip: Chip) -> str:

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim import library
-from cosim.dtypes import bytes_per_element
+from cosim.dtypes import bytes_per_element, is_wide
 from cosim.errors import SpecError, nearest
-from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, map_leaves
@@ -26,7 +25,6 @@ from cosim.timing.cost import bound_of, math_dtype
 from cosim.timing.traffic import OUTPUT_BYTES
 from cosim.validation.calibrate import Rows
 from cosim.validation.kernels import Kernel, attention_kernel, attention_op, matmul_kernel
-from cosim.validation.knobs import WIDE_BYTES
 from cosim.validation.silicon_files import count_rows, systems, tables_root
 from cosim.validation.silicon_tables import LeftOut, Shapes, read_tables
 from cosim.workload.graph import attention_flop
@@ -124,11 +122,6 @@ def answer(kind: str | None = None, *, every: bool = False, root: Path | None = 
     return Suite(tuple(answered), tuple(tables), tuple(entry for entry in left_out if entry.rows))
 
 
-def is_fitted(chip: Chip) -> bool:
-    """Whether the chip's kernel constants were fitted on measurements of this very chip."""
-    return chip.calibration is not None and chip.name in chip.calibration.fitted_on
-
-
 def sampled(shapes: Shapes, most: int) -> Shapes:
     """`most` of the shapes at even distances in their order, or all of fewer."""
     total = len(shapes.measured)
@@ -148,7 +141,7 @@ def kernel(shapes: Shapes, chip: ChipArrays) -> Kernel:
     if shapes.kind == "matmul":
         dims = {**shapes.dims, "batch": np.ones_like(shapes.measured)}
         return matmul_kernel(dims, chip, shapes.dtype, warm=True)
-    narrow = bytes_per_element(shapes.dtype) < WIDE_BYTES
+    narrow = not is_wide(shapes.dtype)
     return attention_kernel(shapes.dims, chip, shapes.kind, shapes.kv_dtype, causal=True, narrow=narrow)
 
 
@@ -170,7 +163,7 @@ def regime_of(shapes: Shapes, chip: ChipArrays) -> Words:
 
 def _target(name: str, system: str) -> Target:
     chip = load_chip(name)
-    return Target(name, system, FITS[0] if is_fitted(chip) else FITS[1], lower_chip(chip))
+    return Target(name, system, FITS[0] if chip.is_fitted else FITS[1], lower_chip(chip))
 
 
 def _answerable(shapes: Shapes, chip: ChipArrays) -> tuple[Shapes, list[LeftOut]]:

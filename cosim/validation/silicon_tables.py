@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cosim.dtypes import bytes_per_element
+from cosim.dtypes import is_wide
 from cosim.records import Array
 from cosim.timing.unique import unique_rows
 from cosim.validation.silicon_files import FORMATS_OF, KERNEL, Mask, Rows, columns_of, files_of, read_rows
@@ -88,7 +88,7 @@ def read_tables(root: Path, system: str, kind: str, *, powered: bool = False) ->
 def _matmuls(rows: Rows) -> tuple[str, ...]:
     """Leaves out, by format below 16 bits, the stacks that quantise in several kernels. Returns the dimensions."""
     for name in sorted(set(rows.words["gemm_dtype"].tolist())):
-        if bytes_per_element(FORMATS[name]) >= 2.0:
+        if is_wide(FORMATS[name]):
             continue
         stacks, code = np.unique(rows.words["stack"], return_inverse=True)
         least = np.full(len(stacks), np.inf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cosim.dtypes import DTYPES, SERVING_PRECISIONS, Dtype, bytes_per_element, kv_dtype_for
+from cosim.dtypes import DTYPES, SERVING_PRECISIONS, Dtype, bytes_per_element, is_wide, kv_dtype_for
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,7 @@ def test_formats_chosen_for_serving_are_known_and_carry_scales_below_eight_bits(
 def test_the_most_faithful_serving_format_comes_first() -> None:
     assert SERVING_PRECISIONS[0] == "bf16"
     assert bytes_per_element(SERVING_PRECISIONS[0]) == max(bytes_per_element(dtype) for dtype in SERVING_PRECISIONS)
+
+
+def test_formats_of_two_bytes_and_more_are_wide() -> None:
+    assert [is_wide(dtype) for dtype in ("tf32", "bf16", "fp16", "fp8", "int8", "fp4")] == [True] * 3 + [False] * 3

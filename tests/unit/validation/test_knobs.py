@@ -15,7 +15,7 @@ from cosim.hardware.chip import Chip
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import array
-from cosim.validation.knobs import CONSTANT, REACH, Knob, attention_knobs, format_knob, is_wide, matmul_knobs
+from cosim.validation.knobs import CONSTANT, REACH, Knob, attention_knobs, format_knob, matmul_knobs
 
 CHIPS = ("h100-sxm", "l40s", "mi300x", "tpu-v5p", "maia-200")
 NAMES = st.sampled_from(CHIPS)
@@ -149,7 +149,3 @@ def test_attention_in_eight_bits_gains_twice_at_most_and_nothing_where_the_model
     assert (gain.path, gain.low, gain.high) == ("calibration.constants.narrow_gain", 1.0, 2.0)
     assert 1.0 <= gain.start <= 2.0
     assert format_knob(lowered("tpu-v5p"), "attention", "int8") is None
-
-
-def test_formats_of_two_bytes_and_more_are_wide() -> None:
-    assert [is_wide(dtype) for dtype in ("tf32", "bf16", "fp16", "fp8", "int8", "fp4")] == [True] * 3 + [False] * 3

@@ -19,7 +19,7 @@ from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import array
 from cosim.validation.cases import Case
 from cosim.validation.predict import predict
-from cosim.validation.silicon import ACCELERATORS, Suite, answer, is_fitted, kernel, regime_of, sampled, taken
+from cosim.validation.silicon import ACCELERATORS, Suite, answer, kernel, regime_of, sampled, taken
 from cosim.validation.silicon_tables import Shapes
 
 Write = Callable[..., Path]
@@ -174,15 +174,15 @@ def test_fitted_is_a_chip_that_its_kernel_constants_were_fitted_on() -> None:
     assert held is not None
 
     def says(**changes: Any) -> bool:
-        return is_fitted(chip.model_copy(update={"calibration": held.model_copy(update=changes)}))
+        return chip.model_copy(update={"calibration": held.model_copy(update=changes)}).is_fitted
 
     assert says()
     assert says(fitted_on=("l40s", "h100-sxm"))
     # Constants of its own, measured or not, make no fit of tables.
     assert not says(fitted_on=())
     assert not says(fitted_on=("h100",))
-    assert not is_fitted(chip.model_copy(update={"calibration": None}))
-    assert not is_fitted(chip.model_copy(update={"name": "h100-nvl"}))
+    assert not chip.model_copy(update={"calibration": None}).is_fitted
+    assert not chip.model_copy(update={"name": "h100-nvl"}).is_fitted
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_fitted_is_a_chip_that_its_kernel_constants_were_fitted_on() -> None:
     [("h100-sxm", True), ("a100-80gb-sxm", True), ("l40s", True), ("h200-sxm", False), ("gb200", False)],
 )
 def test_chips_that_are_lent_their_constants_are_never_fitted(name: str, fitted: bool) -> None:
-    assert is_fitted(load_chip(name)) is fitted
+    assert load_chip(name).is_fitted is fitted
 
 
 def test_shapes_are_answered_alike_alone_and_together(chip: ChipArrays) -> None:

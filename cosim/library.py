@@ -20,6 +20,7 @@ FOLDERS: Mapping[str, str] = {
     "software": "accelerators/software",
     "technology": "accelerators/technology",
     "kernels": "accelerators/kernels",
+    "collectives": "accelerators/collectives",
 }
 _ONE = {
     "accelerators": "accelerator",
@@ -29,6 +30,7 @@ _ONE = {
     "software": "software",
     "technology": "technology",
     "kernels": "library of kernels",
+    "collectives": "library of collectives",
 }
 
 
@@ -82,5 +84,9 @@ def _files(root: Path, kind: str) -> list[Path]:
     except OSError:
         # A folder of COSIM_PATH that may not be read holds nothing for this user.
         return []
-    skip = {"systems", "technology", "software", "kernels"} if kind == "accelerators" else {"scenarios", "traces"}
+    skip = (
+        {"systems", "technology", "software", "kernels", "collectives"}
+        if kind == "accelerators"
+        else {"scenarios", "traces"}
+    )
     return [path for path in inside if not skip & set(path.relative_to(folder).parts[:-1])]

@@ -49,7 +49,7 @@ def micro_batch_graph(case: Case) -> Graph:
 
 def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
     """The same as one tensor rank sees it; `graph` spares making it anew."""
-    return shard(micro_batch_graph(case) if graph is None else graph, case.plan, case.system.tiers[0].size)
+    return shard(micro_batch_graph(case) if graph is None else graph, case.plan, case.system.node_chips)
 
 
 def stage_classes(case: Case) -> Stages:

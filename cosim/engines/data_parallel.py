@@ -19,7 +19,7 @@ import numpy as np
 from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceVector
-from cosim.mapping.placement import Placement, data_placement, expert_data_placement
+from cosim.mapping.placement import Placement, data_placement, expert_data_placement, pair_placement
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages
@@ -118,10 +118,9 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
 
 def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
     """Sum of the gradients of a table that the first and the last stage both hold [s], and bytes sent (P,)."""
-    plan, node = case.plan, case.system.tiers[0].size
+    plan = case.plan
     size = np.ceil(case.model.vocab / plan.tensor) * case.model.hidden * software.reduced_bytes
-    near = plan.tensor * plan.data * plan.pipeline <= node
-    pair = Placement(np.where(near, 2.0, 1.0), np.where(near, 1.0, 2.0))
+    pair = pair_placement(plan.tensor * plan.data * (plan.pipeline - 1.0), case.system.sizes)
     cost = all_reduce(size, pair, case.system)
     apart = plan.pipeline > 1.0
     return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
@@ -144,10 +143,10 @@ def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tupl
 
 def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
     """Weights with the group of ranks that hold copies of them: all replicas, or those of an expert."""
-    plan, node = case.plan, case.system.tiers[0].size
-    found = [(weights.shared, data_placement(plan.tensor, plan.data, node))]
+    plan, sizes = case.plan, case.system.sizes
+    found = [(weights.shared, data_placement(plan.tensor, plan.data, sizes))]
     if case.model.is_moe:
-        found.append((weights.routed, expert_data_placement(plan, node)))
+        found.append((weights.routed, expert_data_placement(plan, sizes)))
     return found
 
 

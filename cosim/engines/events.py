@@ -69,7 +69,7 @@ def schedule(case: Case, index: int = 0) -> Schedule:
     counts = classes.count[:, 0].astype(int)
     stage_s = [float(cost) for cost, count in zip(costs, counts, strict=True) for _ in range(count)]
     moved = transfers(point)
-    stage, stages, node = int(serving_stage(point.plan)), len(stage_s), int(point.system.tiers[0].size)
+    stage, stages, node = int(serving_stage(point.plan)), len(stage_s), int(point.system.node_chips)
     across = [crosses(boundary, stage, stages, node) for boundary in range(stages - 1)]
     transfer_s = [float(moved.across_time if far else moved.inside_time) for far in across]
     decode = case.phase == "decode"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case
 from cosim.hardware.lower import ChipArrays
 from cosim.mapping.device import (
@@ -21,11 +22,19 @@ from cosim.mapping.device import (
     DeviceMatmul,
     DeviceVector,
 )
-from cosim.mapping.placement import expert_placement, serving_stage, stage_hops, tensor_placement
+from cosim.mapping.placement import expert_placement, serving_stage, tensor_placement
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
-from cosim.timing.collective import all_gather, all_reduce, all_to_all, exposed, reduce_scatter, send
+from cosim.timing.collective import (
+    CollectiveCost,
+    all_gather,
+    all_reduce,
+    all_to_all,
+    exposed,
+    reduce_scatter,
+    taken,
+)
 from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import core_energy, kernel_energy, link_energy
 from cosim.timing.matmul import matmul_cost
@@ -130,7 +139,8 @@ def group_costs(
     names = (*CLASSES_OF_TIME, *POWER, "kernels")
     groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
     sums = {group: {name: np.zeros(count) for name in names} for group in groups}
-    behind: dict[str, Array] = {}
+    behind: dict[str, tuple[Array, Array]] = {}
+    dram = chip.memory["dram"].bandwidth * chip.quality.memory
     for op in ops:
         own = sums[op.group]
         own[op.kind] += op.count * op.cost.time
@@ -139,29 +149,30 @@ def group_costs(
         own["core_energy"] += op.count * op.core_energy
         own["clocked"] += op.count * op.cost.clocked
         own["kernels"] += op.count
-        behind[op.name] = op.cost.time
+        moved = op.cost.dram_bytes / dram
+        behind[op.name] = op.cost.time, np.minimum(moved / np.maximum(op.cost.time, np.finfo(float).tiny), 1.0)
     for collective in device.collectives:
-        time, wire = _collective(collective, case)
+        cost = _collective(collective, case)
+        time = cost.time
         if overlap and collective.behind in behind:
-            time = exposed(time, behind[collective.behind], chip.collective_cores)
+            work, busy = behind[collective.behind]
+            time = exposed(time, work, taken(cost, case.system, busy))
         own = sums[collective.group]
         own["collective"] += collective.count * time
-        own["energy"] += collective.count * link_energy(wire, chip)
+        own["energy"] += collective.count * link_energy(cost.wire_bytes, chip)
         own["kernels"] += collective.count
     return {group: GroupCosts(**own) for group, own in sums.items()}
 
 
 def transfers(case: Case) -> Transfers:
     """Activations of one micro-batch handed from stage to stage, one tensor rank to its peer."""
-    tiers, chip = case.system.tiers, case.system.chip
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     tokens = sequences * (case.scenario.context if case.phase == "prefill" else 1.0)
     # Each rank sends its slice of the hidden vector; the receivers gather inside their group for free
     # because the next layer's first collective needs no more than the slices.
     size = tokens * case.model.hidden * ACTIVATION_BYTES / case.plan.tensor
-    inside, across = stage_hops(serving_stage(case.plan), case.plan.pipeline, tiers[0].size)
-    within, beyond = (send(size, tiers[index], case.system) for index in (0, -1))
-    return Transfers(inside, across, within, beyond, link_energy(size, chip))
+    inside, across, within, beyond = boundary_transfers(size, serving_stage(case.plan), case)
+    return Transfers(inside, across, within, beyond, link_energy(size, case.system.chip))
 
 
 def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
@@ -206,15 +217,13 @@ def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple
     return np.broadcast_to(whole, (count,)), np.broadcast_to(core, (count,))
 
 
-def _collective(op: DeviceCollective, case: Case) -> tuple[Array, Array]:
-    group = tensor_placement(case.plan.tensor, case.system.tiers[0].size)
+def _collective(op: DeviceCollective, case: Case) -> CollectiveCost:
+    group = tensor_placement(case.plan.tensor, case.system.sizes)
     if op.kind == "all_reduce":
-        cost = all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
-    elif op.kind == "all_to_all":
-        experts = expert_placement(case.plan, case.system.tiers[0].size)
-        cost = all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
-    elif op.kind == "reduce_scatter":
-        cost = reduce_scatter(op.size_bytes, group, case.system)
-    else:
-        cost = all_gather(op.size_bytes, group, case.system)
-    return cost.time, cost.wire_bytes
+        return all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
+    if op.kind == "all_to_all":
+        experts = expert_placement(case.plan, case.system.sizes)
+        return all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
+    if op.kind == "reduce_scatter":
+        return reduce_scatter(op.size_bytes, group, case.system)
+    return all_gather(op.size_bytes, group, case.system)

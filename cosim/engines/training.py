@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case, device_graph, micro_batch_graph, stage_classes
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
 from cosim.engines.pipeline import Schedule, pipeline_time
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
-from cosim.mapping.placement import stage_hops, tensor_placement
+from cosim.mapping.placement import tensor_placement
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.mapping.training import Weights, group_parameters, stage_parameters
 from cosim.records import Array, array
-from cosim.timing.collective import all_gather, exposed, send
+from cosim.timing.collective import all_gather, exposed
 from cosim.timing.energy import link_energy
 
 
@@ -185,13 +186,12 @@ def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
 
 def _hops(case: Case) -> tuple[Array, Array, Array, Array, Array]:
     """Transfers between stages: counts inside and across nodes, time of each [s], energy per chip [J]."""
-    tiers, chip, plan = case.system.tiers, case.system.chip, case.plan
+    chip, plan = case.system.chip, case.plan
     size = plan.micro_batch * case.scenario.context * case.model.hidden * ACTIVATION_BYTES
-    inside, across = stage_hops(plan.tensor * plan.data, plan.pipeline, tiers[0].size)
-    within, beyond = (send(size / plan.tensor, tiers[index], case.system) for index in (0, -1))
+    inside, across, within, beyond = boundary_transfers(size / plan.tensor, plan.tensor * plan.data, case)
     if not plan.sequence_parallel:
         # Every rank sends its slice and the receivers put the whole together inside their group.
-        joined = all_gather(size, tensor_placement(plan.tensor, tiers[0].size), case.system).time
+        joined = all_gather(size, tensor_placement(plan.tensor, case.system.sizes), case.system).time
         within, beyond = within + joined, beyond + joined
     alone = plan.pipeline > 1.0
     return inside, across, within, beyond, np.where(alone, link_energy(size / plan.tensor, chip), 0.0)

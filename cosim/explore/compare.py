@@ -18,7 +18,7 @@ from cosim.engines.case import Case, Phase
 from cosim.explore.experiment import Compare, EqualQuality
 from cosim.explore.space import Candidates, batch_grid, best_native, candidates_over, on_nodes, searched, unlimited
 from cosim.hardware.lower import COSTS, QualityArrays, SystemArrays, lower_system
-from cosim.hardware.system import System
+from cosim.hardware.system import System, Tier
 from cosim.overrides import Varied
 from cosim.records import Array, array, map_leaves
 from cosim.workload.model import ModelArrays
@@ -112,10 +112,10 @@ def blocks(study: Compare, systems: Mapping[str, Varied[System]], models: Mappin
 
 def _candidates(study: Compare, system: SystemArrays, model: ModelArrays, phase: Phase) -> Candidates:
     """All plans and batches of one block, over the numbers of nodes that the study names."""
-    per_node, counts = int(system.tiers[0].size), [int(system.chips)]
+    per_node, counts = int(system.node_chips), [int(system.chips)]
     if study.max_chips is not None:
-        # A system of one tier has no network to a second node.
-        nodes = max(study.max_chips // per_node, 1) if len(system.tiers) > 1 else 1
+        # A system without a tier beyond its node has no network to a second one.
+        nodes = max(study.max_chips // per_node, 1) if len(system.tiers) > system.node_tier + 1 else 1
         counts = [per_node * 2**doubling for doubling in range(nodes.bit_length())]
     # Items of a network are small: what fills a chip is many of them.
     most = 16 if not model.network else study.max_batch
@@ -148,8 +148,8 @@ def with_quality(
     if quality != "equal":
         return at_range_end(system, varied, best=quality == "high")
     values = [array(getattr(equal, name)) for name in _CLASSES]
-    software = _with_software(system, values, {}, array(equal.launch_gap), array(equal.collective_start))
-    return _one_protocol(_with_direct(software, only=True))
+    software = _with_software(system, values, {}, array(equal.launch_gap))
+    return _with_direct(_one_protocol(software, array(equal.collective_start)), only=True)
 
 
 def at_range_end(system: SystemArrays, varied: Varied[System], *, best: bool) -> SystemArrays | None:
@@ -157,19 +157,21 @@ def at_range_end(system: SystemArrays, varied: Varied[System], *, best: bool) ->
 
     The best also has the direct all-reduce that a serving engine may add. None where nothing has a range.
     """
-    chip, tier = varied.spec.chip, varied.spec.tiers[0]
+    chip, node = varied.spec.chip, varied.spec.tiers[: system.node_tier + 1]
     ranges = [getattr(chip.quality, name).si_range for name in _CLASSES]
     formats = {dtype: datum.si_range for dtype, datum in chip.quality.matmul_formats.items()}
     constants = {} if chip.calibration is None else {n: d.si_range for n, d in chip.calibration.constants.items()}
-    times = [chip.launch.gap.si_range, tier.base_latency.si_range]
+    steps = [_protocol_ranges(tier) for tier in node]
+    sends = [ends for tier in steps for protocol in tier for ends in protocol]
+    gaps = chip.launch.gap.si_range
     has_more = system.tiers[0].kind == "switch" and "direct" not in system.tiers[0].algorithms
-    if not has_more and all(low == high for low, high in (*ranges, *formats.values(), *times, *constants.values())):
+    every = (*ranges, *formats.values(), gaps, *constants.values(), *sends)
+    if not has_more and all(low == high for low, high in every):
         return None
     better = 1 if best else 0
-    gap, start = (array(ends[1 - better]) for ends in times)
     chosen = {str(dtype): array(ends[better]) for dtype, ends in formats.items()}
-    software = _with_software(system, [array(ends[better]) for ends in ranges], chosen, gap, start)
-    software = _with_constants(software, constants, better)
+    software = _with_software(system, [array(ends[better]) for ends in ranges], chosen, array(gaps[1 - better]))
+    software = _with_protocols(_with_constants(software, constants, better), steps, better)
     return _with_direct(software, only=False) if best else software
 
 
@@ -195,24 +197,48 @@ def _with_direct(system: SystemArrays, *, only: bool) -> SystemArrays:
     return replace(system, tiers=(replace(inner, algorithms=names), *outer))
 
 
-def _with_software(
-    system: SystemArrays, classes: list[Array], formats: dict[str, Array], gap: Array, start: Array
-) -> SystemArrays:
-    """The system with qualities in the order of _CLASSES, launch gap and start of collectives in a node [s]."""
+def _with_software(system: SystemArrays, classes: list[Array], formats: dict[str, Array], gap: Array) -> SystemArrays:
+    """The system with qualities in the order of _CLASSES and a launch gap [s]."""
     matmul, attention, memory, collective = classes
     quality = QualityArrays(matmul, attention, memory, collective, formats)
     chip = replace(system.chip, quality=quality, launch=replace(system.chip.launch, gap=gap))
-    inner, *outer = system.tiers
-    return replace(system, chip=chip, tiers=(replace(inner, base_latency=start), *outer))
+    return replace(system, chip=chip)
 
 
-def _one_protocol(system: SystemArrays) -> SystemArrays:
-    """The system with the short start of collectives at the whole bandwidth: no library has more than another."""
-    tiers = tuple(replace(tier, share=array(1.0), protocols=()) for tier in system.tiers)
-    return replace(system, tiers=tiers)
+def _protocol_ranges(tier: Tier) -> list[tuple[Ends, Ends, Ends]]:
+    """Ends of start, hop and share of every protocol of a tier, low first."""
+    every = tier.constants.protocols.values()
+    return [(each.start.si_range, each.hop.si_range, each.share.si_range) for each in every]
+
+
+def _with_protocols(system: SystemArrays, ends: list[list[tuple[Ends, Ends, Ends]]], better: int) -> SystemArrays:
+    """The tiers of a node with one end of the ranges of their protocols: sooner and more of the wire are better."""
+    tiers = list(system.tiers)
+    for t, protocols in enumerate(ends):
+        chosen = [
+            replace(old, start=array(start[1 - better]), hop=array(hop[1 - better]), share=array(share[better]))
+            for old, (start, hop, share) in zip(tiers[t].protocols, protocols, strict=True)
+        ]
+        tiers[t] = replace(tiers[t], protocols=tuple(chosen))
+    return replace(system, tiers=tuple(tiers))
+
+
+def _one_protocol(system: SystemArrays, start: Array) -> SystemArrays:
+    """The system with the short start of collectives at the whole bandwidth: no library has more than another.
+
+    Inside a node the start is `start` [s].
+    """
+    one = array(1.0)
+    tiers = []
+    for t, tier in enumerate(system.tiers):
+        first = replace(tier.protocols[0], share=one, copies=False)
+        first = replace(first, start=start) if t <= system.node_tier else first
+        tiers.append(replace(tier, protocols=(first,), copy_share=None))
+    return replace(system, tiers=tuple(tiers))
 
 
 _CLASSES = ("matmul", "attention", "memory", "collective")
+Ends = tuple[float, float]
 
 
 def scaled_quality(system: SystemArrays, factor: NDArray[np.float64]) -> SystemArrays:

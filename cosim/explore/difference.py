@@ -185,6 +185,8 @@ def mixed(a: Case, b: Case, from_b: set[str]) -> Case:
         name=a.system.name,
         chip=chip,
         chips=planned.system.chips,
+        node_chips=network.node_chips,
+        node_tier=network.node_tier,
         tiers=network.tiers,
         server_power=of("power").system.server_power,
         pue=of("power").system.pue,

@@ -63,7 +63,7 @@ def _what_fits(case: Case, index: int) -> str:
     # What fits is asked of memory alone: a limit on time is another question.
     scenario = replace(scalars.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
     for nodes in (1, 2, 4, 8, 16, 32, MOST_NODES):
-        system = on_nodes(scalars.system, scalars.system.tiers[0].size * nodes)
+        system = on_nodes(scalars.system, scalars.system.node_chips * nodes)
         found = candidates_at(scalars.model, int(system.chips), batch, case.phase)
         if found.plans == 0:
             continue

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cosim.dtypes import SERVING_PRECISIONS, kv_dtype_for
 from cosim.engines.case import Case, Phase
 from cosim.hardware.lower import ChipArrays, SystemArrays
+from cosim.hardware.tiers import spans
 from cosim.mapping.legal import divisors, expert_degrees, legal_plans
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.records import Array, array
@@ -124,10 +125,10 @@ def searched(
 
 def on_nodes(system: SystemArrays, chips: Array) -> SystemArrays:
     """The system with as many nodes as hold `chips` at each point."""
-    inner, *outer = system.tiers
-    nodes = np.ceil(chips / inner.size)
-    tiers = (inner, *(replace(tier, size=nodes) for tier in outer))
-    return replace(system, chips=inner.size * nodes, tiers=tiers)
+    nodes = np.ceil(chips / system.node_chips)
+    sizes = spans([tier.most for tier in system.tiers], nodes, system.node_tier)
+    tiers = tuple(replace(tier, size=size) for tier, size in zip(system.tiers, sizes, strict=True))
+    return replace(system, chips=system.node_chips * nodes, tiers=tiers)
 
 
 def best_native(chip: ChipArrays) -> str:

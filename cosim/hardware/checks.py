@@ -6,16 +6,15 @@ name of the check, with the reason (two clocks on one datasheet, a capped produc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from cosim.documents import Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.chip import Chip
 from cosim.hardware.lower import KERNEL_CONSTANTS, ChipArrays, lower_chip
-from cosim.hardware.system import System
+from cosim.hardware.system import System, Tier, size_of
 from cosim.units import format_si
 
 TOLERANCE = 0.02
@@ -99,32 +98,60 @@ def _constants(chip: Chip, document: Document) -> None:
 
 
 def check_system(system: System, document: Document | None = None) -> None:
-    """Raises SpecError where a tier names an unknown link, a torus does not multiply out, or there is no tier."""
+    """Raises SpecError for the first tier that cannot be: its link, its size, its shape, its collectives."""
     if not system.tiers:
         raise _at(document, "tiers", "a system needs at least one tier", "the first joins the chips of a node")
+    names = [tier.name for tier in system.tiers]
+    if system.node is not None and system.node not in names:
+        raise _at(document, "node", f"names tier '{system.node}', which is not there", nearest(system.node, names))
+    last = len(system.tiers) - 1
     for index, tier in enumerate(system.tiers):
-        where = f"tiers.{index}"
-        problem, hint = "", ""
-        if index > 1:
-            problem, hint = "a third tier is not modelled yet", "give the chips of a node, then the nodes"
-        elif tier.link not in system.chip.links:
-            problem, hint = (
-                f"names link '{tier.link}', which {system.chip.name} has not",
-                nearest(tier.link, system.chip.links),
-            )
-        elif (tier.size is None) != (index > 0):
-            problem = "gives a size beyond the first tier" if index else "has no size"
-            hint = "the first tier says how many chips it joins, nodes of the system says the rest"
-        elif tier.kind == "torus" and tier.size is not None and int(np.prod(tier.shape or (0,))) != int(tier.size.si):
-            problem, hint = (
-                f"shape {tier.shape} does not multiply to size {tier.size.si:g}",
-                "give one or the other anew",
-            )
-        elif "in_network" in tier.algorithms and None in (tier.in_network, tier.in_network_latency):
-            problem = "offers in_network reduction without in_network or in_network_latency"
-            hint = "give the share of link bandwidth that it reaches, and its time for no bytes"
+        problem, hint = _tier_fault(system, tier, index, last)
         if problem:
-            raise _at(document, where, problem, hint)
+            raise _at(document, f"tiers.{index}", f"tier '{tier.name}' {problem}", hint)
+    beyond = system.tiers[system.node_tier + 1 :]
+    most = math.prod(math.inf if size_of(tier) is None else float(size_of(tier) or 1.0) for tier in beyond)
+    if beyond and system.nodes.si > most:
+        joined = ", ".join(f"{tier.name} {size_of(tier):g}" for tier in beyond)
+        hint = f"its tiers join {most:g} nodes at most ({joined}); give a tier a greater size, or ask for fewer nodes"
+        raise _at(document, "nodes", f"asks for {system.nodes.si:g} nodes", hint)
+
+
+def _tier_fault(system: System, tier: Tier, index: int, last: int) -> tuple[str, str]:
+    """What is wrong with a tier and what would be right; two empty words where nothing is."""
+    if tier.link not in system.chip.links:
+        return f"names link '{tier.link}', which {system.chip.name} has not", nearest(tier.link, system.chip.links)
+    if size_of(tier) is None and (index <= system.node_tier or index < last):
+        return "has no size", "every tier but the last says how many units it joins"
+    problem, hint = _shape_fault(tier)
+    return (problem, hint) if problem else _constants_fault(tier)
+
+
+def _shape_fault(tier: Tier) -> tuple[str, str]:
+    size, shape = size_of(tier), list(tier.shape)
+    if tier.kind == "torus" and not shape:
+        return "is a torus without a shape", "shape: [4, 4, 4] are the units along each dimension"
+    if shape and tier.kind not in ("torus", "dragonfly"):
+        return f"is a {tier.kind} with a shape", "only a torus and a dragonfly have one"
+    if any(length < 1 for length in shape):
+        return f"has shape {shape}", "every dimension is 1 or longer"
+    if shape and size is not None and math.prod(shape) != int(size):
+        return f"has shape {shape}, which makes {math.prod(shape)} and not size {size:g}", "give one or the other anew"
+    if tier.kind == "hypercube_mesh" and size is not None and not math.log2(size).is_integer():
+        return f"is a hypercube mesh of {size:g}", "a hypercube has 2, 4, 8, 16 .. units"
+    return "", ""
+
+
+def _constants_fault(tier: Tier) -> tuple[str, str]:
+    constants = tier.constants
+    if not constants.protocols:
+        return "has no protocol", "constants.protocols needs one with its start, hop and share"
+    if not constants.algorithms:
+        return "has no algorithm", "constants.algorithms: [ring] is the least"
+    if "in_network" in constants.algorithms and None in (constants.in_network_share, constants.in_network_start):
+        hint = "give constants.in_network_share, the share of link bandwidth that it reaches, and in_network_start"
+        return "offers in_network reduction without its share or start", hint
+    return "", ""
 
 
 def _at(document: Document | None, field: str, problem: str, hint: str) -> SpecError:

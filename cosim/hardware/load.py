@@ -13,6 +13,7 @@ from cosim.documents import Data, Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.checks import check_chip, check_system
 from cosim.hardware.chip import Chip
+from cosim.hardware.collectives import CollectiveLibrary
 from cosim.hardware.compute import KernelLibrary
 from cosim.hardware.lower import COSTS, SHARES
 from cosim.hardware.system import System
@@ -57,11 +58,60 @@ def read_system(name: str) -> tuple[System, tuple[Document, ...]]:
         except SpecError as error:
             raise error.at(file=holder.path, line=holder.line("chip")) from None
         data, files = {**data, "chip": chip}, (*chain, *chip_files)
-    system = validated(System, _cited(data, chain), own, chain[1:])
+    data = _cited(data, chain)
+    data, others = _with_collectives(data, chain)
+    system = validated(System, data, own, chain[1:])
+    files = (*files, *others)
     if isinstance(data.get("chip"), dict):
         check_chip(system.chip, own)
     check_system(system, own)
     return system, files
+
+
+def _with_collectives(data: Data, chain: tuple[Document, ...]) -> tuple[Data, tuple[Document, ...]]:
+    """Every tier with the constants of its library, its own over them, and the files read. Raises SpecError."""
+    tiers, files = data.get("tiers"), tuple[Document, ...]()
+    if not isinstance(tiers, list):
+        return data, files
+    whole: list[Any] = []
+    for index, tier in enumerate(tiers):
+        if isinstance(tier, dict) and isinstance(tier.get("collectives"), str):
+            try:
+                shared, read = described(tier["collectives"], "collectives")
+                validated(CollectiveLibrary, shared, read[0], read[1:])
+            except SpecError as error:
+                at = f"tiers.{index}.collectives"
+                holder = next((d for d in chain if at in d.lines), chain[0])
+                raise (error if error.file else error.at(file=holder.path, line=holder.line(at))) from None
+            own = tier.get("constants")
+            lent = _lent_collectives(shared, str(data.get("name")))
+            whole.append({**tier, "constants": _merged(lent, own if isinstance(own, dict) else {})})
+            files = (*files, *read)
+        else:
+            whole.append(tier)
+    return {**data, "tiers": whole}, files
+
+
+def _lent_collectives(shared: Data, system: str) -> Data:
+    """A library's constants as `system` has them: on one that they were not fitted on they are estimates."""
+    kept = {key: value for key, value in shared.items() if key not in ("name", "title", "sources", "lent")}
+    factor = (shared.get("lent") or {}).get("value")
+    if factor is None or system in shared.get("fitted_on", ()):
+        return kept
+    protocols = {
+        name: {key: _ranged(value, key == "share", factor) for key, value in protocol.items()}
+        for name, protocol in kept.get("protocols", {}).items()
+    }
+    return {**kept, "protocols": protocols, "held_out": None}
+
+
+def _ranged(datum: Any, is_share: bool, factor: float) -> Any:  # noqa: ANN401  # data of a file
+    """The datum as an estimate with the range of what is lent, if it is one that has none."""
+    if not isinstance(datum, dict) or {"low", "high"} & set(datum):
+        return datum
+    most = 1.0 if is_share else float("inf")
+    value = datum["value"]
+    return {**datum, "kind": "estimated", "low": value / factor, "high": min(value * factor, most)}
 
 
 def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:

@@ -6,6 +6,7 @@ follows; an override of a derived value replaces that value alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from cosim.datum import Datum
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.system import System
+from cosim.hardware.tiers import TierArrays, lower_tiers
 from cosim.overrides import Varied
 from cosim.records import Array, array
 
@@ -129,46 +131,23 @@ class ChipArrays:
 
 
 @dataclass(frozen=True, slots=True)
-class ProtocolArrays:
-    """A protocol of collectives: hop and start latency [s], share of the reached bandwidth."""
-
-    latency: Array
-    base_latency: Array
-    share: Array
-
-
-@dataclass(frozen=True, slots=True)
-class TierArrays:
-    """A network tier: ranks, bandwidth per chip and direction [B/s], hop and start latency [s]."""
-
-    name: str
-    kind: str
-    size: Array
-    bandwidth: Array
-    latency: Array
-    base_latency: Array
-    in_network: Array
-    in_network_latency: Array
-    algorithms: tuple[str, ...]
-    shape: tuple[int, ...]
-    wrap: bool
-    efficiency: Array | None = None
-    """Share of the wire that collectives reach; None is the chip's quality."""
-    share: Array = field(default_factory=lambda: array(1.0))
-    """Share of what is reached that the protocol of `latency` and `base_latency` carries."""
-    protocols: tuple[ProtocolArrays, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class SystemArrays:
     """A system as the engines see it. Server power is per chip [W]."""
 
     name: str
     chip: ChipArrays
     chips: Array
+    node_chips: Array
+    node_tier: int
+    """Index of the tier that makes a node."""
     tiers: tuple[TierArrays, ...]
     server_power: Array
     pue: Array
+
+    @property
+    def sizes(self) -> tuple[Array, ...]:
+        """Units that each tier joins."""
+        return tuple(tier.size for tier in self.tiers)
 
 
 class Values:
@@ -216,40 +195,18 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
     """Arrays of a system with its overrides; paths are relative to the system. Raises SpecError."""
     system, values = varied.spec, Values(varied.spec, varied.arrays)
     chip = _chip(system.chip, values.below("chip"))
-    tiers: list[TierArrays] = []
-    for index, tier in enumerate(system.tiers):
-        at = f"tiers.{index}"
-        own = values.maybe(f"{at}.bandwidth")
-        tiers.append(
-            TierArrays(
-                name=tier.name,
-                kind=tier.kind,
-                size=values.si(f"{at}.size") if index == 0 else values.si("nodes"),
-                bandwidth=chip.links[tier.link] if own is None else own,
-                latency=values.si(f"{at}.latency"),
-                base_latency=values.si(f"{at}.base_latency"),
-                in_network=_or_zero(values.maybe(f"{at}.in_network")),
-                in_network_latency=_or_zero(values.maybe(f"{at}.in_network_latency")),
-                algorithms=tier.algorithms,
-                shape=tier.shape,
-                wrap=tier.wrap,
-                efficiency=values.maybe(f"{at}.efficiency"),
-                share=array(1.0) if tier.share is None else values.si(f"{at}.share"),
-                protocols=tuple(_protocol(values, f"{at}.protocols.{place}") for place in range(len(tier.protocols))),
-            )
-        )
+    tiers = lower_tiers(system, values, chip.links)
+    node = math.prod((tier.size for tier in tiers[: system.node_tier + 1]), start=array(1.0))
     return SystemArrays(
         name=system.name,
         chip=chip,
-        chips=tiers[0].size * values.si("nodes"),
-        tiers=tuple(tiers),
-        server_power=values.si("server.power") / tiers[0].size,
+        chips=node * values.si("nodes"),
+        node_chips=node,
+        node_tier=system.node_tier,
+        tiers=tiers,
+        server_power=values.si("server.power") / node,
         pue=values.si("facility.pue"),
     )
-
-
-def _protocol(values: Values, at: str) -> ProtocolArrays:
-    return ProtocolArrays(*(values.si(f"{at}.{name}") for name in ("latency", "base_latency", "share")))
 
 
 def _or_zero(value: Array | None) -> Array:

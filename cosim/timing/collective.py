@@ -156,7 +156,7 @@ def taken(cost: CollectiveCost, system: SystemArrays, busy: Array) -> Array:
     chip = system.chip
     traffic = np.max(np.stack(np.broadcast_arrays(*(tier.memory_traffic for tier in system.tiers))), axis=0)
     memory = chip.memory["dram"].bandwidth * chip.quality.memory
-    own = traffic * cost.wire_bytes / np.maximum(cost.time * memory, np.finfo(float).tiny)
+    own = traffic * cost.wire_bytes / memory / np.where(cost.time > 0.0, cost.time, np.inf)
     lost: Array = np.maximum(chip.collective_cores, np.clip(busy + own - 1.0, 0.0, 1.0))
     return lost
 

@@ -114,6 +114,16 @@ def _ranged(datum: Any, is_share: bool, factor: float) -> Any:  # noqa: ANN401  
     return {**datum, "kind": "estimated", "low": value / factor, "high": min(value * factor, most)}
 
 
+def usual_systems() -> dict[str, str]:
+    """The system that is meant where a chip is named alone, by chip: those whose files say `usual: true`."""
+    found: dict[str, str] = {}
+    for name, path in library.names("systems").items():
+        data = documents.read(path).data
+        if data.get("usual") is True and isinstance(data.get("chip"), str):
+            found.setdefault(data["chip"], name)
+    return found
+
+
 def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:
     """Content of any description with its bases merged and its sources written out, and its files. Raises SpecError."""
     if kind == "accelerators":

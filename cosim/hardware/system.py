@@ -85,6 +85,8 @@ class System(Frozen):
     nodes: Count
     node: str | None = None
     """Name of the tier that makes a node, with one `server` around it; None: the first."""
+    usual: bool = False
+    """Whether it is what is meant where its chip is named alone."""
     tiers: tuple[Tier, ...]
     server: Server
     facility: Facility

@@ -1,10 +1,10 @@
 """The plain part of YAML, in a tenth of the time that all of it takes: what descriptions are mostly written in.
 
-Mappings of plain keys, one entry a line, whose values are scalars or flow collections that end on that line, and lists
-of such mappings, each behind a dash that is further in than the key of the list. Whatever is not surely that (other lists
-of dashes, anchors, text over several lines, a key twice, any fault) is not read here: the answer is None and the whole
-parser reads the file, so that every error is the whole parser's. What is read here is what the whole parser reads, with
-the same lines.
+Mappings of plain keys, one entry a line, whose values are scalars or flow collections that end on that line, and
+lists of such mappings, each behind a dash that is further in than the key of the list. Whatever is not surely that
+(other lists of dashes, anchors, text over several lines, a key twice, any fault) is not read here: the answer is None
+and the whole parser reads the file, so that every error is the whole parser's. What is read here is what the whole
+parser reads, with the same lines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Systems as published: chips, links, peaks, memory, racks, fabrics; every one of them prices collectives over itself."""
+"""Systems as published: chips, links, peaks, memory, racks, fabrics; each prices collectives over all its chips."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
+from cosim.hardware.collectives import CollectiveLibrary
 from cosim.hardware.compute import KernelLibrary
-from cosim.hardware.load import load_chip, load_kernels, load_system
+from cosim.hardware.load import load_chip, load_collectives, load_kernels, load_system
 from cosim.hardware.lower import lower_chip
 from cosim.hardware.system import System
 from cosim.mapping.plan import Plan, Scenario
@@ -41,12 +43,22 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "software": Software,
     "technology": Technology,
     "kernels": KernelLibrary,
+    "collectives": CollectiveLibrary,
     "plan": Plan,
     "scenario": Scenario,
     "compare": Compare,
     "train": Train,
     "sweep": Sweep,
 }
+
+
+_PLAIN: dict[str, Callable[[str], Software | Technology | KernelLibrary | CollectiveLibrary]] = {
+    "software": load_software,
+    "technology": load_technology,
+    "kernels": load_kernels,
+    "collectives": load_collectives,
+}
+"""Kinds of which nothing derives: their numbers are all there is."""
 
 
 def listing(kind: str) -> list[Item]:
@@ -59,6 +71,7 @@ def listing(kind: str) -> list[Item]:
         "software": _software,
         "technology": _technology,
         "kernels": _kernels,
+        "collectives": _collectives,
     }[kind]
     items: list[Item] = []
     for name, path in library.names(kind).items():
@@ -83,15 +96,9 @@ def details(name: str) -> Item:
         model = load_workload(name)
         about = {"data": model_facts(model), "derived": _model_derived(model), "checks": _model_checks(model)}
         return {**content, "title": model.title, **about}
-    if kind == "software":
-        software = load_software(name)
-        return {**content, "title": software.title, "data": list(data_of(software))}
-    if kind == "technology":
-        technology = load_technology(name)
-        return {**content, "title": technology.title, "data": list(data_of(technology))}
-    if kind == "kernels":
-        kernels = load_kernels(name)
-        return {**content, "title": kernels.title, "data": list(data_of(kernels))}
+    if kind in _PLAIN:
+        plain = _PLAIN[kind](name)
+        return {**content, "title": plain.title, "data": list(data_of(plain))}
     spec: Chip | System = load_chip(name) if kind == "accelerators" else load_system(name)
     chip = spec if isinstance(spec, Chip) else spec.chip
     checks = [
@@ -188,6 +195,16 @@ def _kernels(path: str) -> Item:
         "title": kernels.title,
         "constants": len(kernels.constants),
         "fitted on": ", ".join(kernels.fitted_on) or "no chip",
+    }
+
+
+def _collectives(path: str) -> Item:
+    shared = load_collectives(path)
+    return {
+        "title": shared.title,
+        "protocols": ", ".join(shared.protocols),
+        "algorithms": ", ".join(shared.algorithms),
+        "fitted on": ", ".join(shared.fitted_on) or "no system",
     }
 
 

@@ -28,7 +28,7 @@ class Tier(Frozen):
     bandwidth: Bandwidth | None = None
     """Per chip and direction, where the tier gives less than the chip's link; of a bus, of all its chips together."""
     efficiency: Ratio | None = None
-    """Share of the wire that collectives reach on this tier; None is the chip's `quality.collective`."""
+    """Share of the wire that collectives reach on this tier; None: what the library reaches, or the chip's quality."""
     latency: Time | None = None
     """Of a wire, one way, beyond what the hop of the library holds; None is nothing beyond it."""
     switch_latency: Time | None = None

@@ -185,7 +185,9 @@ def test_a_longer_torus_is_bound_by_its_longest_dimension(tier_of: TierOf) -> No
 
 @settings(max_examples=60, deadline=None)
 @given(shape=SHAPES, closed=st.booleans(), data=st.data())
-def test_wires_never_give_more_than_a_chip_has(tier_of: TierOf, shape: Place, closed: bool, data: st.DataObject) -> None:
+def test_wires_never_give_more_than_a_chip_has(
+    tier_of: TierOf, shape: Place, closed: bool, data: st.DataObject
+) -> None:
     size = math.prod(shape)
     tier = tier_of("torus", shape=shape, closed=tuple(closed for _ in shape))
     ranks = data.draw(st.integers(1, size))

@@ -207,13 +207,16 @@ def test_dispatch_reaches_what_the_network_allows(ranks: int, measured: float) -
     assert found == pytest.approx(measured, rel=0.10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SYSTEMS, SIZE, RANKS)
 def test_a_group_over_two_nodes_is_never_cheaper_than_inside_one(name: str, size: float, ranks: float) -> None:
+    # NCCL has a tree only between nodes, and NVLink 3 is measured to start later than NCCL's own table says for a
+    # network: there the first bytes are left out.
+    size = max(size, 128.0 * KIB) if name in ("dgx-a100", "dgx-b200") else size
     two, one = system(name, 2), (array(1.0), array(1.0))
     inside = Placement((array(ranks), array(1.0)), one)
     spread = Placement((array(ranks / 2.0), array(2.0)), one)
-    for collective in (all_reduce, all_gather):
+    for collective in (all_reduce, all_gather, uniform_all_to_all):
         times = [float(collective(array(size), group, two).time) for group in (inside, spread)]
         assert times[0] <= times[1] * ROUNDING
 

@@ -166,6 +166,18 @@ def test_no_chip_sends_faster_than_all_of_its_links(
 
 
 @settings(max_examples=60, deadline=None)
+@given(level=levels(), size=SIZE)
+def test_a_direct_reduction_is_an_exchange_of_parts_there_and_back(
+    build: Callable[..., SystemArrays], level: Level, size: float
+) -> None:
+    # Links between neighbours carry what goes to the ranks behind them too.
+    one = replace(level, start=0.0, hop=0.0)
+    system, group = build([one], ("direct",)), group_of([one])
+    there = float(uniform_all_to_all(array(size), group, system).time)
+    assert float(all_reduce(array(size), group, system).time) == pytest.approx(2.0 * there, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
 @given(size=SIZE, ranks=st.sampled_from([2, 3, 8]), share=st.floats(0.05, 1.0))
 def test_a_switch_that_adds_up_takes_every_byte_once(
     tier_of: TierOf, network_of: NetworkOf, size: float, ranks: int, share: float

@@ -305,6 +305,11 @@ def test_the_switch_adds_up_whatever_the_protocols(one: SystemArrays) -> None:
     assert times[0] == times[1]
 
 
+def test_a_huge_message_is_no_trouble_to_a_tier_that_does_not_add_up(one: SystemArrays) -> None:
+    # 1 PB: the network beside the switch has no in-switch reduction, and nothing overflows.
+    assert named(all_reduce(array(1e15), group(8, 1), one, "in_network")) == "in_network"
+
+
 def test_a_batch_takes_what_is_fastest_for_every_point(one: SystemArrays) -> None:
     # Direct is two hops; at 0.9 of the wire the switch's 1 + 1/8 beats 2 x 7/8, and not the 1 of two ranks.
     fast = replace(one, tiers=(replace(one.tiers[0], in_network=array(0.9)), one.tiers[1]))

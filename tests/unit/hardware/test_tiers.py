@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System, Tier
 from cosim.hardware.tiers import TierArrays, spans
@@ -164,10 +165,14 @@ def test_constants_come_from_the_library_and_may_be_replaced(dgx: System) -> Non
 
 
 def test_what_a_library_does_not_say_costs_nothing(dgx: System) -> None:
-    network = tier(dgx, 1)
+    network = tier(load_system("asic-8"), 1)
     assert (network.copy_share, network.engine_rate, network.efficiency, network.most) == (None, None, None, None)
     plain = (network.in_network, network.in_network_start, network.memory_traffic, network.send_share)
-    assert [float(value) for value in plain] == [0.0, 0.0, 0.0, 1.0]
+    assert [float(value) for value in plain] == [0.0, 0.0, 0.0, 0.0]
+    # What collectives reach is the tier's own, or the library's.
+    shared = tier(dgx, 1).efficiency
+    assert shared is not None
+    assert float(shared) == 0.9
     limited = tier(dgx, 1, constants__engine_rate="40 GB/s", constants__memory_traffic=2.0, efficiency=0.9)
     assert [float(v) for v in (limited.engine_rate, limited.memory_traffic, limited.efficiency)] == [40e9, 2.0, 0.9]
 

@@ -88,6 +88,7 @@ def tier_of() -> Callable[..., TierArrays]:
             "link": "scale_up",
             "protocols": (protocol,),
             "algorithms": ("ring",),
+            "send_share": array(1.0),
             "closed": tuple(True for _ in shape),
         }
         numbers = {name: array(value) if isinstance(value, int | float) else value for name, value in fields.items()}

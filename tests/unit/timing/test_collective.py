@@ -349,7 +349,7 @@ def test_gathers_have_no_tree_and_no_switch(one: SystemArrays) -> None:
 
 def test_an_algorithm_that_no_tier_has_is_refused(three: SystemArrays) -> None:
     system = replace(three, tiers=tuple(replace(tier, algorithms=("ring",)) for tier in three.tiers))
-    message = r"plan\.algorithm\.all_reduce: no tier has such a collective \(got 'tre'\); .*the tiers have ring"
+    message = r"plan\.algorithm\.all_reduce: no tier has such a collective \(got 'tre'\); the tiers have ring"
     with pytest.raises(SpecError, match=message):
         all_reduce(GB, group(4, 2, 3), system, "tre")
 
@@ -357,7 +357,7 @@ def test_an_algorithm_that_no_tier_has_is_refused(three: SystemArrays) -> None:
 def test_a_library_that_cannot_serve_a_group_says_so(tier_of: TierOf, network_of: NetworkOf) -> None:
     system = network_of(tier_of(), tier_of("fat_tree", 2, 10, 7, 3, algorithms=("direct",)))
     assert float(all_reduce(GB, group(1, 2), system).time) > 0.0
-    with pytest.raises(SpecError, match="no algorithm of the library serves this group"):
+    with pytest.raises(SpecError, match="no algorithm of the libraries serves this group"):
         all_reduce(GB, group(8, 2), system)
 
 

@@ -1,8 +1,8 @@
 """What the closed form of a collective is made of: algorithm, protocol, latency, share of the wire, local copy.
 
-The parts come from `cosim.timing.collective` alone, which is asked what a group takes with one algorithm, one protocol and
-almost no bytes (its latency), and with and without a local copy. Bytes on wires are not among them: the flows of the event
-engine bring these themselves.
+The parts come from `cosim.timing.collective` alone, which is asked what a group takes with one algorithm, one protocol
+and almost no bytes (its latency), and with and without a local copy. Bytes on wires are not among them: the flows of
+the event engine bring these themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Cost = Callable[[float, SystemArrays], CollectiveCost]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One collective of a single start: its tiers with the protocol's share of what they reach, seconds beside the wire."""
+    """One collective of a single start: the protocol's share of what its tiers reach, seconds beside the wire."""
 
     shares: dict[int, float]
     """By index of the tier."""
@@ -168,7 +168,7 @@ def _without_hops(tier: TierArrays) -> TierArrays:
 
 
 def _phase(op: str, size: float, system: SystemArrays, group: Placement, used: list[int], place: int) -> Part:
-    """One tier's phase of a hierarchical collective, a ring of its own; the outermost of an all-reduce is a whole one."""
+    """One tier's phase of a hierarchical collective, a ring; the outermost of an all-reduce is a whole one."""
     one = replace(system, tiers=(system.tiers[place],))
     if place:
         first = system.tiers[0]

@@ -1,8 +1,8 @@
 """Max-min fair rates of flows that share links.
 
-Every flow f puts weight w on each of its links for a byte of its own, and may have a most. Rates grow at the pace `fair` of
-each flow until a link is full; flows on it stay, the others go on. A pass stops the flows of all links that are the
-narrowest for each of their flows, so that few passes are enough.
+Every flow f puts weight w on each of its links for a byte of its own, and may have a most. Rates grow at the pace
+`fair` of each flow until a link is full; flows on it stay, the others go on. A pass stops the flows of all links that
+are the narrowest for each of their flows, so that few passes are enough.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def fair_rates(capacity: Array, loads: Loads, most: Array, fair: Array) -> Array
         stopped = open_flow & (held | capped)
         rate[stopped] = (stops_at * fair)[stopped]
         mine = stopped[flow]
-        left = np.maximum(
-            left - np.bincount(link[mine], weight[mine] * rate[flow[mine]], minlength=len(capacity)), 0.0
-        )
+        left = np.maximum(left - np.bincount(link[mine], weight[mine] * rate[flow[mine]], minlength=len(capacity)), 0.0)
         open_flow &= ~stopped
         flow, link, weight = flow[~mine], link[~mine], weight[~mine]
     return rate
@@ -49,7 +47,9 @@ def fair_rates(capacity: Array, loads: Loads, most: Array, fair: Array) -> Array
 def _levels(left: Array, link: Index, pull: Array) -> Array:
     """Pace at which each link would be full [L]."""
     asked = np.bincount(link, pull, minlength=len(left))
-    return np.divide(left, asked, out=np.full(len(left), np.inf), where=asked > 0.0)
+    level = np.full(len(left), np.inf)
+    np.divide(left, asked, out=level, where=asked > 0.0)
+    return level
 
 
 def _least(flow: Index, value: Array, flows: int) -> Array:

@@ -1,8 +1,8 @@
-"""Flows on links as events on simpy: rates are solved anew when flows start or end, all changes of one instant together.
+"""Flows on links as events on simpy: rates are solved anew when flows start or end, once for all of one instant.
 
-A burst is flows that wait for the same things: a time, other bursts, then a latency before the first byte. It has ended when
-all its flows have, and a time of its own after that. Between two instants every rate is constant, so that what a link
-carries is exact.
+A burst is flows that wait for the same things: a time, other bursts, then a latency before the first byte. It has ended
+when all its flows have, and a time of its own after that. Between two instants every rate is constant, so that what a
+link carries is exact.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ class _Network:
         self._version += 1
         flying.rate = fair_rates(self.capacity, flying.loads, flying.most, flying.fair)
         entry = flying.loads
-        self._load = np.bincount(entry.link, entry.weight * flying.rate[entry.flow], minlength=len(self.capacity))
+        sent = entry.weight * flying.rate[entry.flow]
+        self._load = np.bincount(entry.link, sent, minlength=len(self.capacity)).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = np.where(flying.rate > 0.0, flying.left / flying.rate, np.inf)
         first = float(np.min(ends, initial=np.inf))
@@ -253,7 +254,9 @@ def _no_loads() -> Loads:
 
 def _after_all(env: simpy.Environment, call: Any) -> None:  # noqa: ANN401  # any function without arguments
     """Calls after all other events of this instant."""
+    from simpy.events import EventPriority
+
     event = env.event()
     event.callbacks.append(lambda _: call())
     event._ok, event._value = True, None  # noqa: SLF001  # as simpy's own Timeout does: an event that has happened
-    env.schedule(event, priority=LAST)
+    env.schedule(event, priority=EventPriority(LAST))

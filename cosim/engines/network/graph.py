@@ -8,9 +8,10 @@
     ring, torus       two links a chip and dimension, there and back; a line ends
     hypercube mesh    one link a chip and dimension
 
-Chips count from 0, those of the innermost tier next to each other. A chip has links of its own on every tier. A mesh, ring,
-torus or hypercube of units, and a rail-optimised tier, is one network for each place in the units.
-Capacity is the wire times the share that collectives reach [B/s].
+Chips count from 0, those of the innermost tier next to each other. A chip has links of its own on every tier. A mesh,
+ring, torus or hypercube of units, and a rail-optimised tier, is one network for each place in the units.
+Capacity is the wire times the share that collectives reach [B/s]. A fat tree's `oversubscription` narrows what leaves a
+unit, not its ports.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Hop = tuple[Index, Index, float]
 
 
 def joining(tier: TierLinks, source: Index, target: Index) -> Iterator[Hop]:
-    """Links from `source` to `target`, chips whose units meet on this tier; of the same place in them where it matters."""
+    """Links from `source` to `target`, whose units meet on this tier; of the same place in them where it matters."""
     every = np.arange(len(source))
     yield from ((every, link, 1.0) for link in _joining_all(tier, source, target))
     if tier.kind in ("ring", "torus"):
@@ -119,9 +119,7 @@ def _torus(tier: TierLinks, source: Index, target: Index) -> Iterator[Hop]:
         here = tier.moved(here, dimension, to)
 
 
-def _walk(
-    tier: TierLinks, here: Index, dimension: int, way: int, sign: int, far: Index, part: float
-) -> Iterator[Hop]:
+def _walk(tier: TierLinks, here: Index, dimension: int, way: int, sign: int, far: Index, part: float) -> Iterator[Hop]:
     """Steps along a dimension, `far` of them."""
     at = tier.along(here, dimension)
     for done in range(int(far.max(initial=0))):

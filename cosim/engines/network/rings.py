@@ -7,7 +7,7 @@ rank, passes all ranks inside, and comes back to the port that it leaves by.
     bus                           one byte for each rank that it holds
     mesh                          1 / (r - 1) on each link between r units: as many rings as a unit has peers
     hypercube mesh                1 / d on each link of the d dimensions that the group spans
-    ring, torus                   1 / R on each link of R rings: two of a dimension that closes, one there and back of a line
+    ring, torus                   1 / R on each link of R rings: two of a dimension that closes, one of a line
 
 Ranks that make no box on a torus, or no smaller cube of a hypercube, pass the routes from each to the next.
 """

@@ -1,9 +1,10 @@
 """Routes between chips as links, many pairs at once; ways round links that have failed.
 
-A pair meets on the innermost tier that holds both. A chip reaches another unit by its own port of that tier. Where chips of
-the same place have a network of their own (meshes and tori of units, rails) the bytes first go, inside the unit, to the
-chip whose place the receiver has. A tier whose units are wired by the same link of the chip is crossed in the same way;
-a port of it is used on the way out and in.
+A pair meets on the innermost tier that holds both. A chip reaches another unit by its own port of that tier. Where
+chips of the same place have a network of their own (meshes and tori of units, rails) the bytes first go, inside the
+unit, to the chip whose place the receiver has. A tier whose units are wired by the same link of the chip is crossed in
+the same way; a port of it is used on the way out and in. Leaves of rails are joined above, which only what lost its
+port makes use of.
 """
 
 from __future__ import annotations
@@ -106,10 +107,15 @@ def around(graph: Graph, capacity: Array, loads: Loads) -> Loads:
 
 
 def detour(graph: Graph, capacity: Array, link: int) -> Index:
-    """Links from where a failed link starts to where it ends, the fewest. Raises SpecError where none are left."""
+    """Links from where a failed link starts to where it ends, the fewest. Raises SpecError where none are left.
+
+    The port of a chip into a network of units is replaced by that of the next chip of its unit which has one.
+    """
     from scipy.sparse import csgraph
 
     tier = graph.tier_of(link)
+    if tier.kind in SWITCHED and tier.held > 1 and link < tier.first + 2 * tier.chips:
+        return _neighbour(graph, capacity, tier, link)
     if tier.kind not in WIRED or link >= tier.first + tier.count - tier.chips * tier.engines:
         raise _cut(graph, tier, link, "no other link of the tier leads there")
     tail, head = (int(end[0]) for end in ends(tier, np.array([link])))
@@ -125,6 +131,20 @@ def detour(graph: Graph, capacity: Array, link: int) -> Index:
         path.append(links[int(before[goal]), int(goal)])
         goal = int(before[goal])
     return np.array(path[::-1], dtype=np.int64)
+
+
+def _neighbour(graph: Graph, capacity: Array, tier: TierLinks, link: int) -> Index:
+    """The port of another chip of the unit, and the way to it or from it inside."""
+    into, chip = divmod(link - tier.first, tier.chips)
+    unit = chip // tier.held * tier.held
+    for turn in range(1, tier.held):
+        other = unit + (chip - unit + turn) % tier.held
+        port = tier.first + into * tier.chips + other
+        if capacity[port] > 0.0:
+            ends_of = (np.array([other]), np.array([chip])) if into else (np.array([chip]), np.array([other]))
+            inside = around(graph, capacity, routes(graph, *ends_of, 0)).link
+            return np.append(inside, port)
+    raise _cut(graph, tier, link, f"all {tier.held} ports of its unit have failed")
 
 
 def _alive(graph: Graph, tier: TierLinks, capacity: Array, chip: int) -> tuple[Any, dict[tuple[int, int], int]]:

@@ -1,14 +1,14 @@
-"""Collectives as bursts of flows. Start, hops, protocol and copy are those of the closed form, bytes are flows on links.
+"""Collectives as bursts of flows. Start, hops, protocol and copy are the closed form's, bytes are flows on links.
 
     ring, tree, broadcast   one flow a channel, round all ranks: its edges advance together
     direct                  one flow: every rank to all others
-    hierarchical            a phase a tier: reduce-scatter outward, then gather inward, each a ring for each port of a unit
+    hierarchical            a phase a tier: scatter outward, gather inward, a ring for each port of a unit
     halving_doubling        the same phases with one start
     in_network              one flow up and down the switch
     alltoall, send_recv     a flow for each pair, all at once
 
-A byte that a protocol of share s sends takes 1/s of the wire. `stepwise` makes every step of a ring a flow that waits for the
-step before it, for groups inside one tier.
+A byte that a protocol of share s sends takes 1/s of the wire. `stepwise` makes every step of a ring a flow that waits
+for the step before it, for groups inside one tier.
 """
 
 from __future__ import annotations
@@ -74,18 +74,14 @@ def schedule(work: Work, *, stepwise: bool = False) -> tuple[Burst, ...]:
     algorithm = work.parts.algorithm
     if work.ranks < 2:
         return (replace(_burst(work, _nothing(), 0.0), name=work.name),)
-    if stepwise:
-        return _steps(work)
-    if work.op in ("alltoall", "send_recv"):
-        return _pairs(work)
+    if stepwise or work.op in ("alltoall", "send_recv"):
+        return _steps(work) if stepwise else _pairs(work)
     part = work.parts.parts[0]
     if algorithm in ROUND:
         loads = ring(work.graph, work.chips, part.shares)
         return (_burst(work, loads, _round_bytes(work) / loads.flows, part),)
-    if algorithm == "direct":
-        return (_direct(work, part),)
-    if algorithm == "in_network":
-        return (_in_network(work, part),)
+    if algorithm in ("direct", "in_network"):
+        return ((_direct if algorithm == "direct" else _in_network)(work, part),)
     return _phases(work)
 
 
@@ -145,9 +141,7 @@ def _phases(work: Work) -> tuple[Burst, ...]:
         burst = _burst(work, loads, size, part)
         if not alone:
             ends = number == len(order) - 1
-            burst = replace(
-                burst, latency_s=part.latency_s if not number else 0.0, tail_s=part.copy_s if ends else 0.0
-            )
+            burst = replace(burst, latency_s=part.latency_s if not number else 0.0, tail_s=part.copy_s if ends else 0.0)
         after = (work.first + number - 1,) if number else ()
         found.append(replace(burst, name=f"{work.name} {work.graph.tiers[depth].name}", after=after))
     return tuple(found)
@@ -221,7 +215,7 @@ def _steps(work: Work) -> tuple[Burst, ...]:
 
 
 def _burst(work: Work, loads: Loads, size: float, part: Part | None = None) -> Burst:
-    """A burst of flows of `size` bytes each, round failed links. A flow gives way as one connection where it is thinnest."""
+    """Flows of `size` bytes each, round failed links. A flow gives way as one connection where it is thinnest."""
     whole = around(work.graph, work.capacity, loads)
     thinnest = np.full(loads.flows, np.inf)
     np.minimum.at(thinnest, whole.flow, whole.weight)

@@ -129,9 +129,9 @@ def simulate_collectives(
 ) -> NetworkRun:
     """Runs `requests` at once on a system of one point (0-d leaves).
 
-    `degraded`: share that links give, by name or pattern. `stragglers`: seconds that chips are late. `background`: traffic
-    that wants a rate as long as the collectives run. Raises SpecError for a group, a chip or a link that is not there, and
-    where links that have failed cut a tier in two.
+    `degraded`: share that links give, by name or pattern. `stragglers`: seconds that chips are late. `background`:
+    traffic that wants a rate as long as the collectives run. Raises SpecError for a group, a chip or a link that is not
+    there, and where links that have failed cut a tier in two.
     """
     graph = build(system)
     capacity = with_factors(graph, degraded or {})

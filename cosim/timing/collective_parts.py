@@ -81,6 +81,10 @@ def parts_of(op: str, size: float, group: Placement, system: SystemArrays, algor
     if not used:
         return Parts(0.0, "none", ())
     spanned, own = _spanned(system, group, used)
+    # A name that only tiers beyond the group have is taken wherever it is legal: not here.
+    elsewhere = any(algorithm in tier.algorithms for tier in system.tiers)
+    if elsewhere and not any(algorithm in tier.algorithms for tier in spanned.tiers):
+        algorithm = "fastest"
     whole = _cost(op, spanned, own, algorithm)(size, spanned)
     if op in PIPELINED:
         name = {"alltoall": "pairwise", "broadcast": "chain", "send_recv": "send"}[op]

@@ -30,8 +30,12 @@ def channels(graph: Graph, chips: Index, depth: int) -> int:
 
 
 def round_tier(graph: Graph, depth: int, chips: Index, channel: int) -> Loads:
-    """Links of one tier that a channel of a ring round `chips` (in order) passes, as loads of one flow."""
+    """Links of one tier that a channel of a ring round `chips` passes, as loads of one flow."""
     tier = graph.tiers[depth]
+    # Places that every unit has come first: a channel then lies on one rail.
+    place, often = np.unique(chips % tier.held, return_counts=True)
+    rare = np.isin(chips % tier.held, place[often < often.max()])
+    chips = chips[np.lexsort((chips, rare, chips // tier.held))]
     unit, start, count = np.unique(chips // tier.held, return_index=True, return_counts=True)
     picks = chips[start + channel % count]
     whole = unit // tier.size

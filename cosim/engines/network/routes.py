@@ -73,7 +73,7 @@ def _pieces(graph: Graph, source: Index, target: Index, reach: int) -> Iterator[
             yield here[which], links, part
         for inner in graph.tiers[:depth]:
             if inner.link == tier.link and inner.kind in SWITCHED:
-                yield here, up(inner, start), 1.0
+                yield here, up(inner, middle), 1.0
                 yield here, down(inner, end), 1.0
         aim = aim.copy()
         aim[here] = middle

@@ -134,10 +134,9 @@ def _phases(work: Work) -> tuple[Burst, ...]:
     for number, (place, times) in enumerate(order):
         depth, share, part = shares[place]
         loads = ring(work.graph, work.chips, {depth: share})
-        inside = float(np.mean(np.unique(work.chips // work.graph.tiers[depth].held, return_counts=True)[1]))
         units = len(np.unique(work.chips // work.graph.tiers[depth].held))
         meet = units / len(np.unique(work.chips // work.graph.tiers[depth].span))
-        size = times * (meet - 1.0) / meet * work.size / inside
+        size = times * (meet - 1.0) / meet * work.size / loads.flows
         burst = _burst(work, loads, size, part)
         if not alone:
             ends = number == len(order) - 1

@@ -48,7 +48,7 @@ class Outcome:
     protocol: str
     closed_form_s: float
     phases: tuple[tuple[str, float, float], ...]
-    """Name, first byte and end of each of its bursts [s], the longest-running ones where there are many."""
+    """Name, first byte and end of each of its bursts [s]."""
 
     @property
     def time_s(self) -> float:

@@ -43,7 +43,7 @@ def made(network_of: Made, plan: tuple[dict[str, Any], ...]) -> SystemArrays:
     return network_of(*(tier | {"algorithms": ("ring", "tree")} for tier in plan))
 
 
-def run(system: SystemArrays, op: str, chips: tuple[int, ...], **given_: Any) -> NetworkRun:  # noqa: ANN401  # any
+def run(system: SystemArrays, op: str, chips: tuple[int, ...], **given_: Any) -> NetworkRun:  # any
     return simulate_collectives(system, [Request(op, BYTES, chips, "ring")], **given_)
 
 
@@ -67,7 +67,7 @@ def test_never_faster_than_the_wires_of_a_unit(
         # What must come into a unit: all that it has not, over the ports of all its chips.
         owed = {
             "all_reduce": BYTES,
-            "broadcast": BYTES if 0 != unit else 0.0,
+            "broadcast": BYTES if unit != 0 else 0.0,
             "all_gather": BYTES * (ranks - inside) / ranks,
             "alltoall": BYTES / ranks * inside * (ranks - inside),
         }[op]
@@ -99,8 +99,8 @@ def test_more_bandwidth_is_never_slower(
     faster = replace(system, tiers=tuple(tiers))
     before, after = (run(one, op, chips).outcomes[0].time_s for one in (system, faster))
     if op == "alltoall":
-        # Flows that share fairly may end a little later where others got faster: never by more than their part.
-        assert after <= before * 1.5
+        # Flows that share fairly may end a little later where others got faster: by a tenth at most.
+        assert after <= before * 1.1
     else:
         assert after <= before * (1.0 + 1e-9)
 

@@ -63,7 +63,9 @@ def test_the_local_copy_is_a_part(network_of: Made) -> None:
 
 
 def test_latency_of_wires_and_switches_is_in_the_hops(network_of: Made) -> None:
-    plain, far = (parts_of("all_gather", 1e6, group(4.0), network_of({"size": 4, "latency": s}), "ring") for s in (0.0, 2e-6))
+    plain, far = (
+        parts_of("all_gather", 1e6, group(4.0), network_of({"size": 4, "latency": s}), "ring") for s in (0.0, 2e-6)
+    )
     assert far.parts[0].hops_s - plain.parts[0].hops_s == pytest.approx(3 * 2e-6)
     assert far.parts[0].start_s == pytest.approx(plain.parts[0].start_s)
 
@@ -73,10 +75,13 @@ def test_a_tier_that_the_group_does_not_use_has_no_part_in_it(network_of: Made) 
     slow = {"size": 4, "bandwidth": 1e6, "protocols": (replace(BULK, start=array(1.0)),)}
     for op in OPS:
         ranks = 2.0 if op == "send_recv" else 8.0
-        alone, beside = (parts_of(op, 1e8, group(ranks, *more), system) for system, more in (
-            (inside, ()),
-            (network_of(TWO, slow), (1.0,)),
-        ))
+        alone, beside = (
+            parts_of(op, 1e8, group(ranks, *more), system)
+            for system, more in (
+                (inside, ()),
+                (network_of(TWO, slow), (1.0,)),
+            )
+        )
         assert beside == alone
     # The same for a tier inside, of which one rank a unit is in the group.
     across = parts_of("all_reduce", 1e8, group(1.0, 8.0), network_of({"size": 4, "kind": "mesh"}, TWO), "ring")
@@ -126,5 +131,5 @@ def test_unknown_names_are_told(network_of: Made, op: str, algorithm: str, said:
 def test_tiers_need_a_protocol_in_common(network_of: Made) -> None:
     other = (replace(QUICK, name="a"), replace(BULK, name="b"))
     system = network_of(TWO, {"size": 4, "protocols": other})
-    with pytest.raises(SpecError, match="no protocol in common|no algorithm"):
+    with pytest.raises(SpecError, match=r"no protocol in common|no algorithm"):
         parts_of("all_reduce", 1e6, group(8.0, 4.0), system, "ring")

@@ -22,7 +22,10 @@ def loads_of(rows: list[dict[int, float]]) -> Loads:
 
 
 def rates(
-    capacity: list[float], rows: list[dict[int, float]], most: list[float] | None = None, fair: list[float] | None = None
+    capacity: list[float],
+    rows: list[dict[int, float]],
+    most: list[float] | None = None,
+    fair: list[float] | None = None,
 ) -> list[float]:
     ones = np.ones(len(rows))
     limits = ones * FREE if most is None else np.array(most)

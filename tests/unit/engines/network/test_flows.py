@@ -54,7 +54,9 @@ def test_a_second_flow_halves_the_first_while_both_run() -> None:
 
 
 def test_a_burst_waits_for_others_to_end() -> None:
-    found = run([10.0, 10.0], replace(burst(10.0, 0), tail_s=1.0), burst(40.0, 1), replace(burst(10.0, 0), after=(0, 1)))
+    found = run(
+        [10.0, 10.0], replace(burst(10.0, 0), tail_s=1.0), burst(40.0, 1), replace(burst(10.0, 0), after=(0, 1))
+    )
     assert found.end_s == pytest.approx((2.0, 4.0, 5.0))
 
 
@@ -98,7 +100,7 @@ def test_without_a_series_the_answer_is_the_same() -> None:
 
 
 def test_flows_that_cannot_end_are_named() -> None:
-    with pytest.raises(SimulationError, match="flows do not end.*waiting: stuck"):
+    with pytest.raises(SimulationError, match=r"flows do not end.*waiting: stuck"):
         run([0.0], replace(burst(1.0, 0), name="stuck"))
     circle = [replace(burst(1.0, 0), after=(1,)), replace(burst(1.0, 0), after=(0,))]
     with pytest.raises(SimulationError, match="flows do not end"):

@@ -62,9 +62,7 @@ def test_a_hypercube_uses_the_dimensions_that_a_smaller_cube_spans(network_of: M
         (True, [0, 2], 4, 1.0),  # over the chip between
     ],
 )
-def test_a_ring_of_wires_by_hand(
-    network_of: Made, closed: bool, chips: list[int], links: int, weight: float
-) -> None:
+def test_a_ring_of_wires_by_hand(network_of: Made, closed: bool, chips: list[int], links: int, weight: float) -> None:
     graph = build(network_of({"kind": "torus", "shape": (4,), "closed": (closed,)}))
     found = one(graph, chips)
     assert (len(found), set(found.values())) == (links, {weight})

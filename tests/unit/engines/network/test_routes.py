@@ -151,7 +151,9 @@ def test_a_mesh_goes_over_another_chip(network_of: Made) -> None:
 
 
 @pytest.mark.parametrize("tiers", [PLAIN, RAILS])
-def test_a_chip_without_its_port_uses_that_of_its_neighbour(network_of: Made, tiers: tuple[dict[str, Any], ...]) -> None:
+def test_a_chip_without_its_port_uses_that_of_its_neighbour(
+    network_of: Made, tiers: tuple[dict[str, Any], ...]
+) -> None:
     graph = build(network_of(*tiers))
     out = round_about(graph, {"net0.node0.chip1.up": 0.0}, 1, 5)
     assert {"node0.chip1.up", "node0.chip2.down", "net0.node0.chip2.up"} <= set(out)

@@ -35,9 +35,7 @@ def work(
 ) -> Work:
     graph = build(system)
     parts = parts_of(op, size, group_of(chips, [tier.size for tier in graph.tiers]), system, algorithm)
-    return Work(
-        system, graph, graph.capacity, "c", op, size, np.array(chips), parts, 0.0, late or {}, first
-    )
+    return Work(system, graph, graph.capacity, "c", op, size, np.array(chips), parts, 0.0, late or {}, first)
 
 
 def end(one: Work, bursts: tuple[Burst, ...]) -> float:
@@ -108,7 +106,12 @@ def test_a_group_of_one_does_nothing(network_of: Made) -> None:
 @given(
     op=st.sampled_from(["all_reduce", "all_gather", "reduce_scatter"]),
     tier=st.sampled_from(
-        [{"size": 6}, {"kind": "bus", "size": 6}, {"kind": "fat_tree", "size": 6}, {"kind": "dragonfly", "shape": (6, 1)}]
+        [
+            {"size": 6},
+            {"kind": "bus", "size": 6},
+            {"kind": "fat_tree", "size": 6},
+            {"kind": "dragonfly", "shape": (6, 1)},
+        ]
     ),
     ranks=st.integers(2, 6),
     size=st.floats(1e3, 1e9),

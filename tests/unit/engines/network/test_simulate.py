@@ -21,7 +21,7 @@ CUBE: dict[str, Any] = {"name": "cube", "kind": "torus", "shape": (4, 4)}
 BYTES = 1.6e9
 
 
-def run(system: SystemArrays, *requests: Request, **given: Any) -> NetworkRun:  # noqa: ANN401  # whatever it takes
+def run(system: SystemArrays, *requests: Request, **given: Any) -> NetworkRun:  # whatever it takes
     return simulate_collectives(system, requests, **given)
 
 
@@ -152,7 +152,11 @@ def test_bus_bandwidth_as_nccl_tests_count(op: str, factor: float) -> None:
 @pytest.mark.parametrize(
     ("request_", "given", "said"),
     [
-        (Request("all_reduce", 1e6, tuple(range(17))), {}, r"larger than the system \(got 17\).*16 chips \(node 4 x net 4"),
+        (
+            Request("all_reduce", 1e6, tuple(range(17))),
+            {},
+            r"larger than the system \(got 17\).*16 chips \(node 4 x net 4",
+        ),
         (Request("all_reduce", 1e6, (0, 16)), {}, "is no chip of the system.*chips 0 to 15"),
         (Request("all_reduce", 1e6, (0, 0)), {}, "names a chip twice"),
         (Request("all_reduce", 1e6, ()), {}, "or none"),

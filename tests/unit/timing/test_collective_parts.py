@@ -133,3 +133,15 @@ def test_tiers_need_a_protocol_in_common(network_of: Made) -> None:
     system = network_of(TWO, {"size": 4, "protocols": other})
     with pytest.raises(SpecError, match=r"no protocol in common|no algorithm"):
         parts_of("all_reduce", 1e6, group(8.0, 4.0), system, "ring")
+
+
+def test_a_hierarchy_copies_its_own_part_once_in_two_passes(network_of: Made) -> None:
+    system = network_of(
+        TWO | {"copy_share": 2.0, "protocols": (BULK,)}, {"size": 4, "link": "nic", "protocols": (BULK,)}
+    )
+    found = parts_of("all_reduce", 16e9, group(8.0, 4.0), system, "hierarchical")
+    # 2 GB of 16 a rank inside, half of it each pass; 0.5 GB of 2 across.
+    assert [part.copy_s for part in found.parts] == pytest.approx([1e9 / 200e9, 0.5e9 / 200e9])
+    wires = 2 * 7 / 8 * 16e9 / 72e9 + 2 * 3 / 4 * 2e9 / 72e9
+    latency = sum(part.latency_s for part in found.parts) + found.parts[0].latency_s
+    assert latency + wires + 2 * found.parts[0].copy_s + found.parts[1].copy_s == pytest.approx(found.time_s)

@@ -131,3 +131,13 @@ def test_unknown_links_and_factors_are_refused(network_of: Made, factors: dict[s
     graph = build(network_of({"name": "t", "kind": "torus", "shape": (3, 3)}))
     with pytest.raises(SpecError, match=said):
         degraded(graph, factors)
+
+
+def test_the_last_group_of_a_dragonfly_may_be_smaller(network_of: Made) -> None:
+    fly = {"name": "fly", "kind": "dragonfly", "shape": (2, 4), "size": 5}
+    graph = build(network_of({"name": "n", "size": 1}, fly))
+    assert {name for name in names(graph) if "group" in name} == {
+        f"fly0.group{one}-group{two}" for one in range(3) for two in range(3) if one != two
+    }
+    assert "fly0.group0-group2" in [name for name, _ in path(graph, 1, 1, 4)]
+    assert "fly0.group2-group1" in [name for name, _ in path(graph, 1, 4, 3)]

@@ -149,3 +149,10 @@ def test_engines_pass_what_their_chip_sends(network_of: Made) -> None:
     assert {name: load for name, load in found.items() if "engines" in name} == {
         f"m0.chip{chip}.engines": 1.0 for chip in range(3)
     }
+
+
+def test_channels_of_uneven_units_stay_on_rails_that_all_have(network_of: Made) -> None:
+    graph = build(network_of({"name": "n", "size": 4}, {"name": "c", "kind": "fat_tree", "size": 2, "rails": True}))
+    chips = np.array([0, 1, 2, 3, 4, 5, 7])
+    for channel, place in enumerate((0, 1, 3)):
+        assert {name.split(".")[2] for name in one(graph, list(chips), 1, channel)} == {f"chip{place}"}

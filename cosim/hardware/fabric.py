@@ -94,11 +94,12 @@ def parts(tier: Tier, link: Link, units: float, chips: float, *, leaving: bool =
     ends = units * chips * ports(tier, link) / (over(tier) if leaving else 1.0)
     if tier.kind == "dragonfly":
         return _dragonfly(tier, units, ends * planes(tier))
-    return (
-        _unknown("radix is not given")
-        if tier.radix is None
-        else _staged(tier, tier.radix.si, ends, beyond, (units, chips), leaving=leaving)
-    )
+    # One stage in planes that are counted is a switch a plane, whatever its radix.
+    whole = math.inf if tier.kind == "switch" and tier.planes is not None else None
+    radix = whole if tier.radix is None else tier.radix.si
+    if radix is None:
+        return _unknown("radix is not given")
+    return _staged(tier, radix, ends, beyond, (units, chips), leaving=leaving)
 
 
 def _staged(
@@ -113,7 +114,7 @@ def _staged(
         groups, meet = (chips, units) if tier.rails else (1.0, units * (1.0 if leaving else chips))
         if meet > radix:
             return _unknown(f"{meet:,.0f} do not meet at one switch of radix {radix:g}")
-        own = groups * math.ceil(round((ends + beyond) / groups / radix, 9))
+        own = groups * max(math.ceil(round((ends + beyond) / groups / radix, 9)), 1.0)
         return Parts(1.0, count * own, float(math.ceil(round(count * ends, 9))))
     found = clos(math.ceil(ends), radix, 1.0 if leaving else over(tier), beyond)
     if found is None:

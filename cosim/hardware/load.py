@@ -128,6 +128,12 @@ def load_kernels(name: str) -> KernelLibrary:
     return _kernel_library(name)[0]
 
 
+def load_collectives(name: str) -> CollectiveLibrary:
+    """The library of collectives called `name`, or in the file `name`. Raises SpecError."""
+    data, files = described(name, "collectives")
+    return validated(CollectiveLibrary, data, files[0], files[1:])
+
+
 def _kernel_library(name: str) -> tuple[KernelLibrary, Data, tuple[Document, ...]]:
     """A library of kernels, its data with sources written out, and its files. Raises SpecError."""
     data, files = described(name, "kernels")

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from cosim.datum import Bandwidth, Count, Factor, Money, MoneyPerEnergy, Power, Ratio, Time
+from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.collectives import CollectiveConstants
 from cosim.schema import Frozen, Source
 
 TierKind = Literal["switch", "bus", "mesh", "ring", "torus", "hypercube_mesh", "fat_tree", "dragonfly"]
+
+
+def _lengths(raw: Any) -> Any:  # noqa: ANN401  # whatever the file or the command line holds
+    """A shape that is written as text, "8x8x16" or "[8, 8, 16]", as a list; all else as it is."""
+    if not isinstance(raw, str):
+        return raw
+    found = re.fullmatch(r"\[?((?:\s*\d+\s*[x,]?)+)\]?", raw.strip())
+    if found is None:
+        raise SpecError("is not a shape", value=raw, hint="write for example [8, 8, 16] or 8x8x16")
+    return [int(length) for length in re.findall(r"\d+", found.group(1))]
 
 
 class Tier(Frozen):
@@ -39,7 +53,7 @@ class Tier(Frozen):
     """Bandwidth into a unit over what leaves it, 1 where nothing is missing; None is 1."""
     rails: bool = False
     """Chips of the same place in their units meet at one switch (rail-optimised)."""
-    shape: tuple[int, ...] = ()
+    shape: Annotated[tuple[int, ...], BeforeValidator(_lengths)] = ()
     """Torus only: units along each dimension. Dragonfly only: (routers of a group, groups)."""
     wrap: bool = True
     """Torus only: whether the rings close."""

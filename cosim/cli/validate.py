@@ -15,10 +15,13 @@ from cosim.errors import SpecError
 
 def validate_command(
     suite: Annotated[
-        str | None, typer.Option(help="A suite: systolic, training, tpu, or silicon (needs the extra cosim[silicon]).")
+        str | None,
+        typer.Option(
+            help="A suite: systolic, training, tpu, or silicon, collectives (these need the extra cosim[silicon])."
+        ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="matmul, attention, training or systolic; limits the suite silicon.")
+        str | None, typer.Option(help="matmul, attention, collective, training or systolic; limits the suite silicon.")
     ] = None,
     cases: Annotated[Path | None, typer.Option(help="CSV of measured cases.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,

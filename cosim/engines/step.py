@@ -149,8 +149,8 @@ def group_costs(
         own["core_energy"] += op.count * op.core_energy
         own["clocked"] += op.count * op.cost.clocked
         own["kernels"] += op.count
-        moved = op.cost.dram_bytes / dram
-        behind[op.name] = op.cost.time, np.minimum(moved / np.maximum(op.cost.time, np.finfo(float).tiny), 1.0)
+        busy = op.cost.dram_bytes / dram / np.where(op.cost.time > 0.0, op.cost.time, np.inf)
+        behind[op.name] = op.cost.time, np.minimum(busy, 1.0)
     for collective in device.collectives:
         cost = _collective(collective, case)
         time = cost.time

@@ -102,8 +102,9 @@ def check_system(system: System, document: Document | None = None) -> None:
     if not system.tiers:
         raise _at(document, "tiers", "a system needs at least one tier", "the first joins the chips of a node")
     names = [tier.name for tier in system.tiers]
-    if system.node is not None and system.node not in names:
-        raise _at(document, "node", f"names tier '{system.node}', which is not there", nearest(system.node, names))
+    if system.nodes_are is not None and system.nodes_are not in names:
+        problem = f"names tier '{system.nodes_are}', which is not there"
+        raise _at(document, "nodes_are", problem, nearest(system.nodes_are, names))
     last = len(system.tiers) - 1
     for index, tier in enumerate(system.tiers):
         problem, hint = _tier_fault(system, tier, index, last)

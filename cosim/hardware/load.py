@@ -74,6 +74,7 @@ def _with_collectives(data: Data, chain: tuple[Document, ...]) -> tuple[Data, tu
     if not isinstance(tiers, list):
         return data, files
     whole: list[Any] = []
+    sources: Data = {}
     for index, tier in enumerate(tiers):
         if isinstance(tier, dict) and isinstance(tier.get("collectives"), str):
             try:
@@ -87,9 +88,12 @@ def _with_collectives(data: Data, chain: tuple[Document, ...]) -> tuple[Data, tu
             lent = _lent_collectives(shared, str(data.get("name")))
             whole.append({**tier, "constants": _merged(lent, own if isinstance(own, dict) else {})})
             files = (*files, *read)
+            sources |= {f"{shared['name']}.{key}": source for key, source in (shared.get("sources") or {}).items()}
         else:
             whole.append(tier)
-    return {**data, "tiers": whole}, files
+    own = data.get("sources") or {}
+    # What is no mapping is left to the check of the whole, which names its line.
+    return {**data, "tiers": whole, "sources": {**sources, **own} if isinstance(own, dict) else own}, files
 
 
 def _lent_collectives(shared: Data, system: str) -> Data:
@@ -112,6 +116,16 @@ def _ranged(datum: Any, is_share: bool, factor: float) -> Any:  # noqa: ANN401  
     most = 1.0 if is_share else float("inf")
     value = datum["value"]
     return {**datum, "kind": "estimated", "low": value / factor, "high": min(value * factor, most)}
+
+
+def usual_systems() -> dict[str, str]:
+    """The system that is meant where a chip is named alone, by chip: those whose files say `usual: true`."""
+    found: dict[str, str] = {}
+    for name, path in library.names("systems").items():
+        data = documents.read(path).data
+        if data.get("usual") is True and isinstance(data.get("chip"), str):
+            found.setdefault(data["chip"], name)
+    return found
 
 
 def described(name: str, kind: str) -> tuple[Data, tuple[Document, ...]]:

@@ -97,8 +97,10 @@ class System(Frozen):
     sources: dict[str, Source] = {}
     chip: Chip
     nodes: Count
-    node: str | None = None
+    nodes_are: str | None = None
     """Name of the tier that makes a node, with one `server` around it; None: the first."""
+    usual: bool = False
+    """Whether it is what is meant where its chip is named alone."""
     tiers: tuple[Tier, ...]
     server: Server
     facility: Facility
@@ -107,7 +109,7 @@ class System(Frozen):
     def node_tier(self) -> int:
         """Index of the tier that makes a node."""
         names = [tier.name for tier in self.tiers]
-        return names.index(self.node) if self.node in names else 0
+        return names.index(self.nodes_are) if self.nodes_are in names else 0
 
     @property
     def node_chips(self) -> float:

@@ -54,6 +54,10 @@ class Way:
         """Whether ranks of the group meet on the tier."""
         return np.asarray(self.group.ranks[tier] > 1.0)
 
+    def busy(self, tier: int, seconds: Array) -> Array:
+        """Seconds on the wires of a tier, none where the group does not meet on it."""
+        return np.where(self.uses(tier), seconds, 0.0)
+
     def ring(self, tier: int) -> Array:
         """Bandwidth of a ring on the tier, per rank of the tier [B/s]."""
         own, shared = self.system.tiers[tier], self._shared(tier)
@@ -101,13 +105,22 @@ def broadcast(size: Array, group: Placement, system: SystemArrays) -> Collective
     """Broadcast of `size` bytes from one rank, in a chain that the pieces run down; a reduce is the same backwards."""
     way = Way(system, group)
     data = size * np.where(group.total > 1.0, 1.0, 0.0)
-    time = _sent(way, [_chain(way, t) for t in _tiers(way)], [data / way.flat(t) for t in _tiers(way)])
+    time = _sent(way, [_chain(way, t) for t in _tiers(way)], [way.busy(t, data / way.flat(t)) for t in _tiers(way)])
     return CollectiveCost(time, data, np.zeros_like(time))
 
 
 def barrier(group: Placement, system: SystemArrays) -> CollectiveCost:
     """All ranks wait for each other: an all-reduce of no bytes."""
     return all_reduce(array(0.0), group, system)
+
+
+def send_pair(size: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
+    """Send of `size` bytes from one rank of a pair to the other, on the outermost tier that the pair spans."""
+    way = Way(system, group)
+    time = array(0.0)
+    for t in _tiers(way):
+        time = np.where(way.uses(t), send(size, t, system), time)
+    return CollectiveCost(time, size * (group.total > 1.0), np.zeros_like(time))
 
 
 def all_to_all(near: Array, far: Array, group: Placement, system: SystemArrays) -> CollectiveCost:
@@ -143,7 +156,7 @@ def taken(cost: CollectiveCost, system: SystemArrays, busy: Array) -> Array:
     chip = system.chip
     traffic = np.max(np.stack(np.broadcast_arrays(*(tier.memory_traffic for tier in system.tiers))), axis=0)
     memory = chip.memory["dram"].bandwidth * chip.quality.memory
-    own = traffic * cost.wire_bytes / np.maximum(cost.time * memory, np.finfo(float).tiny)
+    own = traffic * cost.wire_bytes / memory / np.where(cost.time > 0.0, cost.time, np.inf)
     lost: Array = np.maximum(chip.collective_cores, np.clip(busy + own - 1.0, 0.0, 1.0))
     return lost
 
@@ -211,7 +224,7 @@ def _legal(way: Way, name: str) -> NDArray[np.bool_]:
 def _ring(way: Way, size: Array, times: float) -> Array:
     data = times * _ringed(way.group.total) * size
     steps = [times * _chain(way, t) for t in _tiers(way)]
-    return _sent(way, steps, [data / way.flat(t) for t in _tiers(way)], own=size / way.group.total)
+    return _sent(way, steps, [way.busy(t, data / way.flat(t)) for t in _tiers(way)], own=size / way.group.total)
 
 
 def _tree(way: Way, size: Array, times: float) -> Array:
@@ -220,7 +233,7 @@ def _tree(way: Way, size: Array, times: float) -> Array:
     for t, ranks in enumerate(way.group.ranks):
         depth: Array = np.ceil(np.log2(np.maximum(ranks, 1.0)))
         steps.append(times * (np.where(spread, ranks - 1.0, depth) if t == 0 else depth))
-    return _sent(way, steps, [times * size / way.flat(t) for t in _tiers(way)])
+    return _sent(way, steps, [way.busy(t, times * size / way.flat(t)) for t in _tiers(way)])
 
 
 def _halving_doubling(way: Way, size: Array, times: float) -> Array:
@@ -234,7 +247,7 @@ def _halving_doubling(way: Way, size: Array, times: float) -> Array:
 def _direct(way: Way, size: Array, times: float) -> Array:
     data = times * _ringed(way.group.total) * size
     steps = [times * way.uses(t).astype(np.float64) for t in _tiers(way)]
-    return _sent(way, steps, [data / way.ring(t) for t in _tiers(way)], own=size / way.group.total)
+    return _sent(way, steps, [way.busy(t, data / way.ring(t)) for t in _tiers(way)], own=size / way.group.total)
 
 
 def _in_network(way: Way, size: Array, times: float) -> Array:
@@ -288,7 +301,7 @@ def _exchanged(way: Way, sent: list[Array], own: Array) -> CollectiveCost:
         further = np.maximum(peers - 1.0, 0.0) * tier.send_share
         first = np.ceil(ring_hops(tier, way.group.ranks[t], way.group.stride[t]) / 2.0) if tier.kind == "torus" else 1.0
         steps.append(np.where(sent[t] > 0.0, first + further, 0.0))
-        wires.append(np.where(load > 0.0, way.exchange(t, load), 0.0))
+        wires.append(np.where(way.uses(t) | (sent[t] > 0.0), way.exchange(t, load), 0.0))
     time = _sent(way, steps, wires, own=own)
     total: Array = sum(sent, array(0.0))
     return CollectiveCost(np.where(total > 0.0, time, 0.0), total, np.zeros_like(time))

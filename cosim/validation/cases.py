@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "head_dim",
         "measured_s",
     ),
+    "collective": ("accelerator", "op", "bytes", "ranks", "measured_s"),
     "training": ("accelerator", "system", "num_accelerators", "global_batch", "seq_len", "measured_value"),
     "systolic": ("M", "N", "K", "rows", "cols", "dataflow", "cycles"),
 }

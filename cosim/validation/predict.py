@@ -2,6 +2,7 @@
 
 matmul    a kernel timed alone: see `cosim.validation.kernels`
 attention a kernel timed alone: see `cosim.validation.attention`
+collective one operation timed alone: see `cosim.validation.collective`
 training  an optimizer step of a given plan: see `cosim.validation.training`
 systolic  cycles of one array, fill and drain exposed
 """
@@ -19,7 +20,7 @@ from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
 from cosim.timing.systolic import DATAFLOWS, cycles
-from cosim.validation import attention, training
+from cosim.validation import attention, collective, training
 from cosim.validation.cases import Case
 from cosim.validation.faults import kernel_fault
 from cosim.validation.kernels import matmul_kernel
@@ -41,7 +42,23 @@ class Prediction:
 
 def predict(kind: str, cases: Sequence[Case]) -> list[Prediction]:
     """Predictions of every case, in order."""
-    return {"systolic": _systolic, "matmul": _matmul, "attention": _attention, "training": _training}[kind](cases)
+    answer = {
+        "systolic": _systolic,
+        "matmul": _matmul,
+        "attention": _attention,
+        "collective": _collective,
+        "training": _training,
+    }
+    return answer[kind](cases)
+
+
+def _collective(cases: Sequence[Case]) -> list[Prediction]:
+    """One group for each system, operation and number of ranks."""
+    columns = ("system", "accelerator", "op", "ranks")
+    return [
+        Prediction(case, time, case.number("measured_s"), tuple(case.values.get(name, "") for name in columns), reason)
+        for case, (time, reason) in zip(cases, collective.answers(cases), strict=True)
+    ]
 
 
 def _attention(cases: Sequence[Case]) -> list[Prediction]:

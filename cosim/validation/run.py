@@ -9,7 +9,8 @@ from cosim import library
 from cosim.errors import SpecError, nearest
 from cosim.validation import left_out as generations
 from cosim.validation.calibrate import Rows
-from cosim.validation.cases import read_cases
+from cosim.validation.cases import Case, read_cases
+from cosim.validation.collective_tables import collective_cases
 from cosim.validation.predict import Prediction, predict
 from cosim.validation.silicon_results import validate_silicon
 from cosim.validation.statistics import macro_median, summary
@@ -21,6 +22,8 @@ SUITES: dict[str, tuple[str, str]] = {
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"
 """The suite whose measured kernels are in a package apart."""
+COLLECTIVES = "collectives"
+"""The suite of measured collectives, in the same package."""
 TPU = "tpu"
 """Asked for, and empty: what is known of TPU kernels are a few products as remembered."""
 KERNELS = ("matmul", "attention")
@@ -48,6 +51,12 @@ def validate(
         if cases is not None:
             raise SpecError("does not go with --suite silicon", field="--cases", hint="the suite has its own tables")
         return validate_silicon(kind, group=group, every=every, leave_out=left_out)
+    if suite == COLLECTIVES:
+        if kind not in (None, "collective") or cases is not None:
+            raise SpecError(
+                "has its own kind and cases", field="--suite", value=suite, hint="leave --kind, --cases out"
+            )
+        return _compared("collective", collective_cases(), group or "system", left_out=False)
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
     if suite is not None:
@@ -58,11 +67,15 @@ def validate(
         kind, cases = _shipped(suite)
     if kind is None or cases is None:
         raise SpecError("nothing to validate", hint="give --kind and --cases, or --suite")
-    read = read_cases(kind, Path(cases))
-    if group is not None and read and group not in read[0].values:
-        raise SpecError("is no column of the file", field="--group", value=group, hint=nearest(group, read[0].values))
     if left_out and kind not in KERNELS:
         raise SpecError("is for kernels", field="--left-out", value=kind, hint="matmul or attention")
+    return _compared(kind, read_cases(kind, Path(cases)), group, left_out=left_out)
+
+
+def _compared(kind: str, read: list[Case], group: str | None, *, left_out: bool) -> dict[str, Any]:
+    """Predictions of all rows against what was measured, overall and by the column `group`."""
+    if group is not None and read and group not in read[0].values:
+        raise SpecError("is no column of the file", field="--group", value=group, hint=nearest(group, read[0].values))
     predictions = predict(kind, read)
     answered = [p for p in predictions if p.predicted is not None and p.measured is not None]
     groups: dict[str, list[Prediction]] = {}
@@ -85,7 +98,9 @@ def _shipped(suite: str) -> tuple[str, Path]:
         hint = "--kind matmul --cases FILE answers rows of tpu-v3-core and of every other TPU"
         raise SpecError("holds no rows: no measured TPU kernel is at hand", field="--suite", value=suite, hint=hint)
     if suite not in SUITES:
-        raise SpecError("unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON, TPU)))
+        raise SpecError(
+            "unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON, COLLECTIVES, TPU))
+        )
     kind, name = SUITES[suite]
     return kind, library.shipped() / "experiments" / "validation" / name
 

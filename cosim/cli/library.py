@@ -56,7 +56,7 @@ def show(
     changes = split_overrides(overrides(settings or []), ("system",))["system"]
     content = details(name, changes)
     if figure is not None:
-        _draw(name, changes, figure)
+        _draw(name, content["kind"], changes, figure)
     if emit(content, json_to):
         return
     print(f"{content['kind']} {content['name']}: {content['title']}")
@@ -75,13 +75,17 @@ def show(
         print("\n" + network_text(content))
 
 
-def _draw(name: str, changes: dict[str, Any], path: Path) -> None:
+def _draw(name: str, kind: str, changes: dict[str, Any], path: Path) -> None:
     """The network of a system as a figure. Raises SpecError for what is no system, and for a file that cannot be."""
+    from cosim.errors import SpecError
+    from cosim.explore.catalogue import varied_system
     from cosim.explore.network import network_picture
     from cosim.report.style import save_one
     from cosim.report.topology import topology_figure
 
-    save_one(topology_figure(network_picture(name, changes)), path)
+    if kind != "system":
+        raise SpecError(f"is of kind '{kind}': only a system is drawn", field="--figure", value=name)
+    save_one(topology_figure(network_picture(varied_system(name, changes))), path)
 
 
 def schema(

@@ -17,9 +17,9 @@ def network_text(content: Row) -> str:
     tiers, (whole,) = content["tiers"], content["network"]
     rows = [_tier(tier, depth) for depth, tier in enumerate(reversed(tiers))]
     parts = [table([*_HEAD, "power", "price"], [*rows, _whole(whole)])]
-    reasons = [f"  {tier['name']}: {why}" for tier in tiers for why in _reasons(tier)]
+    reasons = [f"  {tier['name']:<10} {_reasons(tier)}" for tier in reversed(tiers) if _reasons(tier)]
     if reasons:
-        parts.append("unknown because\n" + "\n".join(reasons))
+        parts.append("\n".join(["unknown", *reasons]))
     if content["shapes"]:
         head = ["shapes of the same chips", "tier", "closes", "bisection", "farthest"]
         parts.append(table(head, [_shape(row) for row in content["shapes"]]))
@@ -70,14 +70,17 @@ def kind_text(tier: Row) -> str:
     return ", ".join(words)
 
 
-def _reasons(tier: Row) -> list[str]:
-    """What is unknown of a tier: fields of one reason together."""
-    by_reason: dict[str, list[str]] = {}
+def _reasons(tier: Row) -> str:
+    """What is unknown of a tier: first what its file does not give, then what follows from that."""
     if tier["units"] <= 1.0:
-        return []
+        return ""
+    absent = [name for name, why in tier["unknown"].items() if why == f"{name} is not given"]
+    by_reason: dict[str, list[str]] = {}
     for name, why in tier["unknown"].items():
-        by_reason.setdefault(why, []).append(name.replace("_", " "))
-    return [f"{why} ({', '.join(names)})" for why, names in by_reason.items()]
+        if name not in absent:
+            by_reason.setdefault(why, []).append(name)
+    parts = [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+    return "; ".join([*parts, f"not given: {', '.join(absent)}"] if absent else parts)
 
 
 def _shape(row: Row) -> list[str]:

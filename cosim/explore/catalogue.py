@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,14 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "sweep": Sweep,
 }
 
+_PLAIN: dict[str, Callable[[str], Software | Technology | KernelLibrary | CollectiveLibrary]] = {
+    "software": load_software,
+    "technology": load_technology,
+    "kernels": load_kernels,
+    "collectives": load_collectives,
+}
+"""Kinds that are their data and nothing more."""
+
 
 def listing(kind: str) -> list[Item]:
     """Items of a kind with their main numbers; one that cannot be read is listed with the reason."""
@@ -94,18 +103,9 @@ def details(name: str, changes: Overrides | None = None) -> Item:
         model = load_workload(name)
         about = {"data": model_facts(model), "derived": _model_derived(model), "checks": _model_checks(model)}
         return {**content, "title": model.title, **about}
-    if kind == "software":
-        software = load_software(name)
-        return {**content, "title": software.title, "data": list(data_of(software))}
-    if kind == "technology":
-        technology = load_technology(name)
-        return {**content, "title": technology.title, "data": list(data_of(technology))}
-    if kind == "kernels":
-        kernels = load_kernels(name)
-        return {**content, "title": kernels.title, "data": list(data_of(kernels))}
-    if kind == "collectives":
-        collectives = load_collectives(name)
-        return {**content, "title": collectives.title, "data": list(data_of(collectives))}
+    if kind in _PLAIN:
+        spec = _PLAIN[kind](name)
+        return {**content, "title": spec.title, "data": list(data_of(spec))}
     if kind == "systems":
         varied = varied_system(name, changes)
         return {**content, **_of_hardware(varied.spec, varied.spec.chip), **network_rows(varied)}

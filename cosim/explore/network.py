@@ -59,6 +59,13 @@ def network_rows(varied: Varied[System]) -> dict[str, list[Row]]:
     }
 
 
+def network_picture(varied: Varied[System]) -> dict[str, Any]:
+    """The same for a figure, with its name and chip, and all-reduces of more sizes. Raises SpecError."""
+    fine = all_reduce_rows(lower_system(varied), FINE_SIZES)
+    spec = varied.spec
+    return {**network_rows(varied), "name": spec.name, "chip": spec.chip.name, "all_reduce": fine}
+
+
 def all_reduce_rows(system: SystemArrays, sizes: Sequence[float]) -> list[Row]:
     """All-reduces of `sizes` bytes over all chips of every tier that joins several units; the last is the system."""
     size, counts = array(sizes), [float(each) for each in held(system.tiers)[1:]]

@@ -71,7 +71,7 @@ def _whole(facts: Sequence[TierFacts], rails: Sequence[bool], across: float, chi
     return TierFacts(
         name=name,
         kind="system",
-        units=facts[-1].units,
+        units=chips,
         chips=chips,
         instances=1.0,
         bandwidth=used[-1][0].bandwidth if used else 0.0,

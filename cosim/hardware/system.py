@@ -21,10 +21,11 @@ def _lengths(raw: Any) -> Any:  # noqa: ANN401  # whatever the file or the comma
     """A shape that is written as text, "8x8x16" or "[8, 8, 16]", as a list; all else as it is."""
     if not isinstance(raw, str):
         return raw
-    found = re.fullmatch(r"\[?((?:\s*\d+\s*[x,]?)+)\]?", raw.strip())
+    row = r"\s*(\d+(?:\s*[x,]\s*\d+)*)\s*"
+    found = re.fullmatch(rf"{row}|\[{row}\]", raw)
     if found is None:
         raise SpecError("is not a shape", value=raw, hint="write for example [8, 8, 16] or 8x8x16")
-    return [int(length) for length in re.findall(r"\d+", found.group(1))]
+    return [int(length) for length in re.findall(r"\d+", raw)]
 
 
 class Tier(Frozen):

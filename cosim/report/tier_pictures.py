@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Place = tuple[float, float]
+Cell = tuple[int, int, int]
 UNIT, LINE, WRAP, SWITCH, FIRST = COLOURS[0], "#999999", COLOURS[1], "#333333", COLOURS[4]
 SIDE = 0.15
 """Of a unit [inch]."""
@@ -115,7 +116,10 @@ def _around(axes: Axes, tier: Row, field: Field) -> Place:
     elif tier["kind"] == "mesh":
         pairs = [(i, j) for i in range(shown) for j in range(i)]
     else:
-        pairs = [(i, i ^ (1 << bit)) for bit in range(4) for i in range(shown) if i < i ^ (1 << bit) < shown]
+        # Along a Gray code neighbours on the circle are neighbours of the cube.
+        rank = {i ^ (i >> 1): i for i in range(16)}
+        pairs = [(rank[i], rank[i ^ (1 << bit)]) for bit in range(4) for i in range(16) if i < i ^ (1 << bit)]
+        pairs = [pair for pair in pairs if max(pair) < shown]
     _links(axes, [(units[i], units[j]) for i, j in pairs])
     if count > shown:
         _more(axes, (max(x for x, _ in units), field.middle[1]), count)
@@ -140,15 +144,9 @@ def _torus(axes: Axes, tier: Row, field: Field) -> Place:
             if further[axis] < shown[axis]:
                 cut = shape[axis] > shown[axis] and further[axis] == shown[axis] - 1
                 _links(axes, [(at(*cell), at(*further))], style=":" if cut else "-")
+    for start, end, bow in _closing(shown, closes):
+        _arc(axes, at(*start), at(*end), bow)
     last = [length - 1 for length in shown]
-    edges = (
-        ((0, last[1], last[2]), (last[0], last[1], last[2]), -0.22),
-        ((0, 0, 0), (0, last[1], 0), -0.22),
-        ((last[0], 0, 0), (last[0], 0, last[2]), 0.35),
-    )
-    for axis, (start, end, bow) in enumerate(edges):
-        if shown[axis] > 1 and closes[axis]:
-            _arc(axes, at(*start), at(*end), bow)
     lengths = "x".join(f"{length:g}" for length in tier["shape"])
     axes.text(at(last[0], 0, last[2])[0] + 0.28, field.middle[1], lengths, fontsize=8, va="center")
     places = [at(*cell) for cell in cells]
@@ -165,6 +163,16 @@ def _torus(axes: Axes, tier: Row, field: Field) -> Place:
     return places[first][0], places[first][1] - SIDE / 2.0
 
 
+def _closing(shown: Sequence[int], closes: Sequence[bool]) -> list[tuple[Cell, Cell, float]]:
+    """Wires that close rings, and how far they bow: all of a plane; in depth one each way, along the nearest edges."""
+    x, y, z = (length - 1 for length in shown)
+    if z > 0:
+        edges = [((0, y, z), (x, y, z), -0.22), ((0, 0, 0), (0, y, 0), -0.22), ((x, 0, 0), (x, 0, z), 0.35)]
+        return [edge for axis, edge in enumerate(edges) if closes[axis]]
+    rows = [((0, j, 0), (x, j, 0), -0.14) for j in range(shown[1]) if closes[0] and x > 0]
+    return rows + [((i, 0, 0), (i, y, 0), -0.22) for i in range(shown[0]) if closes[1] and y > 0]
+
+
 def _dragonfly(axes: Axes, tier: Row, field: Field) -> Place:
     """Groups around a circle, all joined; of each group a few routers, all joined."""
     routers, groups = tier["shape"] if len(tier["shape"]) == 2 else (tier["units"], 1)
@@ -173,8 +181,9 @@ def _dragonfly(axes: Axes, tier: Row, field: Field) -> Place:
     centres = _circle(field, count, (field.top - field.bottom) / 2.0 - 0.22) if count > 1 else [field.middle]
     _links(axes, [(a, b) for i, a in enumerate(centres) for b in centres[:i]], colour=WRAP)
     units: list[Place] = []
-    for x, y in centres:
-        turned = [-math.pi / 2.0 + 2.0 * math.pi * i / small for i in range(small)]
+    for group, (x, y) in enumerate(centres):
+        there = min(small, int(tier["units"] - group * routers))
+        turned = [-math.pi / 2.0 + 2.0 * math.pi * i / small for i in range(there)]
         mine = [(x + 0.14 * math.cos(angle), y + 0.14 * math.sin(angle)) for angle in turned]
         _links(axes, [(a, b) for i, a in enumerate(mine) for b in mine[:i]])
         units += mine

@@ -81,6 +81,16 @@ def _about(tier: Row) -> list[str]:
     """What stands beside the picture of a tier."""
     share = " for all together" if tier["kind"] == "bus" else " a chip and direction"
     lines = [format_si(tier["bandwidth"], "B/s") + share]
+    if tier["kind"] == "torus":
+        count = sum(tier["closed"])
+        which = (
+            "no ring closes"
+            if count == 0
+            else "every ring closes"
+            if count == len(tier["closed"])
+            else "some rings close"
+        )
+        lines.append(f"{'x'.join(f'{length:g}' for length in tier['shape'])}, {which}")
     if tier["oversubscription"] != 1.0:
         lines.append(f"oversubscribed {tier['oversubscription']:g}:1")
     if tier["bisection"] is not None:

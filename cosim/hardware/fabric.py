@@ -10,7 +10,8 @@ A folded Clos of radix r, oversubscribed o times at its leaves, which keep r o/(
 every quotient rounded up. Ports that lead to a wider tier over the same links are taken at the top level.
 
 A chip has as many ports as its bandwidth on the tier holds links; planes share them out, one each at the least. Where
-a narrower tier of switches has the same links, the ends are what leaves it.
+a narrower tier of switches has the same links, the ends are what leaves it, and one stage joins up to r units: a Clos
+may be told as one tier, or as a tier for every level. Chips of a rail that meet at one switch need no more.
 """
 
 from __future__ import annotations
@@ -105,15 +106,18 @@ def parts(tier: Tier, link: Link, units: float, chips: float, *, leaving: bool =
 def _staged(
     tier: Tier, radix: float, ends: float, beyond: float, members: tuple[float, float], *, leaving: bool
 ) -> Parts:
-    """A Clos for every plane; of a `switch` one stage side by side, each with a port of every member.
+    """A Clos for every plane, or one stage side by side: of a `switch`, of rails that meet, above other switches.
 
-    On rails every switch has one chip of each unit.
+    On rails a switch has one chip of each unit; above other switches it has a wire of each unit, as in a Clos.
     """
     count, (units, chips) = planes(tier), members
-    if tier.kind == "switch":
-        groups, meet = (chips, units) if tier.rails else (1.0, units * (1.0 if leaving else chips))
-        if meet > radix:
-            return _unknown(f"{meet:,.0f} do not meet at one switch of radix {radix:g}")
+    groups = chips if tier.rails else 1.0
+    meet = units if tier.rails or leaving else units * chips
+    fits = (ends + beyond) / groups <= radix if tier.rails and not leaving else leaving and meet <= radix
+    if tier.kind == "switch" and meet > radix:
+        return _unknown(f"{meet:,.0f} do not meet at one switch of radix {radix:g}")
+    if tier.kind == "switch" or fits:
+        groups = 1.0 if leaving else groups
         own = groups * max(math.ceil(round((ends + beyond) / groups / radix, 9)), 1.0)
         return Parts(1.0, count * own, float(math.ceil(round(count * ends, 9))))
     found = clos(math.ceil(ends), radix, 1.0 if leaving else over(tier), beyond)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cosim.hardware.fabric import Parts, over, parts, ports
+from cosim.hardware.fabric import over, parts, ports
 from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System, Tier
 from cosim.hardware.tier_facts import PRICED, TierFacts, tier_facts
@@ -17,31 +17,41 @@ from cosim.hardware.tiers import TierArrays
 from cosim.hardware.topology import SWITCHED, held, system_bisection
 from cosim.overrides import Varied
 
+_SUMMED = ("switches", "cables", *PRICED)
+_WAYS = ("steps", "links", "latency")
+
 
 def network_facts(varied: Varied[System]) -> tuple[tuple[TierFacts, ...], TierFacts]:
     """Every tier, innermost first, and the whole network of one system. Raises SpecError as lowering does."""
     system, lowered = varied.spec, lower_system(varied)
-    tiers, chips = lowered.tiers, float(lowered.chips)
+    tiers = lowered.tiers
     inside = [float(each) for each in held(tiers)]
-    facts = []
+    alike = [_alike(system, tiers, index) for index in range(len(tiers))]
+    facts: list[TierFacts] = []
     for index, (tier, arrays) in enumerate(zip(system.tiers, tiers, strict=True)):
-        made = _parts(system, tiers, index, inside)
-        facts.append(tier_facts(tier, arrays, made, inside[index], inside[-1] / inside[index + 1]))
+        narrower = [facts[i] for i in alike[index] if i < index]
+        wider = next((system.tiers[i] for i in alike[index] if i > index), None)
+        link = system.chip.links[tier.link]
+        beyond = 0.0 if wider is None else inside[index + 1] * ports(wider, link) / over(wider)
+        made = parts(tier, link, float(arrays.size), inside[index], leaving=bool(narrower), beyond=beyond)
+        below = sum(fact.levels for fact in narrower)
+        facts.append(tier_facts(tier, arrays, made, inside[index], inside[-1] / inside[index + 1], below))
     rails = [_same_place(tier, fact) for tier, fact in zip(system.tiers, facts, strict=True)]
-    return tuple(facts), _whole(facts, rails, float(system_bisection(tiers, lowered.chips, rails)), chips, system.name)
+    leaving = [any(i < index for i in same) for index, same in enumerate(alike)]
+    across = float(system_bisection(tiers, lowered.chips, rails))
+    return tuple(facts), _whole(facts, rails, leaving, across, float(lowered.chips), system.name)
 
 
-def _parts(system: System, tiers: Sequence[TierArrays], index: int, inside: Sequence[float]) -> Parts:
-    """Switches and cables of a tier; what switches of other tiers on the same links need or leave is counted."""
-    tier, units = system.tiers[index], float(tiers[index].size)
-    link = system.chip.links[tier.link]
-    alike = [
-        i for i, t in enumerate(system.tiers) if t.link == tier.link and t.kind in SWITCHED and float(tiers[i].size) > 1
+def _alike(system: System, tiers: Sequence[TierArrays], index: int) -> list[int]:
+    """Tiers of switches on the same links as one such tier, itself left out; those of one unit have no switches."""
+    own = system.tiers[index]
+    if own.kind not in SWITCHED:
+        return []
+    return [
+        i
+        for i, tier in enumerate(system.tiers)
+        if i != index and tier.link == own.link and tier.kind in SWITCHED and float(tiers[i].size) > 1.0
     ]
-    leaving = tier.kind in SWITCHED and any(i < index for i in alike)
-    wider = next((system.tiers[i] for i in alike if i > index), None)
-    beyond = 0.0 if wider is None else inside[index + 1] * ports(wider, link) / over(wider)
-    return parts(tier, link, units, inside[index], leaving=leaving, beyond=beyond)
 
 
 def _same_place(tier: Tier, facts: TierFacts) -> bool:
@@ -49,33 +59,47 @@ def _same_place(tier: Tier, facts: TierFacts) -> bool:
     return tier.kind not in (*SWITCHED, "bus") or (tier.rails and facts.levels == 1.0)
 
 
-def _whole(facts: Sequence[TierFacts], rails: Sequence[bool], across: float, chips: float, name: str) -> TierFacts:
+def _whole(
+    facts: Sequence[TierFacts],
+    rails: Sequence[bool],
+    leaving: Sequence[bool],
+    across: float,
+    chips: float,
+    name: str,
+) -> TierFacts:
     """All instances of all tiers together; between the farthest chips as the head of the module says."""
-    used = [(fact, on_top) for fact, on_top in zip(facts, rails, strict=True) if fact.units > 1.0]
-    unknown: dict[str, str] = {}
-    values: dict[str, float] = {}
-    for key in ("switches", "cables", *PRICED):
-        values[key] = float(sum(fact.instances * getattr(fact, key) for fact, _ in used))
-    for key in ("steps", "links", "latency", "levels"):
-        values[key] = 0.0
-        for fact, on_top in used:
-            own, before = getattr(fact, key), values[key]
-            # NaN is neither greater nor less: it must stay.
-            values[key] = own + before if (on_top and key != "levels") or math.isnan(own + before) else max(own, before)
-    for key, value in values.items():
-        if math.isnan(value):
-            unknown[key] = "; ".join(f"{fact.name}: {fact.unknown[key]}" for fact, _ in used if key in fact.unknown)
-    if not used or math.isnan(across):
-        across = math.nan
-        unknown["bisection"] = "; ".join(f"{f.name}: {f.unknown.get('bisection', '')}" for f in facts)
+    used = [(fact, rail, leaves) for fact, rail, leaves in zip(facts, rails, leaving, strict=True) if fact.units > 1.0]
+    values = {key: float(sum(f.instances * getattr(f, key) for f, _, _ in used)) for key in _SUMMED}
+    values |= {key: _way([(getattr(f, key), rail, leaves) for f, rail, leaves in used]) for key in _WAYS}
+    values["levels"] = _way([(fact.levels, False, False) for fact, _, _ in used])
+    values["bisection"] = across if used else math.nan
+    there = [fact for fact, _, _ in used] or facts
+    unknown = {
+        key: "; ".join(f"{fact.name}: {fact.unknown[key]}" for fact in there if key in fact.unknown)
+        for key, value in values.items()
+        if math.isnan(value)
+    }
+    bandwidth = used[-1][0].bandwidth if used else 0.0
     return TierFacts(
         name=name,
         kind="system",
         units=chips,
         chips=chips,
         instances=1.0,
-        bandwidth=used[-1][0].bandwidth if used else 0.0,
-        bisection=across,
+        bandwidth=bandwidth,
         unknown=unknown,
         **values,
     )
+
+
+def _way(tiers: Sequence[tuple[float, bool, bool]]) -> float:
+    """Of steps, wires or seconds between the farthest chips by tier; NaN where one is unknown.
+
+    A tier on top of what lies inside adds to it, but not to narrower tiers of the switches that it leads on from.
+    """
+    far = before = 0.0
+    for own, on_top, leaving in tiers:
+        before = before if leaving else far
+        # NaN is neither greater nor less: it must stay.
+        far = own + before if on_top or math.isnan(own + far) else max(own, far)
+    return far

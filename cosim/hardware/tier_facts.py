@@ -64,14 +64,19 @@ class TierFacts:
         return self.switch_price + self.cable_price
 
 
-def tier_facts(tier: Tier, arrays: TierArrays, made: Parts, chips: float, instances: float) -> TierFacts:
-    """Facts of a tier made of `made`, whose units hold `chips` chips and of which there are so many `instances`."""
+def tier_facts(
+    tier: Tier, arrays: TierArrays, made: Parts, chips: float, instances: float, below: float = 0.0
+) -> TierFacts:
+    """Facts of a tier made of `made`, whose units hold `chips` chips and of which there are so many `instances`.
+
+    `below`: levels of switches on the same links inside its units.
+    """
     units, far = float(arrays.size), float(steps(arrays))
     unknown = {} if not made.unknown else dict.fromkeys(("levels", "switches", "cables"), made.unknown)
     across = float(bisection(arrays, np.asarray(chips)))
     if math.isnan(across):
         unknown["bisection"] = made.unknown
-    wires = _wires(tier, made, far)
+    wires = _wires(tier, made, far, below)
     if math.isnan(wires):
         unknown["links"] = made.unknown
     latency = _latency(tier, arrays, far, wires)
@@ -103,27 +108,28 @@ def tier_facts(tier: Tier, arrays: TierArrays, made: Parts, chips: float, instan
     )
 
 
-def _wires(tier: Tier, made: Parts, far: float) -> float:
-    """Wires between the farthest units: up and down the levels; two to a bus; one a step where chips are wired up."""
+def _wires(tier: Tier, made: Parts, far: float, below: float) -> float:
+    """Wires between the farthest units: up and down all levels; two to a bus; one a step where chips are wired up."""
     if far == 0.0:
         return 0.0
     if tier.kind == "dragonfly":
         # Into the first router, to the one that has the global wire, over it, to the last router, out of it.
         return math.nan if math.isnan(made.levels) else 5.0 if made.levels == 3.0 else 3.0
-    if tier.kind in ("switch", "bus"):
+    if tier.kind == "bus":
         return 2.0
-    return 2.0 * made.levels if tier.kind == "fat_tree" else far
+    levels = 1.0 if tier.kind == "switch" else made.levels
+    return 2.0 * (levels + below) if tier.kind in SWITCHED else far
 
 
 def _latency(tier: Tier, arrays: TierArrays, far: float, wires: float) -> float:
-    """A hop and a wire a step; through switches every two wires count as one, and all but one end at a switch."""
+    """A hop and a wire a step; through switches a hop, `latency` once, and a switch at the end of all wires but one."""
     hop = min(float(protocol.hop) for protocol in arrays.protocols)
     wire = 0.0 if tier.latency is None else tier.latency.si
     switch = 0.0 if tier.switch_latency is None else tier.switch_latency.si
     if far == 0.0 or tier.kind not in SWITCHED:
         return far * (hop + wire)
-    # Nothing beyond the hop is nothing, however many switches lie on the way.
-    return hop if wire == switch == 0.0 else hop + wires / 2.0 * wire + (wires - 1.0) * switch
+    # Nothing a switch is nothing, however many lie on the way.
+    return hop + wire + (0.0 if switch == 0.0 else (wires - 1.0) * switch)
 
 
 def _sum(name: str, each: Datum | None, count: float, why: str) -> tuple[float, str]:

@@ -124,13 +124,33 @@ def test_a_fat_tree_over_nodes() -> None:
     assert huge.unknown == "131,072 ends are more than three levels of radix 64 join"
 
 
-def test_a_tier_above_switches_takes_what_leaves_them() -> None:
-    # Eight pods of 3,072 chips, one wire of seven leaves: 3,511 ends on two levels would not fit, on three they do.
+def test_a_tier_above_switches_is_one_stage_of_what_leaves_them() -> None:
+    # Eight pods of 3,072 chips of whose wires one of seven leaves.
     found = parts(tier("fat_tree", radix=64, oversubscription=7), ONE, 8.0, 3_072.0, leaving=True)
     ends = math.ceil(8 * 3_072 / 7)
-    assert found.levels == 3.0
-    assert found.switches == 2 * math.ceil(ends / 32) + math.ceil(ends / 64)
-    assert found.cables == 3 * ends
+    assert found == Parts(1.0, math.ceil(ends / 64), ends)
+    # More units than a switch has ports take more levels.
+    assert parts(tier("fat_tree", radix=64), ONE, 65.0, 32.0, leaving=True).levels == 3.0
+
+
+def test_a_clos_told_level_by_level_is_the_same() -> None:
+    whole = clos(8_192, 64)
+    assert whole is not None
+    assert whole.levels == 3
+    # Pods of 1,024 ends whose top leads as many wires on, and the stage above the eight of them.
+    pod = parts(tier("fat_tree", radix=64), ONE, 128.0, 8.0, beyond=1_024.0)
+    top = parts(tier("fat_tree", radix=64), ONE, 8.0, 1_024.0, leaving=True)
+    assert 8.0 * pod.switches + top.switches == whole.switches
+    assert 8.0 * pod.cables + top.cables == 8_192 + whole.wires
+
+
+def test_rails_of_a_unit_meet_at_their_leaves_and_units_at_spines() -> None:
+    # DeepSeek-V3: 2,048 chips on eight planes of two layers of 64 ports, 64 leaves and 32 spines.
+    unit = parts(tier("fat_tree", radix=64, rails=True), ONE, 32.0, 8.0, beyond=256.0)
+    spines = parts(tier("fat_tree", radix=64, rails=True), ONE, 8.0, 256.0, leaving=True)
+    assert (unit.levels, 8 * unit.switches, spines.levels, spines.switches) == (1.0, 64.0, 1.0, 32.0)
+    # A rail of more than a switch joins needs levels, which join the rails.
+    assert parts(tier("fat_tree", radix=64, rails=True), ONE, 65.0, 8.0).levels == 2.0
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def test_latency_counts_hops_wires_and_switches_on_the_way(dgx: System) -> None:
     own = {"tiers.cluster.latency": "100 ns", "tiers.cluster.switch_latency": "1 us"}
     (_, outer), _ = cluster(dgx, 16, **own)
     hop = min(float(protocol.hop.si) for protocol in dgx.tiers[1].constants.protocols.values())
-    # Leaf, spine, leaf; two pairs of wires.
-    assert outer.latency == pytest.approx(hop + 3e-6 + 200e-9)
+    # Leaf, spine, leaf.
+    assert outer.latency == pytest.approx(hop + 3e-6 + 100e-9)
     (_, unknown), _ = facts(dgx, nodes=16, **own)
     assert math.isnan(unknown.latency)
     assert unknown.unknown["latency"] == "radix is not given"
@@ -126,6 +126,20 @@ def test_pods_lead_on_to_a_wider_tier_over_the_same_links(dgx: System) -> None:
     (_, _, thin), _ = facts(pods, nodes=8 * 128, **sizes, **{"tiers.cluster.oversubscription": 8})
     assert thin.switches < outer.switches
     assert thin.bisection == pytest.approx(outer.bisection / 8.0)
+
+
+def test_rails_and_planes_of_a_cluster_told_level_by_level(dgx: System) -> None:
+    levels = with_tiers(dgx, {}, {"name": "leaf", "rails": True}, {"name": "spine"})
+    own = {"tiers.leaf.size": 32, "tiers.leaf.radix": 64, "tiers.spine.radix": 64, "tiers.node.planes": 4}
+    (node, leaf, spine), whole = facts(levels, nodes=256, **own)
+    assert (leaf.switches, leaf.instances, spine.switches) == (8.0, 8.0, 32.0)
+    assert whole.switches == 256 * node.switches + 64 + 32
+    assert (leaf.links, spine.links) == (2.0, 4.0)
+    # To another place under the same leaves: over the node, then over the rail.
+    assert (whole.steps, whole.links) == (2.0, 4.0)
+    apart = with_tiers(dgx, {}, {"name": "leaf", "rails": True}, {"name": "spine", "rails": True})
+    # Where planes never meet, another place of another unit is a step inside the node and one over both levels.
+    assert (facts(apart, nodes=256, **own)[1].steps, facts(apart, nodes=256, **own)[1].links) == (2.0, 6.0)
 
 
 def test_nodes_that_do_not_fill_the_last_pod_send_no_more_than_they_are(dgx: System) -> None:

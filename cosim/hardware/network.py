@@ -24,7 +24,7 @@ _WAYS = ("steps", "links", "latency")
 def network_facts(varied: Varied[System]) -> tuple[tuple[TierFacts, ...], TierFacts]:
     """Every tier, innermost first, and the whole network of one system. Raises SpecError as lowering does."""
     system, lowered = varied.spec, lower_system(varied)
-    tiers = lowered.tiers
+    tiers, chips = lowered.tiers, float(lowered.chips)
     inside = [float(each) for each in held(tiers)]
     alike = [_alike(system, tiers, index) for index in range(len(tiers))]
     facts: list[TierFacts] = []
@@ -33,13 +33,15 @@ def network_facts(varied: Varied[System]) -> tuple[tuple[TierFacts, ...], TierFa
         wider = next((system.tiers[i] for i in alike[index] if i > index), None)
         link = system.chip.links[tier.link]
         beyond = 0.0 if wider is None else inside[index + 1] * ports(wider, link) / over(wider)
-        made = parts(tier, link, float(arrays.size), inside[index], leaving=bool(narrower), beyond=beyond)
-        below = sum(fact.levels for fact in narrower)
-        facts.append(tier_facts(tier, arrays, made, inside[index], inside[-1] / inside[index + 1], below))
+        # The last unit of the widest tier may be filled in part.
+        each = min(inside[index], chips / float(arrays.size))
+        made = parts(tier, link, float(arrays.size), each, leaving=bool(narrower), beyond=beyond)
+        instances, below = math.ceil(chips / inside[index + 1]), sum(fact.levels for fact in narrower)
+        facts.append(tier_facts(tier, arrays, made, each, float(instances), below))
     rails = [_same_place(tier, fact) for tier, fact in zip(system.tiers, facts, strict=True)]
     leaving = [any(i < index for i in same) for index, same in enumerate(alike)]
     across = float(system_bisection(tiers, lowered.chips, rails))
-    return tuple(facts), _whole(facts, rails, leaving, across, float(lowered.chips), system.name)
+    return tuple(facts), _whole(facts, rails, leaving, across, chips, system.name)
 
 
 def _alike(system: System, tiers: Sequence[TierArrays], index: int) -> list[int]:

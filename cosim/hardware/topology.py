@@ -84,7 +84,7 @@ def system_bisection(tiers: Sequence[TierArrays], chips: Array, rails: Sequence[
     """
     inside, least = held(tiers), array(np.inf)
     for index, tier in enumerate(tiers):
-        instances = inside[-1] / inside[index + 1]
+        instances = chips / inside[index + 1]
         through = instances * bisection(tier, inside[index])
         if tier.kind != "bus":
             through = np.minimum(through, chips / 2.0 * tier.bandwidth)

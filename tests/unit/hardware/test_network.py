@@ -144,8 +144,9 @@ def test_rails_and_planes_of_a_cluster_told_level_by_level(dgx: System) -> None:
 
 def test_nodes_that_do_not_fill_the_last_pod_send_no_more_than_they_are(dgx: System) -> None:
     pods = with_tiers(dgx, {}, {"name": "pod"}, {"name": "cluster"})
-    _, whole = facts(pods, nodes=33, **{"tiers.pod.size": 32})
-    assert whole.chips == 264.0
+    (node, pod, outer), whole = facts(pods, nodes=33, **{"tiers.pod.size": 32})
+    assert (node.instances, pod.instances, outer.instances) == (33.0, 2.0, 1.0)
+    assert (pod.chips, outer.chips, whole.chips) == (256.0, 264.0, 264.0)
     assert whole.bisection == pytest.approx(132 * 50e9)
 
 

@@ -11,7 +11,9 @@ import pytest
 from cosim.explore.catalogue import varied_system
 from cosim.explore.network import FINE_SIZES, SIZES, all_reduce_rows, network_picture, network_rows
 from cosim.hardware.lower import lower_system
+from cosim.hardware.vary import vary_system
 from cosim.mapping.placement import tensor_placement
+from cosim.overrides import Varied
 from cosim.records import array
 from cosim.timing.collective import ALGORITHMS, all_reduce
 
@@ -76,6 +78,16 @@ def test_tiers_of_one_unit_have_no_row_and_one_chip_has_none() -> None:
     assert rows("m4-max-1")["all_reduce"] == []
     four = {row["tier"]: row["chips"] for row in rows("l40s-8gpu-pcie4", nodes=2)["all_reduce"]}
     assert four == {"pair": 2.0, "socket": 4.0, "host": 8.0, "cluster": 16.0}
+
+
+def test_a_last_pod_that_is_not_full_counts_the_chips_that_are_there() -> None:
+    spec = varied_system("dgx-h100").spec
+    pod = spec.tiers[1].model_copy(update={"name": "pod"})
+    pods = Varied(spec.model_copy(update={"tiers": (spec.tiers[0], pod, spec.tiers[1])}))
+    found = network_rows(vary_system(pods, {"nodes": 33, "tiers.pod.size": 32}))
+    assert {row["tier"]: row["chips"] for row in found["all_reduce"]} == {"node": 8.0, "pod": 256.0, "cluster": 264.0}
+    assert [row["system"] for row in found["all_reduce"]][-1]
+    assert found["network"][0]["chips"] == 264.0
 
 
 def test_sizes_go_from_a_kibibyte_to_a_gibibyte() -> None:

@@ -125,6 +125,9 @@ def test_pods_lead_on_to_a_wider_tier_over_the_same_links(dgx: System) -> None:
     assert alone.switches == 32 + 16
     (_, _, thin), _ = facts(pods, nodes=8 * 128, **sizes, **{"tiers.cluster.oversubscription": 8})
     assert thin.switches < outer.switches
+    (_, thin_pod, _), _ = facts(pods, nodes=8 * 128, **sizes, **{"tiers.cluster.oversubscription": 8})
+    # 1,024 wires from the leaves and an eighth of them on, at 64 ports.
+    assert thin_pod.switches == 32 + 18
     assert thin.bisection == pytest.approx(outer.bisection / 8.0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Polygon
+from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
 from cosim.explore.catalogue import varied_system
 from cosim.explore.network import network_picture
@@ -44,7 +44,9 @@ def test_no_two_words_overlap_and_all_are_inside(name: str, changes: dict[str, A
     whole = left.get_window_extent()
     for (one, here), (two, there) in itertools.combinations(extents, 2):
         assert not here.overlaps(there), f"{one} | {two}"
+    units = [patch.get_window_extent() for patch in left.patches if type(patch) is Rectangle]
     for text, here in extents:
+        assert not any(here.overlaps(unit) for unit in units), text
         assert whole.x0 - 1 <= here.x0 <= here.x1 <= whole.x1 + 1, text
         assert whole.y0 - 1 <= here.y0 <= here.y1 <= whole.y1 + 1, text
 

@@ -8,6 +8,8 @@ descriptions hold scalars, `lower` joins the two.
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -66,7 +68,8 @@ def vary(varied: Varied[Spec], overrides: Overrides, root: str = "") -> Varied[S
             fresh[own] = _points_of(value, f"{root}{path}")
         else:
             arrays.pop(own, None)
-            _set(dump, own, value.item() if isinstance(value, np.generic | np.ndarray) else value)
+            plain = value.item() if isinstance(value, np.generic | np.ndarray) else value
+            _set(dump, own, _listed(plain, known[own], f"{root}{path}"))
     _check_points(type(varied.spec), dump, {**arrays, **fresh}, root)
     touched = varied.touched | {canonical(path, varied.spec) for path in overrides}
     for path, values in fresh.items():
@@ -103,6 +106,24 @@ def _is_array(value: object, present: object) -> bool:
     if not isinstance(value, np.ndarray | list | tuple) or isinstance(present, list | tuple):
         return False
     return np.ndim(np.asarray(value, dtype=object)) > 0
+
+
+def _listed(value: object, present: object, field: str) -> object:
+    """Text such as "[4, 4, 8]" or "4x4x8" as the list that it says, where a list stands; all else as it is.
+
+    Raises SpecError.
+    """
+    if not (isinstance(value, str) and isinstance(present, list | tuple)):
+        return value
+    if re.fullmatch(r"\d+(x\d+)+", value):
+        return [int(length) for length in value.split("x")]
+    try:
+        read = json.loads(value)
+    except ValueError:
+        read = None
+    if not isinstance(read, list):
+        raise SpecError("is a list", field=field, value=value, hint='written as [4, 4, 8], 4x4x8 or ["ring", "tree"]')
+    return read
 
 
 def _points_of(value: object, field: str) -> Array:

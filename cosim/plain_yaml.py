@@ -1,9 +1,10 @@
 """The plain part of YAML, in a tenth of the time that all of it takes: what descriptions are mostly written in.
 
-Mappings of plain keys, one entry a line, whose values are scalars or flow collections that end on that line.
-Whatever is not surely that (lists of dashes, anchors, text over several lines, a key twice, any fault) is not read
-here: the answer is None and the whole parser reads the file, so that every error is the whole parser's. What is read
-here is what the whole parser reads, with the same lines.
+Mappings of plain keys, one entry a line, whose values are scalars or flow collections that end on that line, and
+lists of such mappings, each behind a dash that is further in than the key of the list. Whatever is not surely that
+(other lists of dashes, anchors, text over several lines, a key twice, any fault) is not read here: the answer is None
+and the whole parser reads the file, so that every error is the whole parser's. What is read here is what the whole
+parser reads, with the same lines.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def _scalars(text: str, end: str) -> re.Pattern[str]:
 
 _SKIPPED = re.compile(r" *(?:#.*)?$")
 _ENTRY = re.compile(rf"( *)({_KEY}):(?: +|$)")
+_DASH = re.compile(rf"( *)-(?= +{_KEY}:(?: |$))")
 _FIELD = re.compile(rf" *({_KEY}): +")
 _REST = re.compile(r"(?: +#.*| *)$")
 # A colon in a text is part of it before a letter or digit, a hash after one.
@@ -48,11 +50,12 @@ class _NotPlainError(Exception):
 
 
 class _Level(NamedTuple):
-    """An open mapping: its indentation, the dotted path before its keys, and itself."""
+    """An open mapping or list: its indentation, the dotted path before its members, and itself."""
 
     indent: int
     prefix: str
     mapping: Data
+    items: list[Data] | None = None
 
 
 def plain_yaml(text: str) -> tuple[Data, dict[str, int]] | None:
@@ -71,9 +74,15 @@ def _block(text: str, lines: dict[str, int]) -> Data:
     """The mapping that lines of `key: value` make by their indentation."""
     levels = [_Level(0, "", {})]
     awaits = ""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if _SKIPPED.match(line):
+    for number, raw in enumerate(text.split("\n"), start=1):
+        if _SKIPPED.match(raw):
             continue
+        dash = _DASH.match(raw)
+        if dash is not None:
+            _item(levels, len(dash[1]), awaits, number, lines)
+            awaits = ""
+        # Behind its dash a member is a mapping like any other.
+        line = raw if dash is None else f"{dash[1]} {raw[dash.end() :]}"
         entry = _ENTRY.match(line)
         if entry is None or len(levels) > MAX_DEPTH or len(line) > MAX_LINE or len(lines) > MAX_FIELDS:
             raise _NotPlainError
@@ -82,10 +91,12 @@ def _block(text: str, lines: dict[str, int]) -> Data:
             inner: Data = {}
             levels[-1].mapping[awaits] = inner
             levels.append(_Level(indent, f"{levels[-1].prefix}{awaits}.", inner))
+        elif dash is not None:
+            levels[-1] = levels[-1]._replace(indent=indent)
         while indent < levels[-1].indent:
             levels.pop()
-        _, prefix, mapping = levels[-1]
-        if indent != levels[-1].indent:
+        _, prefix, mapping, items = levels[-1]
+        if indent != levels[-1].indent or items is not None:
             raise _NotPlainError
         _enter(mapping, key)
         lines[prefix + key] = number
@@ -94,6 +105,24 @@ def _block(text: str, lines: dict[str, int]) -> Data:
         if not awaits:
             mapping[key] = _value(line, start, prefix + key, number, lines)
     return levels[0].mapping
+
+
+def _item(levels: list[_Level], indent: int, awaits: str, number: int, lines: dict[str, int]) -> None:
+    """Opens the mapping behind a dash: of the list that is open there, or of one that the last key awaits."""
+    if awaits and indent > levels[-1].indent:
+        members: list[Data] = []
+        levels[-1].mapping[awaits] = members
+        levels.append(_Level(indent, f"{levels[-1].prefix}{awaits}.", {}, members))
+    while indent < levels[-1].indent:
+        levels.pop()
+    items = levels[-1].items
+    if items is None or indent != levels[-1].indent:
+        raise _NotPlainError
+    place = f"{levels[-1].prefix}{len(items)}"
+    lines[place] = number
+    items.append({})
+    # How far in its keys are, the first of them says.
+    levels.append(_Level(indent + 1, f"{place}.", items[-1]))
 
 
 def _enter(mapping: Data, key: str) -> None:

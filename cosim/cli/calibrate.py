@@ -1,4 +1,4 @@
-"""`cosim calibrate`: the few constants of a chip's kernels, fitted to a table of measured ones."""
+"""`cosim calibrate`: the few constants of a chip's kernels or a system's collectives, fitted to measured ones."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from cosim.cli.output import emit, table
 
 
 def calibrate_command(
-    accelerator: Annotated[str, typer.Argument(help="The chip: a name of the library, or a file.")],
-    kind: Annotated[str, typer.Option(help="matmul or attention.")],
-    cases: Annotated[Path, typer.Option(help="CSV of measured kernels, as cosim measure writes it.")],
-    out: Annotated[Path | None, typer.Option(help="Chip file to write; default: it is printed.")] = None,
-    rows_of: Annotated[str | None, typer.Option(help="Accelerator whose rows count; default its own.")] = None,
+    accelerator: Annotated[str, typer.Argument(help="The chip (collectives: the system), by name or file.")],
+    kind: Annotated[str, typer.Option(help="matmul, attention or collective.")],
+    cases: Annotated[Path, typer.Option(help="CSV of what was measured; cosim measure writes one of kernels.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, of a chip or library; default: it is printed.")
+    ] = None,
+    rows_of: Annotated[str | None, typer.Option(help="Accelerator (system) whose rows count; default its own.")] = None,
     json_to: JsonOption = None,
 ) -> None:
-    """Fit a chip's kernel constants to measured kernels: odd rows fitted, even rows held out."""
+    """Fit kernel constants or constants of collectives: odd rows fitted, even rows held out."""
     from cosim.cli.progress import Progress
     from cosim.validation.calibration_file import calibrated
+    from cosim.validation.collective_file import calibrated_collectives
 
     with Progress(sys.stderr) as progress:
-        found = calibrated(
-            accelerator,
-            kind,
-            cases,
-            out=out,
-            rows_of=rows_of,
-            progress=lambda done, total: progress.show(done, total, "search"),
-        )
+
+        def shown(done: int, total: int) -> None:
+            progress.show(done, total, "search")
+
+        if kind == "collective":
+            found = calibrated_collectives(accelerator, cases, out=out, rows_of=rows_of, progress=shown)
+        else:
+            found = calibrated(accelerator, kind, cases, out=out, rows_of=rows_of, progress=shown)
     if emit(found, json_to):
         return
     _print(found)
@@ -46,6 +49,10 @@ def _print(found: dict[str, Any]) -> None:
         table(["half", "rows", "median", "p90"], [_row("fitted", found["fitted"]), _row("held out", found["held_out"])])
     )
     print(table(["fitted", "value", "meaning"], [[p, f"{v:.4g}", meaning(p)] for p, v in found["values"].items()]))
+    if found["kind"] == "collective":
+        from cosim.validation.collective_file import tier_values
+
+        print("of the system: " + " ".join(f"--set {path}={value:.4g}" for path, value in tier_values(found)))
     if found["undetermined"]:
         print("not determined by these rows, kept: " + ", ".join(found["undetermined"]))
     print(f"written: {found['file']}" if found["file"] else "\n" + found["text"])

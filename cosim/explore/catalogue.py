@@ -59,7 +59,7 @@ _PLAIN: dict[str, Callable[[str], Software | Technology | KernelLibrary | Collec
     "kernels": load_kernels,
     "collectives": load_collectives,
 }
-"""Kinds that are their data and nothing more."""
+"""Kinds of which nothing derives: their numbers are all there is."""
 
 
 def listing(kind: str) -> list[Item]:
@@ -104,8 +104,8 @@ def details(name: str, changes: Overrides | None = None) -> Item:
         about = {"data": model_facts(model), "derived": _model_derived(model), "checks": _model_checks(model)}
         return {**content, "title": model.title, **about}
     if kind in _PLAIN:
-        spec = _PLAIN[kind](name)
-        return {**content, "title": spec.title, "data": list(data_of(spec))}
+        plain = _PLAIN[kind](name)
+        return {**content, "title": plain.title, "data": list(data_of(plain))}
     if kind == "systems":
         varied = varied_system(name, changes)
         return {**content, **_of_hardware(varied.spec, varied.spec.chip), **network_rows(varied)}
@@ -218,12 +218,12 @@ def _kernels(path: str) -> Item:
 
 
 def _collectives(path: str) -> Item:
-    library_of = load_collectives(path)
+    shared = load_collectives(path)
     return {
-        "title": library_of.title,
-        "algorithms": ", ".join(library_of.algorithms),
-        "protocols": len(library_of.protocols),
-        "fitted on": ", ".join(library_of.fitted_on) or "no system",
+        "title": shared.title,
+        "protocols": ", ".join(shared.protocols),
+        "algorithms": ", ".join(shared.algorithms),
+        "fitted on": ", ".join(shared.fitted_on) or "no system",
     }
 
 

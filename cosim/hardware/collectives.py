@@ -37,6 +37,8 @@ class CollectiveConstants(Frozen):
     """A message takes the fastest."""
     algorithms: tuple[Algorithm, ...] = ("ring",)
     """What the library has; a torus runs its ring along all dimensions at once."""
+    reach: Ratio | None = None
+    """Share of the wire that collectives reach on its kind of link; None: the chip's `quality.collective`."""
     copy_share: Factor | None = None
     """Pace of the local copy of a rank's own part, over the link's bandwidth; None: it costs nothing."""
     send_share: Factor | None = None

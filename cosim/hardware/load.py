@@ -78,8 +78,7 @@ def _with_collectives(data: Data, chain: tuple[Document, ...]) -> tuple[Data, tu
     for index, tier in enumerate(tiers):
         if isinstance(tier, dict) and isinstance(tier.get("collectives"), str):
             try:
-                shared, read = described(tier["collectives"], "collectives")
-                validated(CollectiveLibrary, shared, read[0], read[1:])
+                _, shared, read = _collective_library(tier["collectives"])
             except SpecError as error:
                 at = f"tiers.{index}.collectives"
                 holder = next((d for d in chain if at in d.lines), chain[0])
@@ -87,7 +86,7 @@ def _with_collectives(data: Data, chain: tuple[Document, ...]) -> tuple[Data, tu
             own = tier.get("constants")
             lent = _lent_collectives(shared, str(data.get("name")))
             whole.append({**tier, "constants": _merged(lent, own if isinstance(own, dict) else {})})
-            files = (*files, *read)
+            files = (*files, *(document for document in read if document not in files))
             sources |= {f"{shared['name']}.{key}": source for key, source in (shared.get("sources") or {}).items()}
         else:
             whole.append(tier)
@@ -111,7 +110,7 @@ def _lent_collectives(shared: Data, system: str) -> Data:
 
 def _ranged(datum: Any, is_share: bool, factor: float) -> Any:  # noqa: ANN401  # data of a file
     """The datum as an estimate with the range of what is lent, if it is one that has none."""
-    if not isinstance(datum, dict) or {"low", "high"} & set(datum):
+    if not isinstance(datum, dict) or {"low", "high"} & set(datum) or datum.get("kind") == "given":
         return datum
     most = 1.0 if is_share else float("inf")
     value = datum["value"]
@@ -144,8 +143,13 @@ def load_kernels(name: str) -> KernelLibrary:
 
 def load_collectives(name: str) -> CollectiveLibrary:
     """The library of collectives called `name`, or in the file `name`. Raises SpecError."""
+    return _collective_library(name)[0]
+
+
+def _collective_library(name: str) -> tuple[CollectiveLibrary, Data, tuple[Document, ...]]:
+    """A library of collectives, its data with sources written out, and its files. Raises SpecError."""
     data, files = described(name, "collectives")
-    return validated(CollectiveLibrary, data, files[0], files[1:])
+    return validated(CollectiveLibrary, data, files[0], files[1:]), data, files
 
 
 def _kernel_library(name: str) -> tuple[KernelLibrary, Data, tuple[Document, ...]]:

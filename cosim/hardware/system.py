@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
+from typing import Literal
 
 from cosim.datum import Bandwidth, Count, Factor, Money, MoneyPerEnergy, Power, Ratio, Time
-from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
 from cosim.hardware.collectives import CollectiveConstants
 from cosim.schema import Frozen, Source
 
 TierKind = Literal["switch", "bus", "mesh", "ring", "torus", "hypercube_mesh", "fat_tree", "dragonfly"]
-
-
-def _lengths(raw: Any) -> Any:  # noqa: ANN401  # whatever the file or the command line holds
-    """A shape that is written as text, "8x8x16" or "[8, 8, 16]", as a list; all else as it is."""
-    if not isinstance(raw, str):
-        return raw
-    row = r"\s*(\d+(?:\s*[x,]\s*\d+)*)\s*"
-    found = re.fullmatch(rf"{row}|\[{row}\]", raw)
-    if found is None:
-        raise SpecError("is not a shape", value=raw, hint="write for example [8, 8, 16] or 8x8x16")
-    return [int(length) for length in re.findall(r"\d+", raw)]
 
 
 class Tier(Frozen):
@@ -43,7 +28,7 @@ class Tier(Frozen):
     bandwidth: Bandwidth | None = None
     """Per chip and direction, where the tier gives less than the chip's link; of a bus, of all its chips together."""
     efficiency: Ratio | None = None
-    """Share of the wire that collectives reach on this tier; None is the chip's `quality.collective`."""
+    """Share of the wire that collectives reach on this tier; None: what the library reaches, or the chip's quality."""
     latency: Time | None = None
     """Of a wire, one way, beyond what the hop of the library holds; None is nothing beyond it."""
     switch_latency: Time | None = None
@@ -54,7 +39,7 @@ class Tier(Frozen):
     """Bandwidth into a unit over what leaves it, 1 where nothing is missing; None is 1."""
     rails: bool = False
     """Chips of the same place in their units meet at one switch (rail-optimised)."""
-    shape: Annotated[tuple[int, ...], BeforeValidator(_lengths)] = ()
+    shape: tuple[int, ...] = ()
     """Torus only: units along each dimension. Dragonfly only: (routers of a group, groups)."""
     wrap: bool = True
     """Torus only: whether the rings close."""

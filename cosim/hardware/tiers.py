@@ -111,7 +111,7 @@ def _tier(
 ) -> TierArrays:
     at = f"tiers.{index}"
     constants = f"{at}.constants"
-    own = values.maybe(f"{at}.bandwidth")
+    own, efficiency = values.maybe(f"{at}.bandwidth"), values.maybe(f"{at}.efficiency")
 
     def one(name: str, absent: float) -> Array:
         value = values.maybe(name)
@@ -138,7 +138,7 @@ def _tier(
         algorithms=tier.constants.algorithms,
         shape=tier.shape,
         closed=closed(tier),
-        efficiency=values.maybe(f"{at}.efficiency"),
+        efficiency=values.maybe(f"{constants}.reach") if efficiency is None else efficiency,
         latency=one(f"{at}.latency", 0.0) + _switches(tier) * one(f"{at}.switch_latency", 0.0),
         oversubscription=over,
         copy_share=values.maybe(f"{constants}.copy_share"),

@@ -28,6 +28,10 @@ _STRUCTURE = ("cores", "matrix.rows", "matrix.columns", "matrix.arrays", "matrix
 def vary_system(varied: Varied[System], overrides: Overrides) -> Varied[System]:
     """`varied` with `overrides` (paths below `system.`). Raises SpecError, see `cosim.overrides.vary`."""
     _check(varied.spec.chip, overrides, varied.touched, "chip.", "system.chip.")
+    for path in overrides:
+        if fnmatch.fnmatch(path, "tiers.*.collectives"):
+            hint = f"name it in the system's file, or set system.{path.removesuffix('collectives')}constants.NAME"
+            raise SpecError("is read with the system and cannot be varied", field=f"system.{path}", hint=hint)
     changed = vary(varied, overrides, root="system.")
     try:
         check_system(changed.spec)

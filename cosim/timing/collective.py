@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cosim.errors import SpecError, nearest
+from cosim.errors import SpecError
 from cosim.hardware.lower import SystemArrays
 from cosim.hardware.tiers import ProtocolArrays, TierArrays
 from cosim.mapping.placement import Placement
@@ -182,14 +182,13 @@ def _tiers(way: Way) -> range:
 def _fastest(way: Way, size: Array, named: str, known: tuple[str, ...], *, twice: bool) -> tuple[Array, Array]:
     """Least time over the legal algorithms and its index; 0 for a group of one.
 
-    An algorithm that is named is taken wherever it is legal; a group that it cannot serve takes its fastest.
+    An algorithm that is named is taken wherever it is legal; among many points, groups that it cannot serve take
+    their fastest. Raises SpecError where it can serve none.
     """
-    have = dict.fromkeys(name for tier in way.system.tiers for name in tier.algorithms)
-    if named not in ("fastest", *have):
-        hint = f"{nearest(named, have)}; the tiers have {', '.join(have)}"
-        raise SpecError("no tier has such a collective", field="plan.algorithm.all_reduce", value=named, hint=hint)
     alone = way.group.total <= 1.0
     forced = _legal(way, named) if named in known else np.asarray(False)
+    if named != "fastest" and not np.any(forced | alone):
+        _refuse(way, named)
     times, indices = [np.where(alone, 0.0, np.inf) + 0.0 * size], [0.0]
     for name in known:
         legal = _legal(way, name) & (~forced | (name == named))
@@ -202,6 +201,16 @@ def _fastest(way: Way, size: Array, named: str, known: tuple[str, ...], *, twice
     if np.any(np.isinf(least)):
         raise SpecError("no algorithm of the library serves this group", hint="constants.algorithms: [ring] serves all")
     return least, np.array(indices)[best]
+
+
+def _refuse(way: Way, named: str) -> None:
+    """Raises SpecError that names the outermost tier of the first group and what its library has."""
+    tier = next(tier for t, tier in reversed(list(enumerate(way.system.tiers))) if np.any(way.uses(t)))
+    hint = "it has " + ", ".join(tier.algorithms)
+    if named in tier.algorithms:
+        hint += "; direct and in_network serve groups of one tier, halving_doubling powers of two"
+    problem = f"tier '{tier.name}' has no such all-reduce for this group"
+    raise SpecError(problem, field="plan.algorithm.all_reduce", value=named, hint=hint)
 
 
 def _legal(way: Way, name: str) -> NDArray[np.bool_]:
@@ -255,7 +264,7 @@ def _in_network(way: Way, size: Array, times: float) -> Array:
     del times
     time = array(0.0)
     for t, tier in enumerate(way.system.tiers):
-        rate = tier.bandwidth * np.maximum(tier.in_network, np.finfo(float).tiny)
+        rate = tier.bandwidth * np.where(tier.in_network > 0.0, tier.in_network, np.inf)
         own = tier.in_network_start + (1.0 + 1.0 / way.group.total) * size / rate
         time = np.where(way.uses(t), own, time)
     return time

@@ -47,10 +47,10 @@ def calibrated(
     carry the constants; then nothing is written.
     """
     if kind not in KINDS:
-        raise SpecError("cannot be calibrated", field="--kind", value=kind, hint=nearest(kind, KINDS))
+        raise SpecError("cannot be calibrated", field="--kind", value=kind, hint=nearest(kind, (*KINDS, "collective")))
     chip = load_chip(accelerator)
-    _refuse_held_out(accelerator, rows_of or chip.name)
-    name = _new_name(chip, out)
+    refuse_held_out(accelerator, rows_of or chip.name)
+    name = new_file(f"{chip.name}-calibrated", out)
     cases = read_cases(kind, path)
     own = [case for case in cases if case.values["accelerator"] == (rows_of or chip.name)]
     if not own:
@@ -65,15 +65,15 @@ def calibrated(
         raise SpecError(f"no constants explain these rows: median error {error:.0%}", file=path, hint=hint)
     text = chip_file(chip, _reference(accelerator, out), name, fit, _provenance(kind, path, own))
     if out is not None:
-        _write(out, text)
+        write_whole(out, text)
     return {
         "accelerator": chip.name,
         "kind": kind,
         "rows": len(own),
         "values": dict(fit.values),
         "undetermined": list(fit.undetermined),
-        "fitted": _figures(fit.fitted),
-        "held_out": _figures(fit.held_out),
+        "fitted": error_figures(fit.fitted),
+        "held_out": error_figures(fit.held_out),
         "file": None if out is None else str(out),
         "text": text,
     }
@@ -108,26 +108,27 @@ def chip_file(chip: Chip, base: str, name: str, fit: Fit, provenance: str) -> st
         unit = ", unit: s" if path.startswith("launch.") else ""
         node[last] = f"{{value: {value:.{DIGITS}g}{unit}, kind: measured, source: {key}}}"
     constants = tree.setdefault("calibration", {})
-    data, held_out = provenance, _errors(fit.held_out)
+    data, held_out = provenance, errors_in_words(fit.held_out)
     if chip.calibration is not None and chip.is_fitted:
         # Fitted before, on the other kind of kernels: that stays true.
         data, held_out = f"{chip.calibration.data}; {data}", f"{chip.calibration.held_out}; {held_out}"
     head = {"fitted_on": f"[{json.dumps(name)}]", "data": json.dumps(data), "held_out": json.dumps(held_out)}
     tree["calibration"] = {**head, **constants}
-    return "\n".join([*lines, *_yaml(tree, "")]) + "\n"
+    return "\n".join([*lines, *yaml_lines(tree, "")]) + "\n"
 
 
-def _yaml(tree: Mapping[str, Any], indent: str) -> list[str]:
+def yaml_lines(tree: Mapping[str, Any], indent: str) -> list[str]:
+    """Lines of a nested mapping whose leaves are written already."""
     lines: list[str] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            lines += [f"{indent}{key}:", *_yaml(value, indent + "  ")]
+            lines += [f"{indent}{key}:", *yaml_lines(value, indent + "  ")]
         else:
             lines.append(f"{indent}{key}: {value}")
     return lines
 
 
-def _refuse_held_out(accelerator: str, rows_of: str) -> None:
+def refuse_held_out(accelerator: str, rows_of: str) -> None:
     """The library's own held-out chips stay a test; a chip of the user's, in a file, is the user's."""
     path = Path(accelerator)
     if accelerator.endswith((".yaml", ".yml")):
@@ -145,11 +146,12 @@ def _refuse_held_out(accelerator: str, rows_of: str) -> None:
             )
 
 
-def _new_name(chip: Chip, out: Path | None) -> str:
+def new_file(default: str, out: Path | None) -> str:
+    """Name of what is written to `out`; the default where nothing is. Raises SpecError where it cannot be written."""
     if out is None:
-        return f"{chip.name}-calibrated"
+        return default
     if out.suffix != ".yaml":
-        raise SpecError("is no chip file", field="--out", value=str(out), hint="end it in .yaml")
+        raise SpecError("is no description", field="--out", value=str(out), hint="end it in .yaml")
     if not out.parent.is_dir():
         raise SpecError("cannot be written: its folder is not there", field="--out", value=str(out))
     if out.exists():
@@ -169,13 +171,15 @@ def _provenance(kind: str, path: Path, rows: list[Case]) -> str:
     return f"cosim {__version__} calibrate, {kind}: odd ones of {len(rows)} rows of {path.name} (sha256 {digest})"
 
 
-def _errors(errors: Array) -> str:
+def errors_in_words(errors: Array) -> str:
+    """Errors of the half that was not fitted, for a file."""
     if not errors.size:
         return "unknown: no row was held out"
     return f"even rows: median {np.median(errors):.1%}, 90th percentile {np.quantile(errors, 0.9):.1%}"
 
 
-def _figures(errors: Array) -> dict[str, float | int | None]:
+def error_figures(errors: Array) -> dict[str, float | int | None]:
+    """Rows, median and 90th percentile of |errors|; None where there are none."""
     known = errors.size > 0
     return {
         "rows": int(errors.size),
@@ -189,7 +193,7 @@ def meaning(path: str) -> str:
     return KERNEL_CONSTANTS.get(path.removeprefix(CONSTANT), "")
 
 
-def _write(out: Path, text: str) -> None:
+def write_whole(out: Path, text: str) -> None:
     """The whole file or none of it. Raises SpecError where it cannot be written."""
     partial = out.with_name(f".{out.name}.partial")
     try:

@@ -69,7 +69,7 @@ def test_json_has_values_and_both_halves(call: Call, rows: Path) -> None:
         (("h200-sxm", "--kind", "matmul"), "kept out of every fit"),
         (("mi300x", "--kind", "matmul"), "has no rows of this accelerator"),
         ((CHIP, "--kind", "attention"), "lacks a column"),
-        ((CHIP, "--kind", "matmul", "--out", "chip.txt"), "is no chip file"),
+        ((CHIP, "--kind", "matmul", "--out", "chip.txt"), "is no description"),
     ],
 )
 def test_bad_input_is_one_message(

@@ -28,12 +28,16 @@ def test_a_line_a_tier_and_one_for_all(call: Call) -> None:
     assert (code, err) == (0, "")
     cluster, node, whole = (" ".join(line_of(out, start)) for start in ("cluster", "└─ node", "in all"))
     assert cluster.startswith("cluster fat tree 16 nodes 50 GB/s 64 1:1 6 3.2 TB/s 1 step, 4 wires")
-    assert node.startswith("└─ node (node) switch 8 chips 450 GB/s - 1:1 unknown 1.8 TB/s 1 step, 2 wires")
-    assert whole.startswith("in all 128 chips unknown 3.2 TB/s 1 step, 4 wires")
-    assert " ".join(line_of(out, "node ")) == (
-        "node levels, switches, cables: radix is not given; "
-        "not given: switch_power, cable_power, switch_price, cable_price"
-    )
+    assert node.startswith("└─ node (node) switch, in 4 planes 8 chips 450 GB/s - 1:1 4 1.8 TB/s 1 step, 2 wires")
+    assert whole.startswith("in all 128 chips 70 3.2 TB/s 1 step, 4 wires")
+    assert " ".join(line_of(out, "node ")) == ("node not given: switch_power, cable_power, switch_price, cable_price")
+
+
+def test_what_is_unknown_has_its_reason_below(call: Call) -> None:
+    _, out, _ = call("show", "dgx-h100", "--set", "system.nodes=16")
+    assert " ".join(line_of(out, "cluster  ")).startswith("cluster fat tree 16 nodes 50 GB/s - 1:1 unknown")
+    reasons = next(line for line in out.splitlines() if line.strip().startswith("cluster") and ";" in line)
+    assert "levels, switches, cables, links: radix is not given; not given: switch_power, " in reasons
 
 
 def test_all_reduces_against_size_with_the_algorithm(call: Call) -> None:
@@ -97,7 +101,7 @@ SHAPE = "tier 'cube' has shape [8, 8, 16], which makes 1024 and not size 64"
     ("arguments", "said"),
     [
         (("tpu-v5p-64", "--set", "system.tiers.cube.shape=8x8x16"), SHAPE),
-        (("tpu-v5p-64", "--set", "system.tiers.cube.shape=8y8"), "is not a shape (got '8y8')"),
+        (("tpu-v5p-64", "--set", "system.tiers.cube.shape=8y8"), "is a list (got '8y8')"),
         (
             ("dgx-h100", "--set", "system.tiers.node.link=nvlink"),
             "tier 'node' names link 'nvlink', which h100-sxm has not",

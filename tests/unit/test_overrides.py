@@ -116,6 +116,18 @@ def test_words_flags_and_lists_of_words_can_be_set(machine: Varied[Machine]) -> 
     assert not changed.arrays
 
 
+def test_text_of_a_list_is_the_list_where_a_list_stands(machine: Varied[Machine]) -> None:
+    changed = vary(machine, {"tiers.0.algorithms": '["tree", "ring"]', "name": "[4, 4]"}).spec
+    assert (changed.tiers[0].algorithms, changed.name) == (("tree", "ring"), "[4, 4]")
+
+
+@pytest.mark.parametrize("text", ["ring", "4", "[ring", "[4, x]", '{"ring": 1}', ""])
+def test_text_of_no_list_is_refused_where_a_list_stands(machine: Varied[Machine], text: str) -> None:
+    error = fault(machine, "tiers.node.algorithms", text)
+    assert (error.problem, error.field) == ("is a list", "system.tiers.node.algorithms")
+    assert "[4, 4, 8]" in str(error.hint)
+
+
 @pytest.mark.parametrize("number", [np.float64(64.0), np.int64(64), 64, 64.0, "64"])
 def test_numbers_of_any_kind_are_one_value(machine: Varied[Machine], number: object) -> None:
     changed = vary(machine, {"cores": number})

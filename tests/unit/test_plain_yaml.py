@@ -197,6 +197,69 @@ def test_faults_and_other_shapes_are_left_to_the_whole_parser(text: str) -> None
     assert plain_yaml(text) is None
 
 
+TIERS = """tiers:
+  # innermost first
+  - name: node
+    size: {value: 8}
+    constants:
+      algorithms: [ring]
+  -   link:
+      rails: true
+  - name: pod
+nodes: 2
+"""
+
+
+def test_a_list_of_mappings_is_read_with_its_lines() -> None:
+    read = plain_yaml(TIERS)
+    assert read is not None
+    first = {"name": "node", "size": {"value": 8}, "constants": {"algorithms": ["ring"]}}
+    assert read[0] == {"tiers": [first, {"link": None, "rails": True}, {"name": "pod"}], "nodes": 2}
+    assert {place: read[1][place] for place in ("tiers", "tiers.0", "tiers.0.size.value", "tiers.1.rails")} == {
+        "tiers": 1,
+        "tiers.0": 3,
+        "tiers.0.size.value": 4,
+        "tiers.1.rails": 8,
+    }
+    assert agrees(TIERS)
+
+
+DASHED = ["a: 1", "b: {c: 1}", "a:", "- a: 1", "- b:", "-  c: 2", "- a", "- - a: 1", "- {a: 1}", "-", "- # r", "# r"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(DASHED)), min_size=1, max_size=6), st.booleans())
+def test_lists_of_any_indentation_are_left_or_read_as_the_whole_parser_reads_them(
+    lines: list[tuple[int, str]], under: bool
+) -> None:
+    text = "".join(f"{' ' * indent}{line}\n" for indent, line in lines)
+    assert agrees(f"t:\n{text}" if under else text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:\n- b: 1\n",
+        "a:\n  - b\n",
+        "a:\n  - {b: 1}\n",
+        "a:\n  - - b: 1\n",
+        "a:\n  - b: 1\n  c: 2\n",
+        "a:\n  - b: 1\n   c: 2\n",
+        "a:\n  - b: 1\n    b: 2\n",
+        "a:\n  - b:\n    - c: 1\n",
+        "a: 1\n  - b: 1\n",
+        "- a: 1\n",
+    ],
+)
+def test_other_lists_of_dashes_are_left_to_the_whole_parser(text: str) -> None:
+    assert plain_yaml(text) is None
+
+
+def test_shipped_systems_are_plain() -> None:
+    left = [name for name, path in library.names("systems").items() if plain_yaml(path.read_text("utf-8")) is None]
+    assert left == []
+
+
 def test_what_is_deep_long_or_many_is_left_to_the_whole_parser() -> None:
     deep = MAX_DEPTH + 3
     nested = "".join(f"{'  ' * level}a:\n" for level in range(deep))

@@ -41,7 +41,7 @@ def owned(case: Case) -> Weights:
 
 
 def replicas(case: Case) -> Placement:
-    return data_placement(case.plan.tensor, case.plan.data, case.system.tiers[0].size)
+    return data_placement(case.plan.tensor, case.plan.data, case.system.sizes)
 
 
 def number(value: Array) -> float:

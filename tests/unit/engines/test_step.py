@@ -26,16 +26,18 @@ LINKS = {
     "system.chip.links.scale_up.bandwidth": "450 GB/s",
     "system.chip.links.scale_out.bandwidth": "50 GB/s",
     "system.chip.quality.collective": 0.8,
-    "system.tiers.node.base_latency": "6 us",
-    "system.tiers.node.latency": "0.5 us",
-    "system.tiers.cluster.base_latency": "7 us",
-    "system.tiers.cluster.latency": "3 us",
+    "system.tiers.node.constants.protocols.LL.start": "6 us",
+    "system.tiers.node.constants.protocols.LL.hop": "0.5 us",
+    "system.tiers.cluster.constants.protocols.LL.start": "7 us",
+    "system.tiers.cluster.constants.protocols.LL.hop": "3 us",
     "system.chip.power.energy_per_byte.link": "5 pJ/bit",
 }
 
 
 def one_protocol(case: Case) -> Case:
-    tiers = tuple(replace(tier, share=array(1.0), protocols=()) for tier in case.system.tiers)
+    tiers = tuple(
+        replace(tier, protocols=(replace(tier.protocols[0], share=array(1.0)),)) for tier in case.system.tiers
+    )
     return replace(case, system=replace(case.system, tiers=tiers))
 
 

@@ -177,7 +177,8 @@ BETTER = {
 }
 WORSE = {
     "tiers.node.latency": (0.0, 2e-5),
-    "tiers.cluster.base_latency": (0.0, 1e-4),
+    "tiers.node.constants.protocols.LL.hop": (0.0, 2e-5),
+    "tiers.cluster.constants.protocols.Simple.start": (0.0, 1e-4),
     "chip.launch.gap": (0.0, 2e-5),
     "host_kernel": (0.0, 4e-4),
     "host_step": (0.0, 1.0),

@@ -208,7 +208,7 @@ def software(machine: SystemArrays | None) -> dict[str, float]:
     assert machine is not None
     found = {name: float(getattr(machine.chip.quality, name)) for name in CLASSES}
     found["launch_gap"] = float(machine.chip.launch.gap)
-    found["collective_start"] = float(machine.tiers[0].base_latency)
+    found["collective_start"] = float(machine.tiers[0].protocols[0].start)
     return found
 
 
@@ -232,7 +232,9 @@ def test_own_kernels_change_nothing_and_low_and_high_are_the_ends_of_the_ranges(
         assert (low[name], high[name]) == getattr(chip.quality, name).si_range
     # Of a time the long end is the low one.
     assert (high["launch_gap"], low["launch_gap"]) == chip.launch.gap.si_range
-    assert (high["collective_start"], low["collective_start"]) == asic.spec.tiers[0].base_latency.si_range
+    assert (high["collective_start"], low["collective_start"]) == asic.spec.tiers[0].constants.protocols[
+        "bulk"
+    ].start.si_range
     assert low["matmul"] < software(lowered)["matmul"] < high["matmul"]
 
 

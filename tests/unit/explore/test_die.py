@@ -51,8 +51,8 @@ def test_facts_list_every_component_the_sum_and_the_power() -> None:
     assert float(facts["die.area"]["value"].split()[0]) == pytest.approx(sum(parts), rel=1e-3)
     assert facts["die.area"]["note"] == "published 826 mm2: +0.1%"
     assert facts["power.static"]["value"] == "99.4 W"
-    assert facts["power.tdp"]["value"] == "359.4 W"
-    assert facts["power.tdp"]["note"] == "limit 400 W: -10.1%"
+    assert facts["power.tdp"]["value"] == "359 W"
+    assert facts["power.tdp"]["note"] == "limit 400 W: -10.2%"
     assert {row["kind"] for row in facts.values()} == {"derived"}
 
 

@@ -52,7 +52,7 @@ CHANGES = {
     "chip.special.peak": ("vector", "chip.special_peak"),
     "chip.links.scale_up.bandwidth": ("network", "chip.links.scale_up"),
     "tiers.0.latency": ("network", "tiers.0.latency"),
-    "tiers.0.base_latency": ("network", "tiers.0.base_latency"),
+    "tiers.0.bandwidth": ("network", "tiers.0.bandwidth"),
     "chip.quality.matmul": ("quality", "chip.quality.matmul"),
     "chip.quality.memory": ("quality", "chip.quality.memory"),
     "chip.quality.collective": ("quality", "chip.quality.collective"),

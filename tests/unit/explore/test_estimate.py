@@ -166,7 +166,9 @@ def test_a_format_that_the_chip_has_not_is_refused_with_those_that_it_has() -> N
 
 
 def test_an_algorithm_that_the_tier_has_not_is_refused_with_those_that_it_has() -> None:
-    with pytest.raises(SpecError, match=r"no such all-reduce \(got 'tree'\); it has ring, in_network"):
+    with pytest.raises(
+        SpecError, match=r"tier 'node' has no such all-reduce for this group \(got 'tree'\); it has ring, in_network"
+    ):
         ask("decode", {"tensor_parallel": 8, "algorithm.all_reduce": "tree"}, {})
 
 

@@ -40,6 +40,7 @@ def test_a_run_says_what_made_it(content: dict[str, Any], study_file: Path, stud
         library.find("workloads", "llama-3.1-8b"),
         library.find("technology", "silicon"),
         *(library.find("kernels", name) for name in ("nvidia-hopper", "generic-tile")),
+        *(library.find("collectives", name) for name in ("nccl-nvlink4", "nccl-network", "rccl-xgmi")),
     ]
     assert set(content["inputs"].values()) == {content_hash(path.read_text(encoding="utf-8")) for path in files}
 

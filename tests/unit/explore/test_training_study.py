@@ -270,6 +270,8 @@ def test_a_run_of_training_alone_says_what_made_it(ran: dict[str, Any], file: Pa
         library.find("software", "megatron"),
         library.find("technology", "silicon"),
         library.find("kernels", "nvidia-hopper"),
+        *(library.find("collectives", f"nccl-{of}") for of in ("nvlink4", "network")),
+        *(library.find("collectives", f"generic-{of}") for of in ("fabric", "network")),
     ]
     assert set(ran["inputs"].values()) == {content_hash(path.read_text(encoding="utf-8")) for path in files}
     assert set(ran["assumptions"]) >= {"dgx-h100", "asic-8", "llama-3.1-8b"}

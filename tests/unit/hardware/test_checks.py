@@ -151,14 +151,22 @@ def shipped_text(name: str) -> str:
     return Path(library.find("systems", name)).read_text(encoding="utf-8")
 
 
+LIBRARY = "collectives: torus-ici"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("shape: [2, 2, 2]", "shape: [2, 2, 3]", "shape (2, 2, 3) does not multiply to size 8"),
-        ("shape: [2, 2, 2]", "shape: []", "shape () does not multiply to size 8"),
+        ("shape: [2, 2, 2]", "shape: [2, 2, 3]", "tier 'slice' has shape [2, 2, 3], which makes 12 and not size 8"),
+        ("shape: [2, 2, 2]", "shape: []", "tier 'slice' is a torus without a shape"),
         ("link: scale_up", "link: nvlink", "names link 'nvlink', which tpu-v5p has not"),
-        ("algorithms: [ring]", "algorithms: [ring, in_network]", "offers in_network reduction without in_network"),
-        ("algorithms: [ring]", "algorithms: [in_network]\n    in_network: 0.9", "offers in_network reduction without"),
+        ("kind: torus", "kind: mesh", "tier 'slice' is a mesh with a shape"),
+        (
+            LIBRARY,
+            f"{LIBRARY}\n    constants: {{algorithms: [ring, in_network]}}",
+            "offers in_network reduction without",
+        ),
+        (LIBRARY, f"{LIBRARY}\n    constants: {{algorithms: []}}", "has no algorithm"),
     ],
 )
 def test_a_tier_that_cannot_be_is_refused_at_its_line(write: Write, old: str, new: str, problem: str) -> None:
@@ -170,9 +178,12 @@ def test_a_tier_that_cannot_be_is_refused_at_its_line(write: Write, old: str, ne
 
 
 def test_in_network_reduction_with_both_its_numbers_is_taken(write: Write) -> None:
-    new = "algorithms: [ring, in_network]\n    in_network: 0.9\n    in_network_latency: 20 us"
-    system = load_system(write("a.yaml", shipped_text("tpu-v5p-8").replace("algorithms: [ring]", new)))
-    assert system.tiers[0].in_network is not None
+    own = "{algorithms: [ring, in_network], in_network_share: 0.9, in_network_start: 20 us}"
+    text = shipped_text("tpu-v5p-8").replace(LIBRARY, f"{LIBRARY}\n    constants: {own}")
+    constants = load_system(write("a.yaml", text)).tiers[0].constants
+    assert constants.in_network_share is not None
+    assert constants.in_network_share.si == 0.9
+    assert list(constants.protocols) == ["bulk"]  # the library's, beside what the tier says itself
 
 
 def test_an_unknown_link_of_the_second_tier_is_told_there(write: Write) -> None:
@@ -180,20 +191,35 @@ def test_an_unknown_link_of_the_second_tier_is_told_there(write: Write) -> None:
     assert fault(load_system, write("a.yaml", text)).field == "tiers.1"
 
 
-def test_a_system_without_tiers_or_with_three_is_refused(write: Write) -> None:
+def test_a_system_without_tiers_is_refused(write: Write) -> None:
     none = fault(load_system, write("a.yaml", "base: dgx-h100\ntiers: []\n"))
     assert (none.problem, none.line) == ("a system needs at least one tier", 2)
-    third = "  - {name: x, kind: ring, size: 2, link: scale_out, latency: 1 us, base_latency: 1 us}\nserver:\n"
-    error = fault(load_system, write("b.yaml", shipped_text("dgx-h100").replace("server:\n", third)))
-    assert (error.field, error.problem) == ("tiers.2", "a third tier is not modelled yet")
 
 
-def test_only_the_first_tier_has_a_size(write: Callable[[str, str], str]) -> None:
-    """What the second joins is `nodes`: a size there would be read and then not used."""
-    text = (library.find("systems", "dgx-h100")).read_text(encoding="utf-8")
-    sized = text.replace(
-        "  - name: cluster\n", "  - name: cluster\n    size: {value: 4, kind: given, source: a slip of the pen}\n"
+def with_third(text: str, size: str = "") -> str:
+    """The system with a tier beyond its last one."""
+    return text.replace(
+        "server:\n", f"  - {{name: x, kind: ring, {size}link: scale_out, collectives: generic-network}}\nserver:\n"
     )
-    error = fault(load_system, write("b.yaml", sized))
-    assert (error.field, error.problem) == ("tiers.1", "gives a size beyond the first tier")
-    assert "nodes of the system" in str(error.hint)
+
+
+def test_a_third_tier_asks_the_second_for_its_size(write: Write) -> None:
+    error = fault(load_system, write("b.yaml", with_third(shipped_text("dgx-h100"))))
+    assert (error.field, error.problem) == ("tiers.1", "tier 'cluster' has no size")
+    sized = shipped_text("dgx-h100").replace("  - name: cluster\n", "  - name: cluster\n    size: 32\n")
+    assert len(load_system(write("c.yaml", with_third(sized))).tiers) == 3
+
+
+def test_more_nodes_than_the_tiers_join_are_refused_with_both_numbers(write: Write) -> None:
+    sized = shipped_text("dgx-h100").replace("  - name: cluster\n", "  - name: cluster\n    size: 4\n")
+    name = write("d.yaml", sized)
+    assert load_system(name).chips == 8
+    error = fault(load_system, write("e.yaml", f"base: {name}\nnodes: 5\n"))
+    assert (error.field, error.problem) == ("nodes", "asks for 5 nodes")
+    assert "join 4 nodes at most (cluster 4)" in str(error.hint)
+
+
+def test_nodes_are_units_of_a_tier_that_is_there(write: Write) -> None:
+    error = fault(load_system, write("f.yaml", "base: dgx-h100\nnodes_are: nod\n"))
+    assert (error.field, error.problem) == ("nodes_are", "names tier 'nod', which is not there")
+    assert "node" in str(error.hint)

@@ -20,7 +20,7 @@ from cosim.hardware.system import System
 MARK = " [unverified recollection]"
 CHIPS = sorted(library.names("accelerators"))
 SYSTEMS = sorted(library.names("systems"))
-TIER = "{name: node, kind: switch, size: 8, link: scale_up, latency: 1 us, base_latency: 5 us}"
+TIER = "{name: node, kind: switch, size: 8, link: scale_up, collectives: generic-fabric}"
 Write = Callable[[str, str], str]
 
 
@@ -284,7 +284,13 @@ def test_a_chip_file_is_looked_for_beside_the_file_that_names_it(
     base = write("deep/base.yaml", f"base: asic-8\nchip: chip.yaml\ntiers: [{TIER}]\n")
     system, files = read_system(write("a.yaml", f"base: {base}\nname: mine\n"))
     assert (system.name, system.chip.name) == ("mine", "peaks-only")
-    assert [file.path.name for file in files] == ["a.yaml", "base.yaml", "asic-8.yaml", "chip.yaml"]
+    assert [file.path.name for file in files] == [
+        "a.yaml",
+        "base.yaml",
+        "asic-8.yaml",
+        "chip.yaml",
+        "generic-fabric.yaml",
+    ]
 
 
 def test_a_fault_in_the_chip_of_a_system_is_told_in_the_chip(write: Write) -> None:

@@ -134,7 +134,13 @@ def test_the_library_is_among_the_files_of_its_chips_and_systems(ours: Path, wri
     assert files[-1].path == ours
     assert ours in {file.path for file in described(name, "accelerators")[1]}
     _, files = read_system("dgx-h100")
-    assert [file.path.stem for file in files] == ["dgx-h100", "h100-sxm", "nvidia-hopper"]
+    assert [file.path.stem for file in files] == [
+        "dgx-h100",
+        "h100-sxm",
+        "nvidia-hopper",
+        "nccl-nvlink4",
+        "nccl-network",
+    ]
 
 
 def test_an_unknown_library_is_told_at_its_line_with_the_nearest_name(ours: Path, write: Write) -> None:

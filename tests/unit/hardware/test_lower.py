@@ -254,15 +254,19 @@ def test_a_system_by_hand(dgx: System) -> None:
 
 def test_the_numbers_of_a_tier_are_handed_on(dgx: System) -> None:
     for tier, spec in zip(lower_system(Varied(dgx)).tiers, dgx.tiers, strict=True):
-        assert (tier.name, tier.kind, tier.algorithms) == (spec.name, spec.kind, spec.algorithms)
-        assert values((tier.latency, tier.base_latency)) == [spec.latency.si, spec.base_latency.si]
-        in_switch = (spec.in_network, spec.in_network_latency)
-        assert values((tier.in_network, tier.in_network_latency)) == [0.0 if d is None else d.si for d in in_switch]
+        constants = spec.constants
+        assert (tier.name, tier.kind, tier.algorithms) == (spec.name, spec.kind, constants.algorithms)
+        assert [each.name for each in tier.protocols] == list(constants.protocols)
+        for lowered, own in zip(tier.protocols, constants.protocols.values(), strict=True):
+            assert values((lowered.start, lowered.hop, lowered.share)) == [own.start.si, own.hop.si, own.share.si]
+            assert lowered.copies == own.copies
+        in_switch = (constants.in_network_share, constants.in_network_start)
+        assert values((tier.in_network, tier.in_network_start)) == [0.0 if d is None else d.si for d in in_switch]
 
 
 def test_the_shape_of_a_torus_is_kept(slice_of_eight: System) -> None:
     tier = lower_system(Varied(slice_of_eight)).tiers[0]
-    assert (tier.kind, tier.shape, tier.wrap) == ("torus", (2, 2, 2), False)
+    assert (tier.kind, tier.shape, tier.closed) == ("torus", (2, 2, 2), (False, False, False))
 
 
 def test_a_tier_with_a_bandwidth_of_its_own_does_not_follow_the_link(dgx: System) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from cosim.errors import SpecError
 from cosim.hardware.chip import Chip
-from cosim.hardware.system import Facility, Server, System, Tier
+from cosim.hardware.system import Facility, Server, System, Tier, closed, size_of
 from cosim.schema import validated
 
-TIER = {"name": "node", "kind": "switch", "size": 8, "link": "scale_up", "latency": "1 us", "base_latency": "5 us"}
+CONSTANTS = {"protocols": {"bulk": {"start": "5 us", "hop": "1 us", "share": 1}}}
+TIER = {"name": "node", "kind": "switch", "size": 8, "link": "scale_up", "constants": CONSTANTS}
 FACILITY = {"pue": 1.2, "energy_price": "0.08 USD/kWh", "lifetime_years": 4}
 
 
@@ -37,14 +39,45 @@ def test_shipped_systems_have_eight_chips_on_one_node(dgx: System, slice_of_eigh
     assert (dgx.chips, slice_of_eight.chips) == (8, 8)
 
 
-def test_a_tier_offers_the_common_algorithms_unless_told() -> None:
+def test_a_tier_offers_a_ring_unless_told() -> None:
     tier = validated(Tier, TIER)
-    assert "ring" in tier.algorithms
-    assert "in_network" not in tier.algorithms  # it needs numbers of its own
+    assert tier.constants.algorithms == ("ring",)
     assert tier.shape == ()
     assert tier.wrap
-    assert tier.in_network is None
+    assert tier.constants.in_network_share is None
     assert tier.bandwidth is None
+
+
+def test_nodes_may_be_of_several_tiers(peaks_only: Chip) -> None:
+    tiers = [{**TIER, "name": "pair", "size": 2}, {**TIER, "name": "host", "size": 4}, {**TIER, "name": "net"}]
+    del tiers[2]["size"]
+    flat, deep = system(peaks_only, tiers=tiers, nodes=3), system(peaks_only, tiers=tiers, nodes=3, nodes_are="host")
+    assert (flat.node_tier, flat.node_chips, flat.chips) == (0, 2, 6)
+    assert (deep.node_tier, deep.node_chips, deep.chips) == (1, 8, 24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "change", "rings"),
+    [
+        ([4, 4], {}, (True, True)),
+        ([4, 4], {"wrap": False}, (False, False)),
+        ([8, 16], {"wrap_from": 16}, (False, True)),
+        ([4, 4, 8], {"wrap_from": 4, "optical": True}, (True, True, True)),
+        ([4, 4, 2], {"wrap_from": 4, "optical": True}, (False, False, False)),
+    ],
+)
+def test_rings_of_a_torus_close_where_its_size_lets_them(
+    shape: list[int], change: dict[str, Any], rings: tuple[bool, ...]
+) -> None:
+    tier = validated(Tier, {**TIER, "kind": "torus", "size": math.prod(shape), "shape": shape, **change})
+    assert closed(tier) == rings
+
+
+def test_the_size_of_a_torus_is_that_of_its_shape() -> None:
+    bare = {name: value for name, value in TIER.items() if name != "size"}
+    assert size_of(validated(Tier, {**bare, "kind": "torus", "shape": [4, 4, 3]})) == 48
+    assert size_of(validated(Tier, bare)) is None
+    assert size_of(validated(Tier, TIER)) == 8
 
 
 @pytest.mark.parametrize(
@@ -55,8 +88,9 @@ def test_a_tier_offers_the_common_algorithms_unless_told() -> None:
         ({"size": 2.5}, "size"),
         ({"latency": "1 MHz"}, "latency"),
         ({"latency": "-1 us"}, "latency"),
-        ({"algorithms": ["ring", "magic"]}, "algorithms.1"),
-        ({"in_network": 1.5}, "in_network"),
+        ({"constants": {**CONSTANTS, "algorithms": ["ring", "magic"]}}, "constants.algorithms.1"),
+        ({"constants": {**CONSTANTS, "in_network_share": 1.5}}, "constants.in_network_share"),
+        ({"constants": {}}, "constants.protocols"),
         ({"bandwidth": "450 GB"}, "bandwidth"),
         ({"shape": [2, 2.5]}, "shape.1"),
         ({"wrp": True}, "wrp"),

@@ -58,7 +58,7 @@ def fault(system: System, overrides: dict[str, object]) -> SpecError:
 @pytest.fixture(scope="module")
 def told_by_peaks(peaks_only: Chip, dgx: System) -> System:
     """The eight-chip system with the chip of which only the peaks are known."""
-    tier = dgx.tiers[0].model_copy(update={"algorithms": ("ring",)})
+    tier = dgx.tiers[0]
     return dgx.model_copy(update={"chip": peaks_only, "tiers": (tier,)})
 
 
@@ -172,7 +172,7 @@ def test_the_peaks_and_bandwidths_of_such_a_chip_can_be_swept(told_by_peaks: Sys
         ("memory.dram.bandwidth", "chip.memory.dram.bandwidth"),
         ("chip.published.peak.bf16", "chip.matrix.peak.bf16"),  # totals are checks, never inputs
         ("tiers.nod.size", "tiers.0.size"),
-        ("node", "nodes"),
+        ("nods", "nodes"),
     ],
 )
 def test_an_unknown_path_names_the_nearest_with_its_root(dgx: System, path: str, near: str) -> None:

@@ -71,7 +71,8 @@ def test_words_tell_bandwidth_bisection_switches_and_what_is_unknown() -> None:
     words = [text.get_text() for text in figure("dgx-h100", changes).axes[0].texts]
     assert {"25 GB/s a chip and direction", "oversubscribed 2:1", "1.6 TB/s across the middle"} <= set(words)
     assert "farthest 1 step, 4 wires" in words
-    assert "switches: radix is not given" in words  # of the node
+    assert "4 switches in 4 planes" in words
+    assert "switches: radix is not given" in [t.get_text() for t in figure("dgx-h100", {"nodes": 2}).axes[0].texts]
     torus = [text.get_text() for text in figure("tpu-v5p-64", {}).axes[0].texts]
     assert "4x4x4, every ring closes" in torus
 

@@ -112,7 +112,7 @@ def test_the_held_out_chips_are_chips_of_the_library_that_nothing_was_fitted_on(
     [
         ("training", None, None, "cannot be calibrated"),
         ("matmul", "there.yaml", None, "exists"),
-        ("matmul", "new.txt", None, "is no chip file"),
+        ("matmul", "new.txt", None, "is no description"),
         ("matmul", None, "mi300x", "has no rows of this accelerator"),
         ("matmul", "no folder/new.yaml", None, "cannot be written"),
     ],

@@ -28,14 +28,12 @@ def network_text(content: Row) -> str:
 
 
 def _tier(tier: Row, depth: int) -> list[str]:
-    used = tier["units"] > 1.0
     name = "   " * (depth - 1) + "└─ " + tier["name"] if depth else tier["name"]
-    many = f"{tier['units']:,g} {tier['joins']}{'s' if used else ''}"
     shape = " as " + "x".join(f"{length:g}" for length in tier["shape"]) if tier["shape"] else ""
     return [
         name + (" (node)" if tier["node"] else ""),
         kind_text(tier),
-        many + shape,
+        tier["joins"] + shape,
         format_si(tier["bandwidth"], "B/s") + (" for all" if tier["kind"] == "bus" else ""),
         "-" if tier["radix"] is None else f"{tier['radix']:g}",
         f"{tier['oversubscription']:g}:1",

@@ -39,7 +39,7 @@ def network_rows(varied: Varied[System]) -> dict[str, list[Row]]:
     tiers = [
         {
             **_facts(fact),
-            "joins": "chip" if index == 0 else spec.tiers[index - 1].name,
+            "joins": counted(fact.units, "chip" if index == 0 else spec.tiers[index - 1].name),
             "node": index == spec.node_tier,
             "link": tier.link,
             "radix": None if tier.radix is None else tier.radix.si,
@@ -91,6 +91,15 @@ def all_reduce_rows(system: SystemArrays, sizes: Sequence[float]) -> list[Row]:
             for each, time, name in zip(size, times, which, strict=True)
         ]
     return rows
+
+
+def counted(count: float, name: str) -> str:
+    """So many of a name: 1 node, 64 leaves, 2 boxes."""
+    if count == 1.0:
+        return f"1 {name}"
+    if name.endswith("f"):
+        return f"{count:,g} {name[:-1]}ves"
+    return f"{count:,g} {name}{'es' if name.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def _shapes(spec: System, lowered: SystemArrays) -> list[Row]:

@@ -71,7 +71,7 @@ def _boxes(axes: Axes, tiers: list[Row], high: float) -> None:
 
 
 def _words(axes: Axes, tier: Row, left: float, top: float) -> None:
-    title = f"{tier['name']}: {tier['kind'].replace('_', ' ')} of {tier['units']:,g} {tier['joins']}s"
+    title = f"{tier['name']}: {tier['kind'].replace('_', ' ')} of {tier['joins']}"
     axes.text(left, top, title, fontsize=9, fontweight="bold", va="top")
     for index, line in enumerate(_about(tier)):
         axes.text(left, top - HEAD - 0.18 * index, line, fontsize=7.5, va="top", color="#333333")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cosim.explore.catalogue import varied_system
-from cosim.explore.network import FINE_SIZES, SIZES, all_reduce_rows, network_picture, network_rows
+from cosim.explore.network import FINE_SIZES, SIZES, all_reduce_rows, counted, network_picture, network_rows
 from cosim.hardware.lower import lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.placement import tensor_placement
@@ -34,7 +34,7 @@ def test_tiers_have_numbers_and_words_of_their_kind() -> None:
         8,
         1.8e12,
     )
-    assert (cluster["joins"], cluster["node"], cluster["radix"], cluster["switches"]) == ("node", False, 64, 6)
+    assert (cluster["joins"], cluster["node"], cluster["radix"], cluster["switches"]) == ("16 nodes", False, 64, 6)
     assert (cluster["oversubscription"], cluster["rails"], cluster["shape"]) == (1.0, False, [])
 
 
@@ -101,6 +101,14 @@ def test_an_optical_torus_offers_its_other_shapes() -> None:
     assert found[0]["bisection"] == pytest.approx(2 * 64 * 90e9)
     assert all(row["tier"] == "cube" and row["closes"] for row in found)
     assert rows("mi300x-8gpu")["shapes"] == []
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "said"),
+    [(1.0, "leaf", "1 leaf"), (64.0, "leaf", "64 leaves"), (2.0, "box", "2 boxes"), (1536.0, "tray", "1,536 trays")],
+)
+def test_units_are_counted_in_words(count: float, name: str, said: str) -> None:
+    assert counted(count, name) == said
 
 
 def test_a_picture_has_more_sizes_and_names() -> None:

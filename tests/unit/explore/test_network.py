@@ -29,7 +29,7 @@ def test_tiers_have_numbers_and_words_of_their_kind() -> None:
     node, cluster = rows("dgx-h100", nodes=16, **{"tiers.cluster.radix": 64})["tiers"]
     assert (node["name"], node["joins"], node["node"], node["units"], node["bisection"]) == (
         "node",
-        "chip",
+        "8 chips",
         True,
         8,
         1.8e12,

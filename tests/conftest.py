@@ -161,7 +161,7 @@ def refused(
 
 
 @pytest.fixture(scope="session")
-def network_of() -> Callable[..., SystemArrays]:
+def network_on() -> Callable[..., SystemArrays]:
     """A system of tiers by keyword of `TierArrays`: 100 GB/s of which 80 % are reached, 3 us to start, 1 us a hop."""
     base = lower_system(Varied(load_system("dgx-h100")))
     plain: dict[str, Any] = {

@@ -83,6 +83,7 @@ def estimate(
         check_algorithm(plans.all_reduce, tensor_placement(plans.tensor, machine.sizes), machine)
     if not given and _is_scalar(machine, network, scenarios):
         tried, case = _best(phase, machine, network, scenarios, plans)
+        check_algorithm(plans.all_reduce, tensor_placement(case.plan.tensor, machine.sizes), machine)
         return Estimate(case, evaluate(case), tried, confidence, defaults, die, _spread(case, system))
     if not given:
         raise SpecError(

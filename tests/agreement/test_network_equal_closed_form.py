@@ -113,7 +113,7 @@ def test_all_to_all_on_shipped_systems(name: str, nodes: int, size: float) -> No
     size=SIZES,
 )
 def test_whole_systems_of_drawn_tiers(
-    network_of: Made, plan: tuple[dict[str, Any], dict[str, Any] | None], op: str, algorithm: str, size: float
+    network_on: Made, plan: tuple[dict[str, Any], dict[str, Any] | None], op: str, algorithm: str, size: float
 ) -> None:
     if op in ("all_gather", "reduce_scatter"):
         assume(algorithm in GATHERED)
@@ -122,19 +122,19 @@ def test_whole_systems_of_drawn_tiers(
     left_out = ("fastest", *(() if switched else ("in_network",)), *(() if op == "all_reduce" else ("hierarchical",)))
     have = tuple(name for name in ALGORITHMS if name not in left_out)
     assume(algorithm in ("fastest", *have))
-    system = network_of(*(tier | {"algorithms": have} for tier in plan if tier))
+    system = network_on(*(tier | {"algorithms": have} for tier in plan if tier))
     agrees(outcome(system, op, size, tuple(range(int(system.chips))), algorithm))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=PLANS, size=SIZES)
 def test_all_to_all_over_drawn_tiers(
-    network_of: Made, plan: tuple[dict[str, Any], dict[str, Any] | None], size: float
+    network_on: Made, plan: tuple[dict[str, Any], dict[str, Any] | None], size: float
 ) -> None:
     # Meshes and rings of units pass each other's bytes on inside: there the two tiers are in each other's way.
     assume(plan[1] is None or plan[1]["kind"] in ("fat_tree", "dragonfly"))
     # A bus inside carries nothing of what leaves it, in both.
-    system = network_of(*(tier for tier in plan if tier))
+    system = network_on(*(tier for tier in plan if tier))
     agrees(outcome(system, "alltoall", size, tuple(range(int(system.chips)))))
 
 
@@ -147,10 +147,10 @@ def test_all_to_all_over_drawn_tiers(
     ranks=st.sampled_from([2, 4]),
 )
 def test_groups_that_lie_apart(
-    network_of: Made, inner: dict[str, Any], outer: dict[str, Any], size: float, stride: int, ranks: int
+    network_on: Made, inner: dict[str, Any], outer: dict[str, Any], size: float, stride: int, ranks: int
 ) -> None:
     algorithms = ("ring", "tree")
-    system = network_of(inner | {"algorithms": algorithms}, outer | {"algorithms": algorithms, "oversubscription": 1})
+    system = network_on(inner | {"algorithms": algorithms}, outer | {"algorithms": algorithms, "oversubscription": 1})
     chips = beside(ranks, stride, [int(tier.size) for tier in system.tiers])[0]
     held = int(system.tiers[0].size)
     assume(max(chips) < int(system.chips))
@@ -164,11 +164,11 @@ def test_groups_that_lie_apart(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=PLANS, size=SIZES, far=st.booleans())
 def test_one_transfer(
-    network_of: Made, plan: tuple[dict[str, Any], dict[str, Any] | None], size: float, far: bool
+    network_on: Made, plan: tuple[dict[str, Any], dict[str, Any] | None], size: float, far: bool
 ) -> None:
     # Two neighbours of a bus share it in the closed form; a transfer has it alone.
     assume(plan[0]["kind"] != "bus" or (far and plan[1] is not None))
-    system = network_of(*(tier | {"oversubscription": 1} for tier in plan if tier))
+    system = network_on(*(tier | {"oversubscription": 1} for tier in plan if tier))
     other = int(system.tiers[0].size) if far and plan[1] else 1
     agrees(outcome(system, "send_recv", size, (0, other)))
 

@@ -39,8 +39,8 @@ OPS = st.sampled_from(["all_reduce", "all_gather", "alltoall", "broadcast"])
 many = functools.partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def made(network_of: Made, plan: tuple[dict[str, Any], ...]) -> SystemArrays:
-    return network_of(*(tier | {"algorithms": ("ring", "tree")} for tier in plan))
+def made(network_on: Made, plan: tuple[dict[str, Any], ...]) -> SystemArrays:
+    return network_on(*(tier | {"algorithms": ("ring", "tree")} for tier in plan))
 
 
 def run(system: SystemArrays, op: str, chips: tuple[int, ...], **given_: Any) -> NetworkRun:  # any
@@ -54,9 +54,9 @@ def groups(chips: int) -> st.SearchStrategy[tuple[int, ...]]:
 @many(max_examples=60)
 @given(plan=PLANS, op=OPS, data=st.data())
 def test_never_faster_than_the_wires_of_a_unit(
-    network_of: Made, plan: tuple[dict[str, Any], ...], op: str, data: st.DataObject
+    network_on: Made, plan: tuple[dict[str, Any], ...], op: str, data: st.DataObject
 ) -> None:
-    system = made(network_of, plan)
+    system = made(network_on, plan)
     chips = data.draw(groups(int(system.chips)))
     held, ranks = int(system.tiers[0].size), len(chips)
     time = run(system, op, chips).outcomes[0].time_s
@@ -76,8 +76,8 @@ def test_never_faster_than_the_wires_of_a_unit(
 
 @many(max_examples=40)
 @given(shape=st.sampled_from([(4,), (6,), (4, 2), (4, 4)]), closed=st.booleans())
-def test_never_faster_than_the_bisection(network_of: Made, shape: tuple[int, ...], closed: bool) -> None:
-    system = network_of({"kind": "torus", "shape": shape, "closed": tuple(closed for _ in shape)})
+def test_never_faster_than_the_bisection(network_on: Made, shape: tuple[int, ...], closed: bool) -> None:
+    system = network_on({"kind": "torus", "shape": shape, "closed": tuple(closed for _ in shape)})
     graph = build(system)
     chips = np.arange(graph.chips)
     lower = graph.tiers[0].along(chips, 0) < shape[0] // 2
@@ -90,9 +90,9 @@ def test_never_faster_than_the_bisection(network_of: Made, shape: tuple[int, ...
 @many(max_examples=60)
 @given(plan=PLANS, op=OPS, tier=st.sampled_from([0, 1]), factor=st.floats(1.0, 10.0), data=st.data())
 def test_more_bandwidth_is_never_slower(
-    network_of: Made, plan: tuple[dict[str, Any], ...], op: str, tier: int, factor: float, data: st.DataObject
+    network_on: Made, plan: tuple[dict[str, Any], ...], op: str, tier: int, factor: float, data: st.DataObject
 ) -> None:
-    system = made(network_of, plan)
+    system = made(network_on, plan)
     chips = data.draw(groups(int(system.chips)))
     tiers = list(system.tiers)
     tiers[tier] = replace(tiers[tier], bandwidth=tiers[tier].bandwidth * factor)
@@ -108,12 +108,12 @@ def test_more_bandwidth_is_never_slower(
 @many(max_examples=40)
 @given(plan=PLANS, op=OPS, factor=st.floats(0.05, 1.0), seed=st.integers(0, 10_000))
 def test_a_degraded_link_never_helps_a_ring(
-    network_of: Made, plan: tuple[dict[str, Any], ...], op: str, factor: float, seed: int
+    network_on: Made, plan: tuple[dict[str, Any], ...], op: str, factor: float, seed: int
 ) -> None:
     from cosim.engines.network.links import name_of
 
     assume(op != "alltoall")
-    system = made(network_of, plan)
+    system = made(network_on, plan)
     graph = build(system)
     there = np.flatnonzero(graph.there)
     name = name_of(graph, int(there[seed % len(there)]))
@@ -126,10 +126,10 @@ def test_a_degraded_link_never_helps_a_ring(
 @many(max_examples=40)
 @given(plan=PLANS, op=OPS, data=st.data())
 def test_permuting_ranks_inside_a_tier_changes_nothing(
-    network_of: Made, plan: tuple[dict[str, Any], ...], op: str, data: st.DataObject
+    network_on: Made, plan: tuple[dict[str, Any], ...], op: str, data: st.DataObject
 ) -> None:
     assume(plan[0]["kind"] in ("switch", "mesh", "bus"))
-    system = made(network_of, plan)
+    system = made(network_on, plan)
     held = int(system.tiers[0].size)
     chips = data.draw(groups(int(system.chips)))
     if plan[1].get("rails") or plan[1]["kind"] == "torus":
@@ -146,9 +146,9 @@ def test_permuting_ranks_inside_a_tier_changes_nothing(
 @many(max_examples=60)
 @given(plan=PLANS, data=st.data())
 def test_bytes_are_conserved_on_every_link(
-    network_of: Made, plan: tuple[dict[str, Any], ...], data: st.DataObject
+    network_on: Made, plan: tuple[dict[str, Any], ...], data: st.DataObject
 ) -> None:
-    system = made(network_of, plan)
+    system = made(network_on, plan)
     chips = data.draw(groups(int(system.chips)))
     found = run(system, "alltoall", chips, background=[(0, int(system.chips) - 1, 1e9)])
     total = np.zeros(len(found.capacity))
@@ -170,9 +170,9 @@ def test_bytes_are_conserved_on_every_link(
 @many(max_examples=40)
 @given(plan=PLANS, op=OPS, delay=st.floats(0.0, 0.1), late=st.integers(0, 11))
 def test_a_late_chip_costs_no_more_than_its_delay(
-    network_of: Made, plan: tuple[dict[str, Any], ...], op: str, delay: float, late: int
+    network_on: Made, plan: tuple[dict[str, Any], ...], op: str, delay: float, late: int
 ) -> None:
-    system = made(network_of, plan)
+    system = made(network_on, plan)
     chips = tuple(range(int(system.chips)))
     whole = run(system, op, chips).end_s
     found = run(system, op, chips, stragglers={late % len(chips): delay}).end_s
@@ -182,8 +182,8 @@ def test_a_late_chip_costs_no_more_than_its_delay(
 
 @many(max_examples=30)
 @given(plan=PLANS, op=OPS, factor=st.floats(1.0, 100.0))
-def test_more_bytes_take_longer(network_of: Made, plan: tuple[dict[str, Any], ...], op: str, factor: float) -> None:
-    system = made(network_of, plan)
+def test_more_bytes_take_longer(network_on: Made, plan: tuple[dict[str, Any], ...], op: str, factor: float) -> None:
+    system = made(network_on, plan)
     chips = tuple(range(int(system.chips)))
     times = [
         simulate_collectives(system, [Request(op, size, chips)]).outcomes[0].time_s for size in (1e6, 1e6 * factor)

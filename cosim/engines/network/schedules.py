@@ -93,16 +93,13 @@ def _round_bytes(work: Work) -> float:
 
 
 def _direct(work: Work, part: Part) -> Burst:
-    """Every rank to all others, in one tier; along the rings of a torus."""
+    """Every rank to all others, in one tier."""
     depth = max(part.shares)
-    if work.graph.tiers[depth].kind in ("ring", "torus", "hypercube_mesh"):
-        loads = ring(work.graph, work.chips, part.shares)
-    else:
-        source, target = _all_pairs(work.ranks)
-        found = routes(work.graph, work.chips[source], work.chips[target], depth)
-        weight = np.bincount(found.link, found.weight, minlength=len(work.capacity)) / (work.ranks - 1)
-        link = np.flatnonzero(weight)
-        loads = Loads(np.zeros(len(link), np.int64), link, weight[link] / part.shares[depth], 1)
+    source, target = _all_pairs(work.ranks)
+    found = routes(work.graph, work.chips[source], work.chips[target], depth)
+    weight = np.bincount(found.link, found.weight, minlength=len(work.capacity)) / (work.ranks - 1)
+    link = np.flatnonzero(weight)
+    loads = Loads(np.zeros(len(link), np.int64), link, weight[link] / part.shares[depth], 1)
     return _burst(work, loads, work.times * (work.ranks - 1) / work.ranks * work.size, part)
 
 

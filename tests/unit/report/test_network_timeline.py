@@ -19,8 +19,8 @@ Made = Callable[..., SystemArrays]
 
 
 @pytest.fixture(scope="module")
-def run(network_of: Made) -> NetworkRun:
-    system = network_of(
+def run(network_on: Made) -> NetworkRun:
+    system = network_on(
         {"name": "node", "size": 4},
         {"name": "net", "kind": "fat_tree", "size": 4, "link": "nic", "bandwidth": 20e9},
     )

@@ -46,8 +46,8 @@ def test_a_group_of_chips_lies_on_tiers(chips: list[int], ranks: list[float], st
     assert numbers(group_of(chips, [8, 4])) == (ranks, stride)
 
 
-def test_a_small_message_takes_the_protocol_that_starts_first(network_of: Made) -> None:
-    system = network_of(TWO)
+def test_a_small_message_takes_the_protocol_that_starts_first(network_on: Made) -> None:
+    system = network_on(TWO)
     small, large = (parts_of("all_reduce", size, group(8.0), system, "ring") for size in (1e3, 1e9))
     assert [one.parts[0].protocol for one in (small, large)] == ["quick", "bulk"]
     assert (small.parts[0].start_s, small.parts[0].hops_s) == pytest.approx((1e-6, 14 * 0.5e-6))
@@ -55,23 +55,23 @@ def test_a_small_message_takes_the_protocol_that_starts_first(network_of: Made) 
     assert (small.parts[0].shares, large.parts[0].shares) == ({0: 0.1}, {0: 0.9})
 
 
-def test_the_local_copy_is_a_part(network_of: Made) -> None:
-    system = network_of(TWO | {"copy_share": 2.0})
+def test_the_local_copy_is_a_part(network_on: Made) -> None:
+    system = network_on(TWO | {"copy_share": 2.0})
     large, small = (parts_of("all_gather", size, group(8.0), system, "ring").parts[0] for size in (8e9, 1e3))
     assert large.copy_s == pytest.approx(1e9 / 200e9)
     assert small.copy_s == 0.0  # its protocol does not copy
 
 
-def test_latency_of_wires_and_switches_is_in_the_hops(network_of: Made) -> None:
+def test_latency_of_wires_and_switches_is_in_the_hops(network_on: Made) -> None:
     plain, far = (
-        parts_of("all_gather", 1e6, group(4.0), network_of({"size": 4, "latency": s}), "ring") for s in (0.0, 2e-6)
+        parts_of("all_gather", 1e6, group(4.0), network_on({"size": 4, "latency": s}), "ring") for s in (0.0, 2e-6)
     )
     assert far.parts[0].hops_s - plain.parts[0].hops_s == pytest.approx(3 * 2e-6)
     assert far.parts[0].start_s == pytest.approx(plain.parts[0].start_s)
 
 
-def test_a_tier_that_the_group_does_not_use_has_no_part_in_it(network_of: Made) -> None:
-    inside = network_of(TWO)
+def test_a_tier_that_the_group_does_not_use_has_no_part_in_it(network_on: Made) -> None:
+    inside = network_on(TWO)
     slow = {"size": 4, "bandwidth": 1e6, "protocols": (replace(BULK, start=array(1.0)),)}
     for op in OPS:
         ranks = 2.0 if op == "send_recv" else 8.0
@@ -79,27 +79,27 @@ def test_a_tier_that_the_group_does_not_use_has_no_part_in_it(network_of: Made) 
             parts_of(op, 1e8, group(ranks, *more), system)
             for system, more in (
                 (inside, ()),
-                (network_of(TWO, slow), (1.0,)),
+                (network_on(TWO, slow), (1.0,)),
             )
         )
         assert beside == alone
     # The same for a tier inside, of which one rank a unit is in the group.
-    across = parts_of("all_reduce", 1e8, group(1.0, 8.0), network_of({"size": 4, "kind": "mesh"}, TWO), "ring")
+    across = parts_of("all_reduce", 1e8, group(1.0, 8.0), network_on({"size": 4, "kind": "mesh"}, TWO), "ring")
     assert across.time_s == pytest.approx(parts_of("all_reduce", 1e8, group(8.0), inside, "ring").time_s)
     assert across.parts[0].shares == {1: 0.9}
 
 
-def test_phases_of_a_hierarchy_are_rings_of_their_tiers(network_of: Made) -> None:
+def test_phases_of_a_hierarchy_are_rings_of_their_tiers(network_on: Made) -> None:
     outer = {"size": 4, "link": "nic", "bandwidth": 10e9, "protocols": (replace(BULK, hop=array(7e-6)),)}
-    found = parts_of("all_reduce", 1e6, group(8.0, 4.0), network_of(TWO, outer), "hierarchical")
+    found = parts_of("all_reduce", 1e6, group(8.0, 4.0), network_on(TWO, outer), "hierarchical")
     assert found.algorithm == "hierarchical"
     assert [list(part.shares) for part in found.parts] == [[0], [1]]
     assert found.parts[1].hops_s == pytest.approx(2 * 3 * 7e-6)
     assert found.parts[0].hops_s in (pytest.approx(7 * 0.5e-6), pytest.approx(7 * 2e-6))
 
 
-def test_a_group_of_one_has_no_parts(network_of: Made) -> None:
-    found = parts_of("all_reduce", 1e6, group(1.0), network_of(TWO))
+def test_a_group_of_one_has_no_parts(network_on: Made) -> None:
+    found = parts_of("all_reduce", 1e6, group(1.0), network_on(TWO))
     assert (found.time_s, found.parts) == (0.0, ())
 
 
@@ -109,8 +109,8 @@ def test_a_group_of_one_has_no_parts(network_of: Made) -> None:
     size=st.floats(1e2, 1e10),
     ranks=st.sampled_from([(8.0, 1.0), (8.0, 3.0), (2.0, 4.0), (1.0, 4.0)]),
 )
-def test_parts_and_wire_make_the_closed_form(network_of: Made, op: str, size: float, ranks: tuple[float, ...]) -> None:
-    system = network_of(TWO | {"copy_share": 1.5}, TWO | {"size": 4, "bandwidth": 20e9})
+def test_parts_and_wire_make_the_closed_form(network_on: Made, op: str, size: float, ranks: tuple[float, ...]) -> None:
+    system = network_on(TWO | {"copy_share": 1.5}, TWO | {"size": 4, "bandwidth": 20e9})
     found = parts_of(op, size, group(*ranks), system, "ring")
     part, k = found.parts[0], ranks[0] * ranks[1]
     data = size * (1.0 if op == "broadcast" else (k - 1) / k * (2.0 if op == "all_reduce" else 1.0))
@@ -123,20 +123,20 @@ def test_parts_and_wire_make_the_closed_form(network_of: Made, op: str, size: fl
     ("op", "algorithm", "said"),
     [("all_redux", "fastest", "unknown collective.*nearest: all_re"), ("all_reduce", "rung", "no tier has such")],
 )
-def test_unknown_names_are_told(network_of: Made, op: str, algorithm: str, said: str) -> None:
+def test_unknown_names_are_told(network_on: Made, op: str, algorithm: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        parts_of(op, 1e6, group(8.0), network_of(TWO), algorithm)
+        parts_of(op, 1e6, group(8.0), network_on(TWO), algorithm)
 
 
-def test_tiers_need_a_protocol_in_common(network_of: Made) -> None:
+def test_tiers_need_a_protocol_in_common(network_on: Made) -> None:
     other = (replace(QUICK, name="a"), replace(BULK, name="b"))
-    system = network_of(TWO, {"size": 4, "protocols": other})
+    system = network_on(TWO, {"size": 4, "protocols": other})
     with pytest.raises(SpecError, match=r"no protocol in common|no algorithm"):
         parts_of("all_reduce", 1e6, group(8.0, 4.0), system, "ring")
 
 
-def test_a_hierarchy_copies_its_own_part_once_in_two_passes(network_of: Made) -> None:
-    system = network_of(
+def test_a_hierarchy_copies_its_own_part_once_in_two_passes(network_on: Made) -> None:
+    system = network_on(
         TWO | {"copy_share": 2.0, "protocols": (BULK,)}, {"size": 4, "link": "nic", "protocols": (BULK,)}
     )
     found = parts_of("all_reduce", 16e9, group(8.0, 4.0), system, "hierarchical")

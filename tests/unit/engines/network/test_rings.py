@@ -28,25 +28,25 @@ def one(graph: Graph, chips: list[int], depth: int = 0, channel: int = 0) -> dic
     return weights(graph, round_tier(graph, depth, np.array(chips), channel))
 
 
-def test_a_switch_sees_one_byte_in_and_out_of_each_rank(network_of: Made) -> None:
-    graph = build(network_of({"name": "n", "size": 4}))
+def test_a_switch_sees_one_byte_in_and_out_of_each_rank(network_on: Made) -> None:
+    graph = build(network_on({"name": "n", "size": 4}))
     assert one(graph, [0, 1, 3]) == {f"n0.chip{chip}.{way}": 1.0 for chip in (0, 1, 3) for way in ("up", "down")}
 
 
-def test_a_bus_sees_one_for_each_rank(network_of: Made) -> None:
-    graph = build(network_of({"name": "b", "kind": "bus", "size": 4}))
+def test_a_bus_sees_one_for_each_rank(network_on: Made) -> None:
+    graph = build(network_on({"name": "b", "kind": "bus", "size": 4}))
     assert one(graph, [0, 1, 3]) == {"b0.bus": 3.0}
 
 
-def test_a_mesh_spreads_over_all_pairs_of_the_group(network_of: Made) -> None:
-    graph = build(network_of({"name": "m", "kind": "mesh", "size": 8}))
+def test_a_mesh_spreads_over_all_pairs_of_the_group(network_on: Made) -> None:
+    graph = build(network_on({"name": "m", "kind": "mesh", "size": 8}))
     found = one(graph, [0, 2, 5])
     assert set(found.values()) == {0.5}
     assert len(found) == 6
 
 
-def test_a_hypercube_uses_the_dimensions_that_a_smaller_cube_spans(network_of: Made) -> None:
-    graph = build(network_of({"name": "h", "kind": "hypercube_mesh", "size": 8}))
+def test_a_hypercube_uses_the_dimensions_that_a_smaller_cube_spans(network_on: Made) -> None:
+    graph = build(network_on({"name": "h", "kind": "hypercube_mesh", "size": 8}))
     found = one(graph, [0, 1, 4, 5])
     assert set(found.values()) == {0.5}
     assert {name[:5] for name in found} == {"h0.d0", "h0.d2"}
@@ -62,14 +62,14 @@ def test_a_hypercube_uses_the_dimensions_that_a_smaller_cube_spans(network_of: M
         (True, [0, 2], 4, 1.0),  # over the chip between
     ],
 )
-def test_a_ring_of_wires_by_hand(network_of: Made, closed: bool, chips: list[int], links: int, weight: float) -> None:
-    graph = build(network_of({"kind": "torus", "shape": (4,), "closed": (closed,)}))
+def test_a_ring_of_wires_by_hand(network_on: Made, closed: bool, chips: list[int], links: int, weight: float) -> None:
+    graph = build(network_on({"kind": "torus", "shape": (4,), "closed": (closed,)}))
     found = one(graph, chips)
     assert (len(found), set(found.values())) == (links, {weight})
 
 
-def test_a_torus_uses_all_dimensions_at_once(network_of: Made) -> None:
-    graph = build(network_of({"name": "t", "kind": "torus", "shape": (4, 3)}))
+def test_a_torus_uses_all_dimensions_at_once(network_on: Made) -> None:
+    graph = build(network_on({"name": "t", "kind": "torus", "shape": (4, 3)}))
     found = one(graph, list(range(12)))
     assert len(found) == 48
     assert set(found.values()) == {0.25}
@@ -80,8 +80,8 @@ def test_a_torus_uses_all_dimensions_at_once(network_of: Made) -> None:
     assert sum(name.startswith("t0.y") for name in part) == 12
 
 
-def test_ranks_that_make_no_box_pass_from_each_to_the_next(network_of: Made) -> None:
-    graph = build(network_of({"name": "t", "kind": "torus", "shape": (4, 4)}))
+def test_ranks_that_make_no_box_pass_from_each_to_the_next(network_on: Made) -> None:
+    graph = build(network_on({"name": "t", "kind": "torus", "shape": (4, 4)}))
     found = round_tier(graph, 0, np.array([0, 1, 6]), 0)
     assert found.weight.sum() == pytest.approx(1 + 2 + 3)
 
@@ -98,8 +98,8 @@ def test_ranks_that_make_no_box_pass_from_each_to_the_next(network_of: Made) -> 
     ),
     chips=st.sets(st.integers(0, 11), min_size=2, max_size=12),
 )
-def test_as_much_leaves_a_chip_as_arrives(network_of: Made, tier: dict[str, Any], chips: set[int]) -> None:
-    graph = build(network_of(tier, {"kind": "mesh", "size": 2}))
+def test_as_much_leaves_a_chip_as_arrives(network_on: Made, tier: dict[str, Any], chips: set[int]) -> None:
+    graph = build(network_on(tier, {"kind": "mesh", "size": 2}))
     own = graph.tiers[0]
     found = round_tier(graph, 0, np.array(sorted(chips)), 0)
     if own.kind == "switch":
@@ -114,8 +114,8 @@ def test_as_much_leaves_a_chip_as_arrives(network_of: Made, tier: dict[str, Any]
     assert net == pytest.approx(np.zeros(graph.chips), abs=1e-12)
 
 
-def test_every_rank_of_a_unit_has_a_channel_over_its_own_port(network_of: Made) -> None:
-    graph = build(network_of({"name": "n", "size": 4}, {"name": "c", "kind": "fat_tree", "size": 3, "rails": True}))
+def test_every_rank_of_a_unit_has_a_channel_over_its_own_port(network_on: Made) -> None:
+    graph = build(network_on({"name": "n", "size": 4}, {"name": "c", "kind": "fat_tree", "size": 3, "rails": True}))
     chips = np.arange(12)
     assert [channels(graph, chips, depth) for depth in (0, 1)] == [1, 4]
     loads = ring(graph, chips, {0: 1.0, 1: 1.0})
@@ -130,29 +130,29 @@ def test_every_rank_of_a_unit_has_a_channel_over_its_own_port(network_of: Made) 
     assert {total[f"c0.n1.chip{chip}.up"] for chip in range(4)} == {1.0}
 
 
-def test_a_protocol_takes_more_of_the_wire(network_of: Made) -> None:
-    graph = build(network_of({"size": 2}, {"kind": "fat_tree", "size": 2}))
+def test_a_protocol_takes_more_of_the_wire(network_on: Made) -> None:
+    graph = build(network_on({"size": 2}, {"kind": "fat_tree", "size": 2}))
     loads = ring(graph, np.arange(4), {0: 1.0, 1: 0.5})
     inner = loads.link < graph.tiers[1].first
     assert set(loads.weight[inner]) == {1.0}
     assert set(loads.weight[~inner]) == {2.0}
 
 
-def test_uneven_units_share_the_fewest_channels(network_of: Made) -> None:
-    graph = build(network_of({"size": 4}, {"kind": "fat_tree", "size": 2}))
+def test_uneven_units_share_the_fewest_channels(network_on: Made) -> None:
+    graph = build(network_on({"size": 4}, {"kind": "fat_tree", "size": 2}))
     assert ring(graph, np.array([0, 1, 2, 4, 5]), {0: 1.0, 1: 1.0}).flows == 2
 
 
-def test_engines_pass_what_their_chip_sends(network_of: Made) -> None:
-    graph = build(network_of({"name": "m", "kind": "mesh", "size": 4, "engine_rate": 10e9}))
+def test_engines_pass_what_their_chip_sends(network_on: Made) -> None:
+    graph = build(network_on({"name": "m", "kind": "mesh", "size": 4, "engine_rate": 10e9}))
     found = one(graph, [0, 1, 2])
     assert {name: load for name, load in found.items() if "engines" in name} == {
         f"m0.chip{chip}.engines": 1.0 for chip in range(3)
     }
 
 
-def test_channels_of_uneven_units_stay_on_rails_that_all_have(network_of: Made) -> None:
-    graph = build(network_of({"name": "n", "size": 4}, {"name": "c", "kind": "fat_tree", "size": 2, "rails": True}))
+def test_channels_of_uneven_units_stay_on_rails_that_all_have(network_on: Made) -> None:
+    graph = build(network_on({"name": "n", "size": 4}, {"name": "c", "kind": "fat_tree", "size": 2, "rails": True}))
     chips = np.array([0, 1, 2, 3, 4, 5, 7])
     for channel, place in enumerate((0, 1, 3)):
         assert {name.split(".")[2] for name in one(graph, list(chips), 1, channel)} == {f"chip{place}"}

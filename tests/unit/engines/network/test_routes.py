@@ -44,9 +44,9 @@ def distance(shape: tuple[int, ...], closed: bool, source: int, target: int) -> 
     ends=st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)),
 )
 def test_a_torus_takes_as_many_hops_as_its_distance(
-    network_of: Made, shape: tuple[int, ...], closed: bool, ends: tuple[int, int]
+    network_on: Made, shape: tuple[int, ...], closed: bool, ends: tuple[int, int]
 ) -> None:
-    graph = build(network_of({"kind": "torus", "shape": shape, "closed": tuple(closed for _ in shape)}))
+    graph = build(network_on({"kind": "torus", "shape": shape, "closed": tuple(closed for _ in shape)}))
     chips = math.prod(shape)
     source, target = (end % chips for end in ends)
     found = routes(graph, np.array([source]), np.array([target]))
@@ -71,8 +71,8 @@ def test_a_torus_takes_as_many_hops_as_its_distance(
     ),
     seed=st.integers(0, 99),
 )
-def test_many_pairs_at_once_are_each_alone(network_of: Made, tiers: list[dict[str, Any]], seed: int) -> None:
-    graph = build(network_of(*tiers))
+def test_many_pairs_at_once_are_each_alone(network_on: Made, tiers: list[dict[str, Any]], seed: int) -> None:
+    graph = build(network_on(*tiers))
     source, target = np.random.default_rng(seed).integers(0, graph.chips, (2, 12))
     together = routes(graph, source, target)
     assert np.all(np.diff(together.flow) >= 0)
@@ -83,8 +83,8 @@ def test_many_pairs_at_once_are_each_alone(network_of: Made, tiers: list[dict[st
         assert (source[pair] == target[pair]) == (not mine.any())
 
 
-def test_rails_go_inside_to_the_place_of_the_receiver_first(network_of: Made) -> None:
-    graph = build(network_of(*RAILS))
+def test_rails_go_inside_to_the_place_of_the_receiver_first(network_on: Made) -> None:
+    graph = build(network_on(*RAILS))
     assert named(graph, 1, 5) == ["net0.node0.chip1.up", "net0.node1.chip1.down"]
     assert named(graph, 1, 6) == [
         "net0.node0.chip2.up",
@@ -94,27 +94,27 @@ def test_rails_go_inside_to_the_place_of_the_receiver_first(network_of: Made) ->
     ]
 
 
-def test_a_plain_tree_goes_straight(network_of: Made) -> None:
-    graph = build(network_of(*PLAIN))
+def test_a_plain_tree_goes_straight(network_on: Made) -> None:
+    graph = build(network_on(*PLAIN))
     assert named(graph, 1, 6) == ["net0.leaf0.up", "net0.leaf1.down", "net0.node0.chip1.up", "net0.node1.chip2.down"]
 
 
-def test_a_port_that_tiers_share_is_used_by_both(network_of: Made) -> None:
-    shared = build(network_of({"name": "a", "size": 2}, {"name": "b", "size": 2}))
+def test_a_port_that_tiers_share_is_used_by_both(network_on: Made) -> None:
+    shared = build(network_on({"name": "a", "size": 2}, {"name": "b", "size": 2}))
     assert named(shared, 0, 3) == ["a0.chip0.up", "a1.chip1.down", "b0.a0.chip0.up", "b0.a1.chip1.down"]
-    apart = build(network_of({"name": "a", "size": 2}, {"name": "b", "size": 2, "link": "other"}))
+    apart = build(network_on({"name": "a", "size": 2}, {"name": "b", "size": 2, "link": "other"}))
     assert named(apart, 0, 3) == ["b0.a0.chip0.up", "b0.a1.chip1.down"]
 
 
-def test_a_bus_carries_all_that_meets_inside_it_of_a_group_that_reaches_it(network_of: Made) -> None:
-    graph = build(network_of({"name": "a", "size": 2, "link": "own"}, {"name": "b", "kind": "bus", "size": 2}))
+def test_a_bus_carries_all_that_meets_inside_it_of_a_group_that_reaches_it(network_on: Made) -> None:
+    graph = build(network_on({"name": "a", "size": 2, "link": "own"}, {"name": "b", "kind": "bus", "size": 2}))
     assert named(graph, 0, 1, reach=0) == ["a0.chip0.up", "a0.chip1.down"]
     assert named(graph, 0, 1, reach=1) == ["a0.chip0.up", "a0.chip1.down", "b0.bus"]
     assert named(graph, 0, 2, reach=1) == ["b0.bus"]
 
 
-def test_engines_feed_every_flow_of_their_chip(network_of: Made) -> None:
-    graph = build(network_of({"name": "m", "kind": "mesh", "size": 3, "engine_rate": 1e9}))
+def test_engines_feed_every_flow_of_their_chip(network_on: Made) -> None:
+    graph = build(network_on({"name": "m", "kind": "mesh", "size": 3, "engine_rate": 1e9}))
     assert named(graph, 2, 0) == ["m0.chip2.engines", "m0.link[2,0]"]
 
 
@@ -132,19 +132,19 @@ def round_about(graph: Graph, factors: dict[str, float], source: int, target: in
     return [name_of(graph, int(link)) for link in found.link]
 
 
-def test_a_ring_goes_the_other_way_round(network_of: Made) -> None:
-    graph = build(network_of({"name": "r", "kind": "ring", "size": 5}))
+def test_a_ring_goes_the_other_way_round(network_on: Made) -> None:
+    graph = build(network_on({"name": "r", "kind": "ring", "size": 5}))
     assert round_about(graph, {"r0.x+[0]": 0.0}, 0, 1) == [f"r0.x-[{at}]" for at in (0, 4, 3, 2)]
 
 
-def test_a_torus_goes_round_in_three_hops(network_of: Made) -> None:
-    graph = build(network_of({"name": "t", "kind": "torus", "shape": (4, 4)}))
+def test_a_torus_goes_round_in_three_hops(network_on: Made) -> None:
+    graph = build(network_on({"name": "t", "kind": "torus", "shape": (4, 4)}))
     assert len(round_about(graph, {"t0.x+[0,0]": 0.0}, 0, 1)) == 3
     assert len(round_about(graph, {"t0.x+[0,0]": 0.0, "t0.y?[0,0]": 0.0}, 0, 1)) == 3
 
 
-def test_a_mesh_goes_over_another_chip(network_of: Made) -> None:
-    graph = build(network_of({"name": "m", "kind": "mesh", "size": 4}))
+def test_a_mesh_goes_over_another_chip(network_on: Made) -> None:
+    graph = build(network_on({"name": "m", "kind": "mesh", "size": 4}))
     found = round_about(graph, {"m0.link[0,1]": 0.0}, 0, 1)
     assert len(found) == 2
     assert found[0].startswith("m0.link[0,")
@@ -152,17 +152,17 @@ def test_a_mesh_goes_over_another_chip(network_of: Made) -> None:
 
 @pytest.mark.parametrize("tiers", [PLAIN, RAILS])
 def test_a_chip_without_its_port_uses_that_of_its_neighbour(
-    network_of: Made, tiers: tuple[dict[str, Any], ...]
+    network_on: Made, tiers: tuple[dict[str, Any], ...]
 ) -> None:
-    graph = build(network_of(*tiers))
+    graph = build(network_on(*tiers))
     out = round_about(graph, {"net0.node0.chip1.up": 0.0}, 1, 5)
     assert {"node0.chip1.up", "node0.chip2.down", "net0.node0.chip2.up"} <= set(out)
     into = round_about(graph, {"net0.node1.chip1.down": 0.0, "net0.node1.chip2.down": 0.0}, 1, 5)
     assert {"net0.node1.chip3.down", "node1.chip3.up", "node1.chip1.down"} <= set(into)
 
 
-def test_weights_of_a_failed_link_move_with_it(network_of: Made) -> None:
-    graph = build(network_of({"name": "r", "kind": "ring", "size": 4}))
+def test_weights_of_a_failed_link_move_with_it(network_on: Made) -> None:
+    graph = build(network_on({"name": "r", "kind": "ring", "size": 4}))
     loads = routes(graph, np.array([0, 3]), np.array([2, 2]))
     moved = around(graph, degraded(graph, {"r0.x+[0]": 0.0}), loads)
     assert isinstance(moved, Loads)
@@ -187,8 +187,8 @@ def test_weights_of_a_failed_link_move_with_it(network_of: Made) -> None:
     ],
 )
 def test_a_network_cut_in_two_says_where(
-    network_of: Made, tiers: list[dict[str, Any]], factors: dict[str, float], pair: tuple[int, int], said: str
+    network_on: Made, tiers: list[dict[str, Any]], factors: dict[str, float], pair: tuple[int, int], said: str
 ) -> None:
-    graph = build(network_of(*tiers))
+    graph = build(network_on(*tiers))
     with pytest.raises(SpecError, match=said):
         round_about(graph, factors, *pair)

@@ -30,15 +30,15 @@ def wire(found: NetworkRun, place: int = 0) -> float:
     return found.outcomes[place].time_s
 
 
-def test_two_groups_on_links_of_their_own_do_not_meet(network_of: Made) -> None:
-    system = network_of(*NODES)
+def test_two_groups_on_links_of_their_own_do_not_meet(network_on: Made) -> None:
+    system = network_on(*NODES)
     alone = wire(run(system, Request("all_reduce", BYTES, (0, 4))))
     both = run(system, Request("all_reduce", BYTES, (0, 4)), Request("all_reduce", BYTES, (1, 5)))
     assert [one.time_s for one in both.outcomes] == pytest.approx([alone, alone])
 
 
-def test_two_groups_on_the_same_links_share_them(network_of: Made) -> None:
-    system = network_of(*NODES)
+def test_two_groups_on_the_same_links_share_them(network_on: Made) -> None:
+    system = network_on(*NODES)
     alone = wire(run(system, Request("all_reduce", BYTES, (0, 4))))
     both = run(system, *[Request("all_reduce", BYTES, (0, 4))] * 2)
     assert wire(both) == pytest.approx(2 * alone, rel=1e-3)
@@ -46,8 +46,8 @@ def test_two_groups_on_the_same_links_share_them(network_of: Made) -> None:
     assert [one.end_s for one in later.outcomes] == pytest.approx([1.5 * alone, 2 * alone], rel=1e-3)
 
 
-def test_background_takes_its_rate_and_no_more_than_half(network_of: Made) -> None:
-    system = network_of(*NODES)
+def test_background_takes_its_rate_and_no_more_than_half(network_on: Made) -> None:
+    system = network_on(*NODES)
     alone = wire(run(system, Request("all_gather", BYTES, (0, 4))))
     # 16 GB/s are reached: 4 of them are taken, or half.
     for rate, factor in ((4e9, 16 / 12), (100e9, 2.0)):
@@ -55,15 +55,15 @@ def test_background_takes_its_rate_and_no_more_than_half(network_of: Made) -> No
         assert wire(found) == pytest.approx(factor * alone, rel=1e-3)
 
 
-def test_a_ring_on_a_mesh_gives_way_as_one_connection_a_link(network_of: Made) -> None:
-    system = network_of({"kind": "mesh", "size": 8})
+def test_a_ring_on_a_mesh_gives_way_as_one_connection_a_link(network_on: Made) -> None:
+    system = network_on({"kind": "mesh", "size": 8})
     alone = wire(run(system, Request("all_gather", BYTES, tuple(range(8)))))
     found = run(system, Request("all_gather", BYTES, tuple(range(8))), background=[(0, 1, 100e9)])
     assert wire(found) == pytest.approx(2 * alone, rel=1e-3)
 
 
-def test_a_degraded_port_slows_its_rail_alone(network_of: Made) -> None:
-    system = network_of(*NODES)
+def test_a_degraded_port_slows_its_rail_alone(network_on: Made) -> None:
+    system = network_on(*NODES)
     everyone = Request("all_reduce", BYTES, tuple(range(16)), "ring")
     whole, half = run(system, everyone), run(system, everyone, degraded={"net0.node2.chip1.up": 0.5})
     assert wire(half) == pytest.approx(2 * wire(whole), rel=1e-3)
@@ -72,8 +72,8 @@ def test_a_degraded_port_slows_its_rail_alone(network_of: Made) -> None:
     assert dict(half.busiest(100))["net0.node2.chip2.up"] == pytest.approx(0.5, rel=1e-2)
 
 
-def test_a_failed_link_is_passed_round(network_of: Made) -> None:
-    system = network_of(CUBE)
+def test_a_failed_link_is_passed_round(network_on: Made) -> None:
+    system = network_on(CUBE)
     everyone = Request("all_reduce", BYTES, tuple(range(16)), "ring")
     whole, cut = run(system, everyone), run(system, everyone, degraded={"cube0.x+[1,2]": 0.0})
     assert wire(cut) == pytest.approx(2 * wire(whole), rel=1e-2)
@@ -81,30 +81,30 @@ def test_a_failed_link_is_passed_round(network_of: Made) -> None:
     assert wire(run(system, pairs, degraded={"cube0.x+[1,2]": 0.0})) > wire(run(system, pairs))
 
 
-def test_a_torus_cut_in_two_names_tier_and_link(network_of: Made) -> None:
+def test_a_torus_cut_in_two_names_tier_and_link(network_on: Made) -> None:
     everyone = Request("all_reduce", BYTES, tuple(range(16)), "ring")
     with pytest.raises(SpecError, match=r"tier 'cube': link cube0.*failed links cut the tier in two"):
-        run(network_of(CUBE), everyone, degraded={"cube0.*[0,0]": 0.0})
+        run(network_on(CUBE), everyone, degraded={"cube0.*[0,0]": 0.0})
 
 
-def test_a_late_chip_delays_those_that_need_it(network_of: Made) -> None:
-    system = network_of(*NODES)
+def test_a_late_chip_delays_those_that_need_it(network_on: Made) -> None:
+    system = network_on(*NODES)
     requests = (Request("all_reduce", BYTES, (0, 4)), Request("all_reduce", BYTES, (1, 5)))
     plain, late = run(system, *requests), run(system, *requests, stragglers={4: 0.25})
     assert wire(late) == pytest.approx(wire(plain) + 0.25)
     assert wire(late, 1) == pytest.approx(wire(plain, 1))
 
 
-def test_bytes_past_ports_are_those_of_the_collective(network_of: Made) -> None:
-    found = run(network_of(*NODES), Request("alltoall", BYTES, tuple(range(16))))
+def test_bytes_past_ports_are_those_of_the_collective(network_on: Made) -> None:
+    found = run(network_on(*NODES), Request("alltoall", BYTES, tuple(range(16))))
     ports = found.carried[: 2 * 16]
     assert ports == pytest.approx(3 * BYTES / 16)
     outer = found.carried[found.graph.tiers[1].first :][: 2 * 16]
     assert outer == pytest.approx(12 * BYTES / 16)
 
 
-def test_utilisation_is_piecewise_and_adds_up(network_of: Made) -> None:
-    found = run(network_of(*NODES), Request("all_reduce", BYTES, (0, 4)), Request("all_reduce", BYTES / 2, (0, 4)))
+def test_utilisation_is_piecewise_and_adds_up(network_on: Made) -> None:
+    found = run(network_on(*NODES), Request("all_reduce", BYTES, (0, 4)), Request("all_reduce", BYTES / 2, (0, 4)))
     at, used = found.utilisation("net0.node0.chip0.up")
     assert used[-1] == 0.0
     assert used.max() == pytest.approx(1.0)
@@ -114,21 +114,21 @@ def test_utilisation_is_piecewise_and_adds_up(network_of: Made) -> None:
         found.utilisation("nothing")
 
 
-def test_a_large_run_may_leave_the_series_out(network_of: Made) -> None:
+def test_a_large_run_may_leave_the_series_out(network_on: Made) -> None:
     request = Request("alltoall", BYTES, tuple(range(16)))
-    kept, left = run(network_of(*NODES), request), run(network_of(*NODES), request, series=False)
+    kept, left = run(network_on(*NODES), request), run(network_on(*NODES), request, series=False)
     assert (left.intervals, left.end_s) == ((), kept.end_s)
     assert left.busiest() == kept.busiest()
 
 
-def test_step_by_step_gives_the_same(network_of: Made) -> None:
+def test_step_by_step_gives_the_same(network_on: Made) -> None:
     request = Request("all_reduce", BYTES, (0, 1, 2, 3), "ring")
-    times = [wire(run(network_of(*NODES), request, stepwise=stepwise)) for stepwise in (False, True)]
+    times = [wire(run(network_on(*NODES), request, stepwise=stepwise)) for stepwise in (False, True)]
     assert times[1] == pytest.approx(times[0], rel=1e-6)
 
 
-def test_the_order_of_ranks_is_no_matter_but_for_who_sends(network_of: Made) -> None:
-    system = network_of(*NODES)
+def test_the_order_of_ranks_is_no_matter_but_for_who_sends(network_on: Made) -> None:
+    system = network_on(*NODES)
     assert wire(run(system, Request("all_reduce", BYTES, (4, 0)))) == wire(
         run(system, Request("all_reduce", BYTES, (0, 4)))
     )
@@ -172,11 +172,11 @@ def test_bus_bandwidth_as_nccl_tests_count(op: str, factor: float) -> None:
         (Request("all_reduce", 1e6, (0, 1)), {"background": [(0, 77, 1.0)]}, "background: is no chip"),
     ],
 )
-def test_what_cannot_be_is_told(network_of: Made, request_: Request, given: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_is_told(network_on: Made, request_: Request, given: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        run(network_of(*NODES), request_, **given)
+        run(network_on(*NODES), request_, **given)
 
 
-def test_nothing_asked_is_told(network_of: Made) -> None:
+def test_nothing_asked_is_told(network_on: Made) -> None:
     with pytest.raises(SpecError, match="no collective is asked for"):
-        run(network_of(*NODES))
+        run(network_on(*NODES))

@@ -208,7 +208,7 @@ def _trained(case: Case) -> tuple[dict[str, Array], Array, Shares]:
     times: Array = sum(table.classes.values(), array(0.0))
     core = np.sum(table.stage.count * table.core_energy, axis=0) / per_rank
     shares = Shares(_over(table.stage, table.clocked, times), core)
-    return parts, per_rank * case.plan.tensor * case.plan.data, shares
+    return parts, per_rank * case.plan.tensor * case.plan.replicas, shares
 
 
 def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:

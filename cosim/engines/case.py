@@ -38,9 +38,10 @@ def micro_batch_graph(case: Case) -> Graph:
     imbalance = case.scenario.expert_imbalance
     if case.phase == "train":
         fused = case.software is None or case.software.fused
-        return training_graph(
-            case.model, case.plan.micro_batch, case.scenario.context, fused=fused, imbalance=imbalance
-        )
+        # A rank's share of the tokens of every sequence is as much work as that share of the sequences: attention is
+        # dealt out so that all ranks have the same of it.
+        sequences = case.plan.micro_batch / case.plan.context
+        return training_graph(case.model, sequences, case.scenario.context, fused=fused, imbalance=imbalance)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph
     absorbed = case.plan.latent == "absorbed" or (case.plan.latent == "best" and case.phase == "decode")

@@ -120,7 +120,7 @@ def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
     """Sum of the gradients of a table that the first and the last stage both hold [s], and bytes sent (P,)."""
     plan = case.plan
     size = np.ceil(case.model.vocab / plan.tensor) * case.model.hidden * software.reduced_bytes
-    pair = pair_placement(plan.tensor * plan.data * (plan.pipeline - 1.0), case.system.sizes)
+    pair = pair_placement(plan.tensor * plan.replicas * (plan.pipeline - 1.0), case.system.sizes)
     cost = all_reduce(size, pair, case.system)
     apart = plan.pipeline > 1.0
     return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
@@ -130,7 +130,7 @@ def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tupl
     """Time [s] and energy [J] of the update on a stage of each class: one pass over gradient, state and weight."""
     chip = case.system.chip
     share, routed = (
-        np.where(case.plan.zero >= 1.0, 1.0 / ranks, 1.0) for ranks in (case.plan.data, expert_replicas(case.plan))
+        np.where(case.plan.zero >= 1.0, 1.0 / ranks, 1.0) for ranks in (case.plan.replicas, expert_replicas(case.plan))
     )
     mine = owned.shared * share + owned.routed * routed
     # Gradients are read twice (their norm, the update) and cleared; state is read and written.
@@ -144,7 +144,7 @@ def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tupl
 def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
     """Weights with the group of ranks that hold copies of them: all replicas, or those of an expert."""
     plan, sizes = case.plan, case.system.sizes
-    found = [(weights.shared, data_placement(plan.tensor, plan.data, sizes))]
+    found = [(weights.shared, data_placement(plan.tensor, plan.replicas, sizes))]
     if case.model.is_moe:
         found.append((weights.routed, expert_data_placement(plan, sizes)))
     return found

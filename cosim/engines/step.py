@@ -22,7 +22,7 @@ from cosim.mapping.device import (
     DeviceMatmul,
     DeviceVector,
 )
-from cosim.mapping.placement import expert_placement, serving_stage, tensor_placement
+from cosim.mapping.placement import context_placement, expert_placement, serving_stage, tensor_placement
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
@@ -34,6 +34,7 @@ from cosim.timing.collective import (
     exposed,
     reduce_scatter,
     taken,
+    uniform_all_to_all,
 )
 from cosim.timing.cost import KernelCost, math_dtype
 from cosim.timing.energy import core_energy, kernel_energy, link_energy
@@ -154,7 +155,7 @@ def group_costs(
     for collective in device.collectives:
         cost = _collective(collective, case)
         time = cost.time
-        if overlap and collective.behind in behind:
+        if (overlap or collective.hides) and collective.behind in behind:
             work, busy = behind[collective.behind]
             time = exposed(time, work, taken(cost, case.system, busy))
         own = sums[collective.group]
@@ -224,6 +225,18 @@ def _collective(op: DeviceCollective, case: Case) -> CollectiveCost:
     if op.kind == "all_to_all":
         experts = expert_placement(case.plan, case.system.sizes)
         return all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
+    if op.kind.startswith("context"):
+        return _of_context(op, case)
     if op.kind == "reduce_scatter":
+        return reduce_scatter(op.size_bytes, group, case.system)
+    return all_gather(op.size_bytes, group, case.system)
+
+
+def _of_context(op: DeviceCollective, case: Case) -> CollectiveCost:
+    """Keys and values joined, their gradients scattered, or heads exchanged for tokens."""
+    group = context_placement(case.plan, case.system.sizes)
+    if op.kind == "context_exchange":
+        return uniform_all_to_all(op.size_bytes, group, case.system)
+    if op.kind == "context_scatter":
         return reduce_scatter(op.size_bytes, group, case.system)
     return all_gather(op.size_bytes, group, case.system)

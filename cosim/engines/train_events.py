@@ -61,7 +61,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         return tuple(value for value, count in zip(column, counts, strict=True) for _ in range(count))
 
     plan, move = point.plan, table.schedule
-    size, node = int(plan.tensor * plan.data), int(point.system.node_chips)
+    size, node = int(plan.tensor * plan.replicas), int(point.system.node_chips)
     stages = int(plan.pipeline)
     across = [crosses(s, size, stages, node) for s in range(stages)]
     inside_s, across_s = float(move.inside_time), float(move.across_time)

@@ -78,7 +78,7 @@ def passes(case: Case) -> Passes:
     software, plan = software_of(case), case.plan
     graph = micro_batch_graph(case)
     device = device_graph(case, graph)
-    gradients = backward(device, graph, sequence_parallel=plan.sequence_parallel, software=software)
+    gradients = backward(device, graph, plan, software)
     again = recomputed(device, plan.recompute)
     together = DeviceGraph(
         "train",
@@ -187,8 +187,8 @@ def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
 def _hops(case: Case) -> tuple[Array, Array, Array, Array, Array]:
     """Transfers between stages: counts inside and across nodes, time of each [s], energy per chip [J]."""
     chip, plan = case.system.chip, case.plan
-    size = plan.micro_batch * case.scenario.context * case.model.hidden * ACTIVATION_BYTES
-    inside, across, within, beyond = boundary_transfers(size / plan.tensor, plan.tensor * plan.data, case)
+    size = plan.micro_batch * case.scenario.context / plan.context * case.model.hidden * ACTIVATION_BYTES
+    inside, across, within, beyond = boundary_transfers(size / plan.tensor, plan.tensor * plan.replicas, case)
     if not plan.sequence_parallel:
         # Every rank sends its slice and the receivers put the whole together inside their group.
         joined = all_gather(size, tensor_placement(plan.tensor, case.system.sizes), case.system).time

@@ -27,6 +27,8 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, default in (("plan.algorithm.all_reduce", "fastest"), ("plan.latent", "best")):
         if row[name] not in ("", default):
             chosen[name] = row[name]
+    if row["phase"] == "train" and row["plan.context_parallel"] > 1:
+        chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
     if row["scenario.expert_imbalance"]:
         chosen["scenario.expert_imbalance"] = row["scenario.expert_imbalance"]
     return chosen

@@ -32,7 +32,16 @@ from cosim.workload.model import ModelArrays
 from cosim.workload.network import forward_only
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
-_TRAINING_ONLY = ("micro_batch", "virtual_pipeline", "sequence_parallel", "zero", "recompute", "software")
+_TRAINING_ONLY = (
+    "micro_batch",
+    "context_parallel",
+    "context_exchange",
+    "virtual_pipeline",
+    "sequence_parallel",
+    "zero",
+    "recompute",
+    "software",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.dtype": same(plan.dtype),
         "plan.kv_dtype": same(plan.kv_dtype if caches else ""),
         "plan.micro_batch": _where(trains, full(plan.micro_batch)),
+        "plan.context_parallel": _where(trains, full(plan.context)),
+        "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
         "plan.zero": _where(trains, full(plan.zero)),

@@ -1,8 +1,8 @@
 """One training step now: the plan that is given, or the best of all legal ones.
 
-The space of a search: tensor x pipeline x data on all chips, micro-batches that divide, pieces of a stage, ZeRO
-stage, recompute; sequence parallelism always (it costs nothing and saves memory). What is set stays set; `estimate`
-takes a plan with a degree as given whole.
+The space of a search: tensor x pipeline x data on all chips, for long sequences context too, micro-batches that
+divide, pieces of a stage, ZeRO stage, recompute; sequence parallelism always (it costs nothing and saves memory). What
+is set stays set; `estimate` takes a plan with a degree as given whole.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from cosim.workload.model import ModelArrays
 
 MOST_MICRO_BATCH = 16
 MOST_PIECES = 8
+LEAST_PIECE = 8192
+"""Tokens of a sequence below which a rank is left no less of it: shorter ones fit on a rank."""
 ZERO_STAGES = (0, 1, 2, 3)
 """All of them: 2 saves less than 3 and gathers no weights again, so that it is fastest where it fits."""
 
@@ -84,11 +86,19 @@ def space(
     # With fused attention there is no attention core to compute again.
     offered = [RECOMPUTES.index(name) for name in RECOMPUTES if not (software.fused and name == "selective")]
     recomputes = [int(np.max(plan.recompute))] if "recompute" in given else offered
-    rows = [(*row, again) for row in _numbers(scalars, chips, batch, given) for again in recomputes]
+    length = int(np.max(scenario.context))
+    rows = [
+        (*row, context, again)
+        for context in _contexts(chips, length, given)
+        for row in _numbers(scalars, chips // context, batch, context, given)
+        for again in recomputes
+    ]
     if not rows:
         return None
     table = np.array(rows, dtype=np.float64)
-    tensor, pipeline, data, micro, pieces, zero, expert, again = (table[:, c].copy() for c in range(table.shape[1]))
+    tensor, pipeline, data, micro, pieces, zero, expert, context, again = (
+        table[:, c].copy() for c in range(table.shape[1])
+    )
     chosen = replace(
         plan,
         tensor=tensor,
@@ -98,13 +108,24 @@ def space(
         virtual=pieces,
         zero=zero,
         expert=expert,
+        context=context,
         recompute=again,
         sequence_parallel=plan.sequence_parallel if "sequence_parallel" in given else True,
     )
     return Case("train", system, model, chosen, scenario, software)
 
 
-def _numbers(model: ModelArrays, chips: int, batch: int, given: Overrides) -> list[tuple[int, ...]]:
+def _contexts(chips: int, length: int, given: Overrides) -> list[int]:
+    """Context degrees tried: the one that is asked for, or powers of two that leave each rank a long piece."""
+    if "context_parallel" in given:
+        asked = int(_number(given["context_parallel"]))
+        return [asked] if chips % asked == 0 else []
+    return [degree for degree in divisors(chips) if degree & (degree - 1) == 0 and length >= degree * LEAST_PIECE] or [
+        1
+    ]
+
+
+def _numbers(model: ModelArrays, chips: int, batch: int, context: int, given: Overrides) -> list[tuple[int, ...]]:
     """Rows (tensor, pipeline, data, micro-batch, pieces, ZeRO stage, experts) that divide, in rising order."""
     layers = int(model.layers)
     return [
@@ -115,8 +136,8 @@ def _numbers(model: ModelArrays, chips: int, batch: int, given: Overrides) -> li
         if _agrees(given, micro_batch=micro) and (micro <= MOST_MICRO_BATCH or "micro_batch" in given)
         for pieces in _pieces(layers, pipeline, batch // (data * micro), asked="virtual_pipeline" in given)
         if _agrees(given, virtual_pipeline=pieces)
-        for zero in _zeros(given, data)
-        for expert in expert_degrees(model, tensor, data)
+        for zero in _zeros(given, data * context)
+        for expert in expert_degrees(model, tensor, data * context)
         if _agrees(given, expert_parallel=expert)
     ]
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
     DeviceAttention,
@@ -26,7 +27,7 @@ from cosim.mapping.device import (
     DeviceMatmul,
     DeviceVector,
 )
-from cosim.mapping.plan import RECOMPUTES
+from cosim.mapping.plan import RECOMPUTES, PlanArrays
 from cosim.mapping.shard import SLICES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
@@ -37,22 +38,27 @@ SELECTIVE, FULL = float(RECOMPUTES.index("selective")), float(RECOMPUTES.index("
 Op = TypeVar("Op", DeviceMatmul, DeviceAttention, DeviceVector, DeviceCollective)
 
 
-def backward(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool, software: SoftwareArrays) -> DeviceGraph:
+def backward(device: DeviceGraph, graph: Graph, plan: PlanArrays, software: SoftwareArrays) -> DeviceGraph:
     """Gradient ops of every op of `device`, as `software` fuses them."""
+    sequence_parallel = plan.sequence_parallel
+    attentions = tuple(replace(op, name=f"{op.name}.grad", backward=True) for op in device.attentions)
     owners = [op for op in device.matmuls if not op.activations]
     scales = [op for op in device.vectors if op.has_scales]
     apart = [] if software.fused_accumulation else owners
     return DeviceGraph(
         "backward",
         tuple(each for op in device.matmuls for each in _products(op, software)),
-        tuple(replace(op, name=f"{op.name}.grad", backward=True) for op in device.attentions),
+        attentions,
         (
             *(_elementwise(op) for op in device.vectors),
             *(_scale_gradient(op) for op in scales),
             *(_bias_gradient(op) for op in owners if op.bias),
             *(_accumulation(op, software.gradient_bytes) for op in apart),
         ),
-        _sums(device, graph, sequence_parallel=sequence_parallel),
+        (
+            *_sums(device, graph, sequence_parallel=sequence_parallel),
+            *context_collectives(attentions, plan, backward=True),
+        ),
     )
 
 

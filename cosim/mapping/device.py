@@ -77,7 +77,8 @@ class DeviceCollective:
     """Communication over the tensor ranks: bytes as in nccl-tests (`size`).
 
     `behind` names a kernel that runs meanwhile where the software overlaps the two. Kind `all_to_all` carries
-    tokens between expert ranks: `size_bytes` leave the rank inside its node, `far_bytes` beyond it.
+    tokens between expert ranks: `size_bytes` leave the rank inside its node, `far_bytes` beyond it. Kinds that begin
+    with `context` are over the ranks that share out a sequence, see `cosim.mapping.context`.
     """
 
     name: str
@@ -87,6 +88,8 @@ class DeviceCollective:
     size_bytes: Array
     behind: str = ""
     far_bytes: Array = field(default_factory=lambda: array(0.0))
+    hides: bool = False
+    """Whether it runs beside `behind` by its nature, whatever the software overlaps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,12 @@ LIMITS: tuple[Limit, ...] = (
         "stages x pieces must divide layers, and stages the micro-batches, where stages hold several pieces",
     ),
     Limit(
+        "context_parallel",
+        "tokens",
+        "leaves {} tokens over",
+        "the context degree must divide the length of the sequences",
+    ),
+    Limit(
         "batch",
         "sequences",
         "leaves {} sequences over",
@@ -122,6 +128,7 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
         )
         alone = np.where(plan.pipeline > 1.0, uneven, 1.0)
         verdict = merged(verdict, "virtual_pipeline", np.where(plan.virtual > 1.0, alone, 0.0))
+        verdict = merged(verdict, "context_parallel", np.mod(scenario.context, plan.context))
         verdict = merged(verdict, "batch", np.mod(scenario.global_batch, plan.data * plan.micro_batch))
     else:
         verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
@@ -133,7 +140,7 @@ def _expert_remainder(plan: PlanArrays, model: ModelArrays) -> Array:
     """What the expert degree leaves over of experts, of ranks, of the tensor degree; a dense model has degree 1."""
     if not model.is_moe:
         return plan.expert - 1.0
-    ranks = plan.tensor * plan.data
+    ranks = plan.tensor * plan.replicas
     few, many = np.minimum(plan.expert, plan.tensor), np.maximum(plan.expert, plan.tensor)
     return np.maximum(np.maximum(np.mod(model.experts, plan.expert), np.mod(ranks, plan.expert)), np.mod(many, few))
 

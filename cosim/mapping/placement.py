@@ -61,6 +61,11 @@ def data_placement(tensor: Array, data: Array, sizes: Sizes) -> Placement:
     return placed(data, tensor, sizes)
 
 
+def context_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
+    """Ranks that share out the tokens of a sequence: of equal tensor index, next to the tensor ranks."""
+    return placed(plan.context, plan.tensor, sizes)
+
+
 def expert_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
     """Ranks that share out the experts: next to each other, tensor ranks first."""
     return tensor_placement(plan.expert, sizes)
@@ -74,7 +79,7 @@ def serving_stage(plan: PlanArrays) -> Array:
 def expert_data_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
     """Copies of an expert: ranks of the same place in their expert group, which lies next to each other."""
     group = plan.expert * np.maximum(plan.tensor / plan.expert, 1.0)
-    copies = plan.tensor * plan.data / group
+    copies = plan.tensor * plan.replicas / group
     return data_placement(group, copies, sizes)
 
 

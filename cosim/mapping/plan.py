@@ -29,12 +29,14 @@ class Algorithms(Frozen):
 
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTES: tuple[str, ...] = get_args(Recompute)
+ContextExchange = Literal["ring", "all_gather", "all_to_all"]
 
 
 class Plan(Frozen):
-    """Degrees of parallelism, micro-batches and formats. chips = tensor x pipeline x data.
+    """Degrees of parallelism, micro-batches and formats. chips = tensor x context x pipeline x data.
 
-    What only training knows: micro_batch, virtual_pipeline, sequence_parallel, zero, recompute, software.
+    What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, recompute,
+    software.
     What only serving knows: micro_batches (training derives it), kv_dtype.
     """
 
@@ -55,6 +57,11 @@ class Plan(Frozen):
     """Sequences of one micro-batch of a replica."""
     virtual_pipeline: Degree = 1
     """Pieces of the model that each stage holds; more than one is the interleaved schedule."""
+    context_parallel: Degree = 1
+    """Ranks that share out the tokens of every sequence; they hold the same weights."""
+    context_exchange: ContextExchange = "ring"
+    """How their attention sees all keys and values: handed round while it works, gathered before it, or heads for
+    tokens exchanged before and after it."""
     sequence_parallel: bool = False
     """Norms and residuals split over the tensor ranks along the sequence."""
     zero: Annotated[int, Field(ge=0, le=3)] = 0
@@ -108,13 +115,20 @@ class PlanArrays:
     expert: Array = field(default_factory=lambda: array(1.0))
     recompute: Array = field(default_factory=lambda: array(0.0))
     """Index in RECOMPUTES: a number, so that a search over it is one batch."""
+    context: Array = field(default_factory=lambda: array(1.0))
+    context_exchange: str = "ring"
     sequence_parallel: bool = False
     latent: str = "best"
 
     @property
+    def replicas(self) -> Array:
+        """Ranks that hold the same weights: data replicas, and those that share out their sequences."""
+        return self.context * self.data
+
+    @property
     def chips(self) -> Array:
         """Chips that the plan occupies."""
-        return self.tensor * self.pipeline * self.data
+        return self.tensor * self.pipeline * self.replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,8 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         zero=arrays.get("zero", array(plan.zero)),
         expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
         latent=plan.latent,
+        context=arrays.get("context_parallel", array(plan.context_parallel)),
+        context_exchange=plan.context_exchange,
         sequence_parallel=plan.sequence_parallel,
         recompute=array(RECOMPUTES.index(plan.recompute)),
     )

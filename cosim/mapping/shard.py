@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from cosim.dtypes import bytes_per_element
+from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
     ACTIVATION_DTYPE,
@@ -38,12 +39,16 @@ SLICES = ".slices"
 
 def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE) -> DeviceGraph:
     """The graph as one tensor rank of `plan` sees it; `node` chips are near each other."""
+    attentions = tuple(_attention(op, plan) for op in graph.attentions)
     return DeviceGraph(
         graph.phase,
         tuple(_matmul(op, plan) for op in graph.matmuls),
-        tuple(_attention(op, plan) for op in graph.attentions),
+        attentions,
         (*(_vector(op, plan) for op in graph.vectors), *_quantised(graph, plan)),
-        tuple(each for op in graph.collectives for each in _collectives(op, plan, node)),
+        (
+            *(each for op in graph.collectives for each in _collectives(op, plan, node)),
+            *context_collectives(attentions, plan, backward=False),
+        ),
         tuple(_saved(op, plan) for op in graph.saved),
     )
 

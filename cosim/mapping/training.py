@@ -37,7 +37,7 @@ def training_memory(
 ) -> Memory:
     """Memory of a chip of the fullest stage class; `reserved` is what the runtime keeps [B]."""
     held = stage_parameters(device, stage)
-    own = ((held.shared, plan.data), (held.routed, expert_replicas(plan)))
+    own = ((held.shared, plan.replicas), (held.routed, expert_replicas(plan)))
 
     def kept(level: float, each: Array | float) -> Array:
         """Bytes of what ZeRO shares out from `level` on."""
@@ -101,7 +101,7 @@ def stages_before(stage: Stages) -> Array:
 
 def expert_replicas(plan: PlanArrays) -> Array:
     """Copies of an expert among the ranks of a stage."""
-    return plan.tensor * plan.data / (plan.expert * expert_tensor(plan))
+    return plan.tensor * plan.replicas / (plan.expert * expert_tensor(plan))
 
 
 def group_parameters(device: DeviceGraph) -> dict[str, Weights]:

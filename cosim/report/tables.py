@@ -120,6 +120,7 @@ def training_plan_text(row: dict[str, Any]) -> str:
     experts = f" EP{row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
     pieces = f" v{row['plan.virtual_pipeline']}" if row["plan.virtual_pipeline"] > 1 else ""
     zero = f" ZeRO{row['plan.zero']}" if row["plan.zero"] else ""
+    degrees += f" CP{row['plan.context_parallel']}" if row["plan.context_parallel"] > 1 else ""
     return f"{degrees}{experts}{pieces} mb{row['plan.micro_batch']}{zero}, recompute {row['plan.recompute']}"
 
 

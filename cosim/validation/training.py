@@ -116,8 +116,6 @@ def _check(row: Row) -> None:
         raise CannotAnswerError(f"task {values['task']} is not modelled yet")
     if values.get("arch", "dense") not in ("", "dense", "moe", "moe-mla"):
         raise CannotAnswerError(f"architecture {values['arch']} is not trained yet")
-    if _whole(row, "cp", 1) > 1:
-        raise CannotAnswerError("context parallelism is not modelled yet")
 
 
 def _model(row: Row, software: Software, completed: list[str]) -> Model:
@@ -166,17 +164,22 @@ def _model(row: Row, software: Software, completed: list[str]) -> Model:
 
 
 def _degrees(row: Row, completed: list[str]) -> dict[str, int]:
-    """Tensor, pipeline and data degrees; data parallelism takes what is left of the chips."""
+    """Tensor, pipeline, context and data degrees; data parallelism takes what is left of the chips."""
     chips = _whole(row, "num_accelerators")
-    tensor, pipeline = _whole(row, "tp"), _whole(row, "pp")
+    tensor, pipeline, context = _whole(row, "tp"), _whole(row, "pp"), _whole(row, "cp", 1)
     if row.values.get("dp", "").strip():
         data = _whole(row, "dp")
     else:
-        data = chips // (tensor * pipeline)
+        data = chips // (tensor * pipeline * context)
         completed.append(f"dp {data}")
-    if tensor * pipeline * data != chips:
-        raise CannotAnswerError("tp x pp x dp is not the number of accelerators")
-    return {"tensor_parallel": tensor, "pipeline_parallel": pipeline, "data_parallel": data}
+    if tensor * pipeline * context * data != chips:
+        raise CannotAnswerError("tp x pp x cp x dp is not the number of accelerators")
+    return {
+        "tensor_parallel": tensor,
+        "pipeline_parallel": pipeline,
+        "data_parallel": data,
+        "context_parallel": context,
+    }
 
 
 def _zero(row: Row, data: int) -> int:

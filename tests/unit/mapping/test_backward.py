@@ -38,7 +38,7 @@ def passes_of(model_of: ModelOf, plan_of: PlanOf, software_of: SoftwareOf) -> Pa
         degrees = plan_of(**{"tensor_parallel": 4, "micro_batch": 3, **plan})
         graph = training_graph(model_of(model), degrees.micro_batch, array(1024.0), fused=stack.fused)
         device = shard(graph, degrees)
-        return device, backward(device, graph, sequence_parallel=degrees.sequence_parallel, software=stack)
+        return device, backward(device, graph, degrees, stack)
 
     return build
 

@@ -193,10 +193,10 @@ def deepseek() -> tuple[int, int, int]:
     return common + 58 * 256 * expert + table, common + 58 * 8 * expert, table
 
 
-def gpt(layers: int, hidden: int, vocab: int) -> int:
-    """A GPT with biases, two shifts of layer norm, 2048 learned positions and one table for both ends."""
+def gpt(layers: int, hidden: int, vocab: int, positions: int = 2048) -> int:
+    """A GPT with biases, two shifts of layer norm, learned positions and one table for both ends."""
     layer = 12 * hidden**2 + (3 + 1 + 4 + 1) * hidden + 4 * hidden
-    return layers * layer + 2 * hidden + (vocab + 2048) * hidden
+    return layers * layer + 2 * hidden + (vocab + positions) * hidden
 
 
 def experts(model: Model, layer: int, chosen: int, expert: int, *, dense: int = 0) -> tuple[int, int, int]:
@@ -279,7 +279,7 @@ GPTS = {
     "bloom-proto-203b": (94, 13_312, 250_000, 203e9),
 }
 # The same formula; of the first ones the size is a name, or rounder than its tolerance.
-UNROUNDED = {
+UNROUNDED: dict[str, tuple[int, ...]] = {
     "gpt-350m": (24, 1024, 51_200),
     "gpt-1.3b": (24, 2048, 51_200),
     "gpt-6.7b": (32, 4096, 51_200),
@@ -287,7 +287,11 @@ UNROUNDED = {
     "gpt-89b": (48, 12_288, 51_200),
     "gpt-1.7b": (24, 2304, 51_200),
     "gpt-3.6b": (30, 3072, 51_200),
-    **{f"gpt-h{hidden}-l{layers}": (layers, hidden, 51_200) for hidden in (1024, 2048) for layers in (12, 16, 20, 24)},
+    **{
+        f"gpt-h{hidden}-l{layers}": (layers, hidden, 51_200, 1024)
+        for hidden in (1024, 2048)
+        for layers in (12, 16, 20, 24)
+    },
 }
 
 

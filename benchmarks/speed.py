@@ -1,4 +1,4 @@
-"""Speed, printed: points of a 70B decode per second, training plans, tiled products, start-up, the library.
+"""Speed, printed: decode points of a 70B model, training plans, tiled products, flows on links, start-up, the library.
 
 Run with `make bench`. Times are CPU seconds of one process on whatever machine this is, medians of five; of whole
 studies wall seconds with all cores, once, figures and page included, and the memory of the largest process.
@@ -77,6 +77,14 @@ def products(name: str) -> float:
     return median_cpu_s(lambda: matmul_cost(m, n, k, chip, "bf16"))
 
 
+def flows(op: str, nodes: int, degraded: dict[str, float], *, rails: bool = False) -> tuple[float, int]:
+    """CPU seconds of a collective of 1 GB on all chips of H100 nodes as flows on links, once, and its flows."""
+    system = cosim.system("dgx-h100", nodes=nodes).vary({"tiers.1.rails": rails})
+    start = time.process_time()
+    run = cosim.simulate_collective(system, op, 1e9, degraded=degraded)
+    return time.process_time() - start, run.flows
+
+
 def child_cpu_s(*command: str) -> float:
     """Median CPU seconds of a fresh process."""
     spent = []
@@ -115,6 +123,11 @@ def main() -> None:
     for name, target in (("h100-sxm", "< 1 s"), ("asic-template", "< 1 s"), (ROOFLINE, "< 0.1 s")):
         spent = products(name)
         print(f"{f'{PRODUCTS:,} different products, {name}':<58}{spent:>8.3f}  {target}")
+    worse = {"cluster0.node3.chip5.up": 0.5}
+    spent, number = flows("alltoall", 128, {})
+    print(f"{f'all-to-all of 1,024 ranks on a fat tree, {number:,} flows':<58}{spent:>8.3f}  < 20 s")
+    spent, number = flows("all_reduce", 2048, worse, rails=True)
+    print(f"{f'all-reduce of 16,384 ranks on rails, a bad link, {number} flows':<58}{spent:>8.3f}  < 30 s")
     print(f"{'import cosim':<58}{child_cpu_s('-c', 'import cosim'):>8.3f}  < 0.7 s")
     print(f"{'cosim --help':<58}{child_cpu_s('-m', 'cosim', '--help'):>8.3f}  < 1.0 s")
     print(f"{'cosim list accelerators':<58}{child_cpu_s('-m', 'cosim', 'list', 'accelerators'):>8.3f}  < 1.5 s")

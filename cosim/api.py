@@ -10,7 +10,7 @@ Numbers may be arrays along one points axis; text with a unit ("4 TB/s") and bar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from cosim.workload.load import Workload, load_workload
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from cosim.engines.network.simulate import NetworkRun, Request, Traffic
     from cosim.explore.difference import Difference
     from cosim.explore.run import Progress
 
@@ -153,6 +154,39 @@ def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
         one = np.array([index], dtype=np.intp)
         raise explain(take(estimated.case, one), take(estimated.result, one))
     return simulated(estimated.case, index)
+
+
+def simulate_collective(
+    system: SystemHandle,
+    op: str,
+    size: float | str,
+    ranks: int | Sequence[int] | None = None,
+    *,
+    algorithm: str = "fastest",
+    degraded: Mapping[str, float] | None = None,
+    stragglers: Mapping[int, float] | None = None,
+    background: Sequence[Traffic] = (),
+    beside: Sequence[Request] = (),
+) -> NetworkRun:
+    """A collective of `size` bytes as flows on links: `ranks` chips, or these chips; None is all.
+
+    `degraded`: share that links give, by name or pattern, 0 for one that has failed. `stragglers`: seconds that chips
+    are late. `background`: (from, to, bytes/s). `beside`: other collectives at once. Raises SpecError.
+    """
+    from cosim.engines.network.groups import spread
+    from cosim.engines.network.simulate import Request as OneRequest
+    from cosim.engines.network.simulate import simulate_collectives
+    from cosim.explore.collective import one_point
+    from cosim.hardware.lower import lower_system
+    from cosim.units import parse_quantity
+
+    machine = one_point(lower_system(system.varied))
+    asked = int(machine.chips) if ranks is None else ranks
+    chips = spread(asked, [int(tier.size) for tier in machine.tiers]) if isinstance(asked, int) else tuple(asked)
+    first = OneRequest(op, parse_quantity(size, "B"), chips, algorithm)
+    return simulate_collectives(
+        machine, [first, *beside], degraded=degraded, stragglers=stragglers, background=background
+    )
 
 
 def diff(first: Estimate, second: Estimate, labels: tuple[str, str] = ("a", "b")) -> Difference:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -108,15 +109,20 @@ def _is_array(value: object, present: object) -> bool:
 
 
 def _listed(value: object, present: object, field: str) -> object:
-    """Text such as "[4, 4, 8]" as the list that it says, where a list stands; all else as it is. Raises SpecError."""
+    """Text such as "[4, 4, 8]" or "4x4x8" as the list that it says, where a list stands; all else as it is.
+
+    Raises SpecError.
+    """
     if not (isinstance(value, str) and isinstance(present, list | tuple)):
         return value
+    if re.fullmatch(r"\d+(x\d+)+", value):
+        return [int(length) for length in value.split("x")]
     try:
         read = json.loads(value)
     except ValueError:
         read = None
     if not isinstance(read, list):
-        raise SpecError("is a list", field=field, value=value, hint='written as [4, 4, 8] or as ["ring", "tree"]')
+        raise SpecError("is a list", field=field, value=value, hint='written as [4, 4, 8], 4x4x8 or ["ring", "tree"]')
     return read
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cosim.cli.output import emit, table
+from cosim.cli.output import emit, overrides, table
 
 JsonOption = Annotated[str | None, typer.Option("--json", help="Write as JSON to this file, - for the screen.")]
 
@@ -39,12 +40,23 @@ def list_items(
 
 def show(
     name: Annotated[str, typer.Argument(help="A system, accelerator, workload or experiment, or its file.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Of a system: path=value, such as system.nodes=16.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Of a system: draw its network and its all-reduces (.svg or .png).")
+    ] = None,
     json_to: JsonOption = None,
 ) -> None:
     """One item whole: every number with unit, kind and source, and what derives from it."""
+    from cosim.cli.network_text import network_text
     from cosim.explore.catalogue import details
+    from cosim.overrides import split_overrides
 
-    content = details(name)
+    changes = split_overrides(overrides(settings or []), ("system",))["system"]
+    content = details(name, changes)
+    if figure is not None:
+        _draw(name, content["kind"], changes, figure)
     if emit(content, json_to):
         return
     print(f"{content['kind']} {content['name']}: {content['title']}")
@@ -59,6 +71,21 @@ def show(
         print("\nchecks of published totals")
         head = ["check", "published", "derived", "deviation", "verdict"]
         print(table(head, [[str(row[key]) for key in head] for row in content["checks"]]))
+    if "tiers" in content:
+        print("\n" + network_text(content))
+
+
+def _draw(name: str, kind: str, changes: dict[str, Any], path: Path) -> None:
+    """The network of a system as a figure. Raises SpecError for what is no system, and for a file that cannot be."""
+    from cosim.errors import SpecError
+    from cosim.explore.catalogue import varied_system
+    from cosim.explore.network import network_picture
+    from cosim.report.style import save_one
+    from cosim.report.topology import topology_figure
+
+    if kind != "system":
+        raise SpecError(f"is of kind '{kind}': only a system is drawn", field="--figure", value=name)
+    save_one(topology_figure(network_picture(varied_system(name, changes))), path)
 
 
 def schema(

@@ -14,6 +14,7 @@ from cosim.errors import SpecError, nearest
 from cosim.explore.assumptions import data_of, derived_of, model_facts
 from cosim.explore.die import die_facts
 from cosim.explore.experiment import Compare, Train, load_study
+from cosim.explore.network import network_rows
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
@@ -22,9 +23,10 @@ from cosim.hardware.compute import KernelLibrary
 from cosim.hardware.load import load_chip, load_collectives, load_kernels, load_system
 from cosim.hardware.lower import lower_chip
 from cosim.hardware.system import System
+from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario
 from cosim.mapping.software import Software, load_software
-from cosim.overrides import Varied
+from cosim.overrides import Overrides, Varied
 from cosim.records import Array, array
 from cosim.silicon.technology import Technology, load_technology
 from cosim.units import format_si
@@ -50,7 +52,6 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "train": Train,
     "sweep": Sweep,
 }
-
 
 _PLAIN: dict[str, Callable[[str], Software | Technology | KernelLibrary | CollectiveLibrary]] = {
     "software": load_software,
@@ -82,9 +83,15 @@ def listing(kind: str) -> list[Item]:
     return items
 
 
-def details(name: str) -> Item:
-    """One item whole: data with sources, what derives from them, checks of published totals. Raises SpecError."""
+def details(name: str, changes: Overrides | None = None) -> Item:
+    """One item whole: data with sources, what derives from them, checks of published totals. Raises SpecError.
+
+    `changes` replace numbers of a system by path ("nodes", "tiers.cluster.radix").
+    """
     kind = _kind_of(name)
+    if changes and kind != "systems":
+        hint = "numbers of a system can be set: cosim show dgx-h100 --set system.nodes=16"
+        raise SpecError(f"is of kind '{kind}', of which nothing can be set", field="--set", value=name, hint=hint)
     content: Item = {"kind": kind.removesuffix("s"), "name": name, "derived": [], "checks": []}
     if kind == "experiments":
         study = load_study(name)
@@ -99,8 +106,20 @@ def details(name: str) -> Item:
     if kind in _PLAIN:
         plain = _PLAIN[kind](name)
         return {**content, "title": plain.title, "data": list(data_of(plain))}
-    spec: Chip | System = load_chip(name) if kind == "accelerators" else load_system(name)
-    chip = spec if isinstance(spec, Chip) else spec.chip
+    if kind == "systems":
+        varied = varied_system(name, changes)
+        return {**content, **_of_hardware(varied.spec, varied.spec.chip), **network_rows(varied)}
+    chip = load_chip(name)
+    return {**content, **_of_hardware(chip, chip)}
+
+
+def varied_system(name: str, changes: Overrides | None = None) -> Varied[System]:
+    """A system of the library, or from a file, with numbers replaced by path. Raises SpecError."""
+    return vary_system(Varied(load_system(name)), changes or {})
+
+
+def _of_hardware(spec: Chip | System, chip: Chip) -> Item:
+    """Data of a chip or system, what derives from its chip, checks of its published totals."""
     checks = [
         {
             "check": check.name,
@@ -112,7 +131,6 @@ def details(name: str) -> Item:
         for check in chip_checks(chip)
     ]
     return {
-        **content,
         "title": spec.title,
         "data": list(data_of(spec)),
         "derived": [*derived_of(chip), *die_facts(chip)],
@@ -140,6 +158,7 @@ def _kind_of(name: str) -> str:
         "host_kernel": "software",
         "reticle": "technology",
         "constants": "kernels",
+        "protocols": "collectives",
     }
     found = next((kind for mark, kind in marks.items() if mark in data), None)
     return found or ("workloads" if "layers" in data or is_hub_config(data) else "accelerators")

@@ -21,10 +21,12 @@ from cosim.explore.space import best_native, candidates_at, searched
 from cosim.explore.train import best_plan, training_dtype
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
+from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
+from cosim.timing.collective import check_algorithm
 from cosim.workload.load import Workload, lower_workload
 from cosim.workload.model import ModelArrays
 from cosim.workload.network import forward_only
@@ -77,8 +79,11 @@ def estimate(
     if phase == "train":
         case, result, tried = _training(machine, network, scenarios, planned, plans, plan)
         return Estimate(case, result, tried, confidence, defaults, die, _spread(case, system))
+    if given:
+        check_algorithm(plans.all_reduce, tensor_placement(plans.tensor, machine.sizes), machine)
     if not given and _is_scalar(machine, network, scenarios):
         tried, case = _best(phase, machine, network, scenarios, plans)
+        check_algorithm(plans.all_reduce, tensor_placement(case.plan.tensor, machine.sizes), machine)
         return Estimate(case, evaluate(case), tried, confidence, defaults, die, _spread(case, system))
     if not given:
         raise SpecError(

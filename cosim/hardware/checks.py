@@ -101,6 +101,7 @@ def check_system(system: System, document: Document | None = None) -> None:
     """Raises SpecError for the first tier that cannot be: its link, its size, its shape, its collectives."""
     if not system.tiers:
         raise _at(document, "tiers", "a system needs at least one tier", "the first joins the chips of a node")
+    _check_protocols(system, document)
     names = [tier.name for tier in system.tiers]
     if system.nodes_are is not None and system.nodes_are not in names:
         problem = f"names tier '{system.nodes_are}', which is not there"
@@ -141,6 +142,15 @@ def _shape_fault(tier: Tier) -> tuple[str, str]:
     if tier.kind == "hypercube_mesh" and size is not None and not math.log2(size).is_integer():
         return f"is a hypercube mesh of {size:g}", "a hypercube has 2, 4, 8, 16 .. units"
     return "", ""
+
+
+def _check_protocols(system: System, document: Document | None) -> None:
+    """Tiers that one collective crosses share a protocol, or have one alone."""
+    several = [tier for tier in system.tiers if len(tier.constants.protocols) > 1]
+    common = set.intersection(*(set(tier.constants.protocols) for tier in several)) if several else {""}
+    if not common:
+        named = "; ".join(f"'{tier.name}' has {', '.join(tier.constants.protocols)}" for tier in several)
+        raise _at(document, "tiers", "tiers share no protocol", f"{named}: name those alike that go together")
 
 
 def _constants_fault(tier: Tier) -> tuple[str, str]:

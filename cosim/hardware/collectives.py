@@ -42,7 +42,7 @@ class CollectiveConstants(Frozen):
     copy_share: Factor | None = None
     """Pace of the local copy of a rank's own part, over the link's bandwidth; None: it costs nothing."""
     send_share: Factor | None = None
-    """Hop of one peer of an all-to-all, over that of a ring: sends to several peers overlap. None is 1."""
+    """Part of a hop that every further peer of an all-to-all adds; None: sends to all peers start together."""
     in_network_start: Time | None = None
     """Time of an in-switch reduction of no bytes; with `in_network` in `algorithms`."""
     in_network_share: Ratio | None = None

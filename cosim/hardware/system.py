@@ -116,7 +116,7 @@ def size_of(tier: Tier) -> float | None:
 
 
 def closed(tier: Tier) -> tuple[bool, ...]:
-    """Of each dimension of a torus, whether its ring closes: rings of one or two have nothing to close."""
+    """Of each dimension of a torus, whether its ring closes; a ring of two that closes has both wires."""
     if tier.wrap_from is None:
         return tuple(tier.wrap for _ in tier.shape)
     whole = [length % int(tier.wrap_from.si) == 0 for length in tier.shape]

@@ -61,8 +61,10 @@ class TierArrays:
     latency: Array = field(default_factory=lambda: array(0.0))
     """Of the way between two units, switches included, beyond the hop of the protocols [s]."""
     oversubscription: Array = field(default_factory=lambda: array(1.0))
+    rails: bool = False
+    """Chips of the same place in their units meet at one switch."""
     copy_share: Array | None = None
-    send_share: Array = field(default_factory=lambda: array(1.0))
+    send_share: Array = field(default_factory=lambda: array(0.0))
     in_network: Array = field(default_factory=lambda: array(0.0))
     """Share of link bandwidth that in-switch reduction reaches; 0 where there is none."""
     in_network_start: Array = field(default_factory=lambda: array(0.0))
@@ -141,8 +143,9 @@ def _tier(
         efficiency=values.maybe(f"{constants}.reach") if efficiency is None else efficiency,
         latency=one(f"{at}.latency", 0.0) + _switches(tier) * one(f"{at}.switch_latency", 0.0),
         oversubscription=over,
+        rails=tier.rails,
         copy_share=values.maybe(f"{constants}.copy_share"),
-        send_share=one(f"{constants}.send_share", 1.0),
+        send_share=one(f"{constants}.send_share", 0.0),
         in_network=one(f"{constants}.in_network_share", 0.0),
         in_network_start=one(f"{constants}.in_network_start", 0.0),
         engine_rate=values.maybe(f"{constants}.engine_rate"),

@@ -22,7 +22,9 @@ Degree = Annotated[int, Field(ge=1, le=1_000_000)]
 class Algorithms(Frozen):
     """Collective algorithm by operation; `fastest` takes the best that the tier's library has."""
 
-    all_reduce: Literal["fastest", "ring", "tree", "direct", "in_network"] = "fastest"
+    all_reduce: Literal["fastest", "ring", "tree", "halving_doubling", "direct", "hierarchical", "in_network"] = (
+        "fastest"
+    )
 
 
 Recompute = Literal["none", "selective", "full"]

@@ -68,3 +68,22 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     # The first drawing has laid it out; the second takes the places as they are.
     figure.set_layout_engine("none")
     figure.savefig(folder / f"{name}.png", dpi=130)
+
+
+def save_one(figure: Figure, path: Path) -> None:
+    """Writes a figure as .svg or .png, by the ending, whole or not at all. Raises SpecError."""
+    import matplotlib as mpl
+
+    from cosim.errors import SpecError
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise SpecError("is no kind of figure", field="--figure", value=path.name, hint="end it in .svg or .png")
+    draft = path.with_name(path.name + ".draft")
+    try:
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+            figure.savefig(draft, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        draft.rename(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise SpecError(f"cannot be written: {error.strerror}", file=path, field="--figure") from None

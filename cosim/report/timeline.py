@@ -41,7 +41,12 @@ def timeline(run: EventRun, title: str) -> dict[str, Any]:
 
 def write_timeline(path: Path, run: EventRun, title: str) -> Path:
     """Writes the trace, gzipped where the name ends in .gz, whole or not at all. Raises SpecError."""
-    text = json.dumps(timeline(run, title))
+    return write_trace(path, timeline(run, title))
+
+
+def write_trace(path: Path, trace: dict[str, Any]) -> Path:
+    """Writes any trace in the same way. Raises SpecError."""
+    text = json.dumps(trace)
     draft = path.with_name(path.name + ".draft")
     try:
         if path.suffix == ".gz":

@@ -30,6 +30,9 @@ from cosim.records import Array, array
 from cosim.timing.reach import all_to_all_wire, ring_bandwidth, ring_hops
 
 ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "in_network", "hierarchical")
+ALL_REDUCE = "plan.algorithm.all_reduce"
+SWITCHED = ("switch", "bus", "fat_tree", "dragonfly")
+"""Kinds of tiers on which any two units are as near as any others."""
 _GATHERS = ("ring", "halving_doubling", "direct", "hierarchical")
 """Algorithms that all-gather and reduce-scatter have too."""
 
@@ -182,13 +185,15 @@ def _tiers(way: Way) -> range:
 def _fastest(way: Way, size: Array, named: str, known: tuple[str, ...], *, twice: bool) -> tuple[Array, Array]:
     """Least time over the legal algorithms and its index; 0 for a group of one.
 
-    An algorithm that is named is taken wherever it is legal; among many points, groups that it cannot serve take
-    their fastest. Raises SpecError where it can serve none.
+    An algorithm that is named is taken wherever it is legal; a group that it cannot serve takes its fastest, and the
+    index says so. Raises SpecError for a name that no tier has.
     """
+    have = dict.fromkeys(name for tier in way.system.tiers for name in tier.algorithms)
+    if named not in ("fastest", *have):
+        hint = "the tiers have " + ", ".join(have)
+        raise SpecError("no tier has such a collective", field=ALL_REDUCE, value=named, hint=hint)
     alone = way.group.total <= 1.0
     forced = _legal(way, named) if named in known else np.asarray(False)
-    if named != "fastest" and not np.any(forced | alone):
-        _refuse(way, named)
     times, indices = [np.where(alone, 0.0, np.inf) + 0.0 * size], [0.0]
     for name in known:
         legal = _legal(way, name) & (~forced | (name == named))
@@ -199,18 +204,22 @@ def _fastest(way: Way, size: Array, named: str, known: tuple[str, ...], *, twice
     best = np.argmin(stacked, axis=0)
     least = np.take_along_axis(stacked, np.expand_dims(best, 0), axis=0)[0]
     if np.any(np.isinf(least)):
-        raise SpecError("no algorithm of the library serves this group", hint="constants.algorithms: [ring] serves all")
+        hint = "constants.algorithms: [ring] serves every group; direct and in_network serve one tier alone"
+        raise SpecError("no algorithm of the libraries serves this group", field="tiers", hint=hint)
     return least, np.array(indices)[best]
 
 
-def _refuse(way: Way, named: str) -> None:
-    """Raises SpecError that names the outermost tier of the first group and what its library has."""
+def check_algorithm(named: str, group: Placement, system: SystemArrays) -> None:
+    """Raises SpecError where an all-reduce of that name serves no group, with the outermost tier and what it has."""
+    way = Way(system, group)
+    if named == "fastest" or np.any(_legal(way, named) | (group.total <= 1.0)):
+        return
     tier = next(tier for t, tier in reversed(list(enumerate(way.system.tiers))) if np.any(way.uses(t)))
     hint = "it has " + ", ".join(tier.algorithms)
     if named in tier.algorithms:
         hint += "; direct and in_network serve groups of one tier, halving_doubling powers of two"
     problem = f"tier '{tier.name}' has no such all-reduce for this group"
-    raise SpecError(problem, field="plan.algorithm.all_reduce", value=named, hint=hint)
+    raise SpecError(problem, field=ALL_REDUCE, value=named, hint=hint)
 
 
 def _legal(way: Way, name: str) -> NDArray[np.bool_]:
@@ -224,6 +233,10 @@ def _legal(way: Way, name: str) -> NDArray[np.bool_]:
         return np.asarray(legal & (used == 1))
     if name == "hierarchical":
         return np.asarray(legal & (used > 1))
+    if name in ("tree", "halving_doubling"):
+        # Their partners are far apart: over wires from chip to chip a message would need several of them.
+        for t, tier in enumerate(way.system.tiers):
+            legal = legal & (~way.uses(t) | (tier.kind in SWITCHED))
     if name == "halving_doubling":
         exact = [np.log2(ranks) % 1.0 == 0.0 for ranks in group.ranks]
         return np.asarray(legal & np.logical_and.reduce(np.broadcast_arrays(*exact)))
@@ -256,7 +269,7 @@ def _halving_doubling(way: Way, size: Array, times: float) -> Array:
 def _direct(way: Way, size: Array, times: float) -> Array:
     data = times * _ringed(way.group.total) * size
     steps = [times * way.uses(t).astype(np.float64) for t in _tiers(way)]
-    return _sent(way, steps, [way.busy(t, data / way.ring(t)) for t in _tiers(way)], own=size / way.group.total)
+    return _sent(way, steps, [way.busy(t, way.exchange(t, data)) for t in _tiers(way)], own=size / way.group.total)
 
 
 def _in_network(way: Way, size: Array, times: float) -> Array:
@@ -279,10 +292,10 @@ def _hierarchical(way: Way, size: Array, times: float) -> Array:
         part = size / way.group.inside(t)
         data = _ringed(ranks) * part / way.ring(t)
         hops = ring_hops(tiers[t], ranks, way.group.stride[t])
-        for repeat in (1.0, times):
+        # The two halves of the outermost tier are one collective; those of the others are `times` of their own.
+        for repeat, runs in ((1.0, np.where(beyond, times, 0.0)), (times, np.where(beyond, 0.0, 1.0))):
             steps, wires = ([repeat * value if u == t else array(0.0) for u in _tiers(way)] for value in (hops, data))
-            once = _sent(way, steps, wires, own=repeat / times * part / ranks, only=t)
-            runs = np.where(beyond, times, 0.0) if repeat == 1.0 else np.where(beyond, 0.0, 1.0)
+            once = _sent(way, steps, wires, own=repeat / times * part / ranks)
             time = time + np.where(way.uses(t), runs * once, 0.0)
         beyond = beyond | way.uses(t)
     return time
@@ -337,13 +350,12 @@ def _sent(
     own: Array | None = None,
     *,
     together: bool = True,
-    only: int | None = None,
 ) -> Array:
     """Time of `steps` hops and `wires` seconds at full bandwidth by tier, by the fastest of the protocols [s].
 
-    `own` bytes are copied by the rank itself. Tiers work `together`, or one after the other; `only` one of them counts.
+    `own` bytes are copied by the rank itself. Tiers work `together`, or one after the other.
     """
-    used = [np.where((steps[t] > 0.0) | (wires[t] > 0.0), 1.0, 0.0) * (only in (None, t)) for t in _tiers(way)]
+    used = [np.where((steps[t] > 0.0) | (wires[t] > 0.0), 1.0, 0.0) for t in _tiers(way)]
     first = way.system.tiers[0]
     copy = array(0.0) if own is None or first.copy_share is None else own / (first.bandwidth * first.copy_share)
     best: Array | None = None

@@ -38,9 +38,10 @@ def ring_bandwidth(tier: TierArrays, ranks: Array, stride: Array, shared: Array)
         return _fed(tier, tier.bandwidth)
     per_dimension = tier.bandwidth / max(len(_shape(tier)), 1)
     spanned = array(0.0)
-    for length, (along, closes) in zip(_shape(tier), _along(tier, ranks, stride), strict=True):
-        whole = closes & (along >= length)
-        spanned = spanned + np.where(along > 1.0, np.where(whole, 1.0, 0.5), 0.0)
+    for length, (along, apart, closes) in zip(_shape(tier), _along(tier, ranks, stride), strict=True):
+        whole = closes & (along * apart >= length)
+        # Groups that lie between the ranks of this one have the same links.
+        spanned = spanned + np.where(along > 1.0, np.where(whole, 1.0, 0.5) / apart, 0.0)
     return _fed(tier, per_dimension * np.where(spanned > 0.0, spanned, 1.0))
 
 
@@ -49,7 +50,7 @@ def ring_hops(tier: TierArrays, ranks: Array, stride: Array) -> Array:
     if tier.kind != "torus":
         return ranks - 1.0
     steps = array(0.0)
-    for along, _ in _along(tier, ranks, stride):
+    for along, _, _ in _along(tier, ranks, stride):
         steps = steps + along - 1.0
     return steps
 
@@ -65,10 +66,10 @@ def all_to_all_wire(tier: TierArrays, ranks: Array, stride: Array, sent: Array, 
     link = _fed(tier, tier.bandwidth) / max(len(_shape(tier)), 1) / 2.0
     held = sent * ranks / np.maximum(ranks - 1.0, 1.0)
     busy = array(0.0)
-    for length, (along, closes) in zip(_shape(tier), _along(tier, ranks, stride), strict=True):
-        half = np.floor(along / 2.0) * np.ceil(along / 2.0)
+    for length, (along, apart, closes) in zip(_shape(tier), _along(tier, ranks, stride), strict=True):
+        half = np.floor(along / 2.0) * np.ceil(along / 2.0) * apart
         # Links of a ring carry half of the distance of all pairs; the middle of a line half of all pairs.
-        paths = np.where(closes & (along >= length), half / 2.0, half)
+        paths = np.where(closes & (along * apart >= length), half / 2.0, half)
         busy = np.maximum(busy, held * paths / along / link)
     return np.where(ranks > 1.0, busy, 0.0)
 
@@ -82,13 +83,13 @@ def _shape(tier: TierArrays) -> tuple[Array, ...]:
     return tuple(array(float(length)) for length in tier.shape) if tier.shape else (tier.size,)
 
 
-def _along(tier: TierArrays, ranks: Array, stride: Array) -> list[tuple[Array, bool]]:
+def _along(tier: TierArrays, ranks: Array, stride: Array) -> list[tuple[Array, Array, bool]]:
     """Ranks of the group along each dimension, and whether a whole dimension closes; dimensions fill in order."""
     found, before = [], array(1.0)
     closes = tier.closed or (True,)
     for length, ring in zip(_shape(tier), closes, strict=True):
         reached = np.clip(np.ceil(ranks * stride / before), 1.0, length)
         skipped = np.clip(np.ceil(stride / before), 1.0, length)
-        found.append((np.ceil(reached / skipped), ring))
+        found.append((np.ceil(reached / skipped), skipped, ring))
         before = before * length
     return found

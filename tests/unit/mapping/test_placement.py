@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,111 +11,145 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.mapping.placement import data_placement, expert_data_placement, stage_hops, tensor_placement
+from cosim.mapping.placement import (
+    Placement,
+    crosses,
+    data_placement,
+    expert_data_placement,
+    expert_placement,
+    pair_placement,
+    placed,
+    serving_stage,
+    stage_hops,
+    tensor_placement,
+)
 from cosim.mapping.plan import PlanArrays
-from cosim.records import array
+from cosim.records import Array, array
 
 PlanOf = Callable[..., PlanArrays]
-powers = st.sampled_from([1, 2, 4, 8, 16, 32, 64])
+POWERS = st.sampled_from([1, 2, 4, 8, 16, 32, 64])
+SIZES = st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=3)
+ANY_SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=3)
+"""Units that each tier joins; one more joins all that is left."""
 
 
-@settings(max_examples=60, deadline=None)
-@given(tensor=powers, node=powers)
-def test_inner_times_outer_are_the_ranks(tensor: int, node: int) -> None:
-    group = tensor_placement(array(tensor), array(node))
-    assert float(group.inner * group.outer) == tensor
-    assert float(group.inner) <= node
+def tiers(*sizes: int) -> tuple[Array, ...]:
+    """Sizes of tiers and one more that has room for all."""
+    return (*(array(size) for size in sizes), array(np.inf))
 
 
-@pytest.mark.parametrize(("tensor", "inner", "outer"), [(1, 1, 1), (4, 4, 1), (8, 8, 1), (16, 8, 2), (64, 8, 8)])
-def test_tensor_ranks_fill_a_node_of_eight_first(tensor: int, inner: int, outer: int) -> None:
-    group = tensor_placement(array(tensor), array(8))
-    assert (float(group.inner), float(group.outer)) == (inner, outer)
+def ranks(group: Placement) -> list[float]:
+    return [float(each) for each in group.ranks]
 
 
-def test_placements_follow_the_points_axis() -> None:
-    group = tensor_placement(array([2, 8, 16]), array([4, 8, 8]))
-    np.testing.assert_array_equal(group.inner, [2.0, 8.0, 8.0])
-    np.testing.assert_array_equal(group.outer, [1.0, 1.0, 2.0])
+def chips_held(sizes: list[int]) -> list[int]:
+    """Chips of a unit that each tier makes, the last but one first missing."""
+    return list(itertools.accumulate(sizes, lambda a, b: a * b))
 
 
-@settings(max_examples=60, deadline=None)
-@given(tensor=powers, pipeline=st.integers(1, 64), node=powers)
-def test_hops_are_those_of_stages_laid_out_chip_by_chip(tensor: int, pipeline: int, node: int) -> None:
-    first_node = [stage * tensor // node for stage in range(pipeline)]
-    crossing = sum(a != b for a, b in itertools.pairwise(first_node))
-    inside, across = stage_hops(array(tensor), array(pipeline), array(node))
-    assert (float(inside), float(across)) == (pipeline - 1 - crossing, crossing)
-
-
-@settings(max_examples=60, deadline=None)
-@given(tensor=st.integers(1, 40), pipeline=st.integers(1, 64), node=st.integers(1, 40))
-def test_a_pipeline_has_one_hop_less_than_stages(tensor: int, pipeline: int, node: int) -> None:
-    inside, across = stage_hops(array(tensor), array(pipeline), array(node))
-    assert float(inside + across) == pipeline - 1
-    assert min(float(inside), float(across)) >= 0.0
-
-
-@pytest.mark.parametrize(
-    ("tensor", "pipeline", "inside", "across"),
-    [
-        (8, 1, 0, 0),
-        (8, 4, 0, 3),  # every stage is a node
-        (4, 4, 2, 1),  # two stages a node
-        (2, 4, 3, 0),  # all in one
-        (16, 2, 0, 1),  # a stage is two nodes
-    ],
-)
-def test_hops_between_nodes_of_eight_by_hand(tensor: int, pipeline: int, inside: int, across: int) -> None:
-    hops = stage_hops(array(tensor), array(pipeline), array(8))
-    assert tuple(float(hop) for hop in hops) == (inside, across)
-
-
-@settings(max_examples=60, deadline=None)
-@given(tensor=powers, data=powers, node=powers)
-def test_replicas_lie_where_their_chips_do_one_by_one(tensor: int, data: int, node: int) -> None:
-    nodes = {replica * tensor // node for replica in range(data)}
-    group = data_placement(array(tensor), array(data), array(node))
-    assert (float(group.inner), float(group.outer)) == (data / len(nodes), len(nodes))
-
-
-@settings(max_examples=60, deadline=None)
-@given(tensor=st.integers(1, 40), data=st.integers(1, 200), node=st.integers(1, 40))
-def test_replicas_are_all_placed_and_span_no_more_nodes_than_there_are(tensor: int, data: int, node: int) -> None:
-    group = data_placement(array(tensor), array(data), array(node))
-    assert float(group.inner * group.outer) == pytest.approx(data, rel=1e-12)
-    assert float(group.inner) >= 1.0
-    assert float(group.outer) <= -(-tensor * data // node)
-
-
-@pytest.mark.parametrize(
-    ("tensor", "data", "inner", "outer"),
-    [
-        (1, 8, 8, 1),  # all in one node
-        (8, 4, 1, 4),  # each replica fills a node: its peers are elsewhere
-        (2, 8, 4, 2),  # four replicas a node
-        (16, 2, 1, 2),  # a replica is two nodes
-        (8, 1, 1, 1),
-    ],
-)
-def test_replicas_next_to_their_tensor_ranks_by_hand(tensor: int, data: int, inner: int, outer: int) -> None:
-    group = data_placement(array(tensor), array(data), array(8))
-    assert (float(group.inner), float(group.outer)) == (inner, outer)
+def counted(chips: list[int], sizes: list[int]) -> list[float]:
+    """Ranks of each tier when a group sits on `chips`, spread evenly over the units that it spans."""
+    spanned = [len(chips), *(len({chip // held for chip in chips}) for held in chips_held(sizes)), 1]
+    return [spanned[i] / spanned[i + 1] for i in range(len(sizes))] + [float(spanned[len(sizes)])]
 
 
 @settings(max_examples=100, deadline=None)
-@given(tensor=powers, data=powers, expert=powers, node=powers)
-def test_copies_of_an_expert_lie_where_their_chips_do_one_by_one(
-    plan_of: PlanOf, tensor: int, data: int, expert: int, node: int
+@given(tensor=POWERS, stride=POWERS, sizes=SIZES)
+def test_groups_lie_where_their_chips_do_one_by_one(tensor: int, stride: int, sizes: list[int]) -> None:
+    group = placed(array(tensor), array(stride), tiers(*sizes))
+    assert ranks(group) == counted([rank * stride for rank in range(tensor)], sizes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tensor=st.integers(1, 300), stride=st.integers(1, 40), sizes=ANY_SIZES)
+def test_all_ranks_are_placed_and_no_unit_holds_more_than_it_has(tensor: int, stride: int, sizes: list[int]) -> None:
+    group = placed(array(tensor), array(stride), tiers(*sizes))
+    assert float(group.total) == pytest.approx(tensor, rel=1e-12)
+    assert len(group.ranks) == len(group.stride) == len(sizes) + 1
+    for tier, (size, here) in enumerate(zip(sizes, group.ranks, strict=False)):
+        assert 1.0 - 1e-12 <= float(here) <= size * (1.0 + 1e-12)
+        assert float(group.inside(tier + 1)) == pytest.approx(float(group.inside(tier) * here), rel=1e-12)
+    assert float(group.inside(0)) == 1.0
+    assert float(group.ranks[-1]) <= -(-tensor * stride // math.prod(sizes))
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=POWERS, stride=POWERS, sizes=SIZES)
+def test_a_stride_is_in_units_of_its_tier(tensor: int, stride: int, sizes: list[int]) -> None:
+    group = placed(array(tensor), array(stride), tiers(*sizes))
+    assert [float(apart) for apart in group.stride] == [max(stride / held, 1.0) for held in (1, *chips_held(sizes))]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sizes", "on"),
+    [
+        (1, (8,), [1, 1]),
+        (4, (8,), [4, 1]),
+        (8, (8,), [8, 1]),
+        (16, (8,), [8, 2]),
+        (64, (8,), [8, 8]),
+        (12, (8,), [6, 2]),  # spread evenly over two nodes
+        (8, (2, 2), [2, 2, 2]),
+        (4, (2, 2), [2, 2, 1]),
+        (2, (2, 2), [2, 1, 1]),
+        (576, (8, 18), [8, 18, 4]),
+        (8, (), [8]),  # one tier
+    ],
+)
+def test_tensor_ranks_fill_a_unit_before_they_leave_it(tensor: int, sizes: tuple[int, ...], on: list[float]) -> None:
+    group = tensor_placement(array(tensor), tiers(*sizes))
+    assert ranks(group) == on
+    assert [float(apart) for apart in group.stride] == [1.0] * len(on)
+
+
+def test_placements_follow_the_points_axis() -> None:
+    # Ranks, stride and the sizes may each be one number or a number a point.
+    group = placed(array([2, 8, 16]), array(1), (array([4, 8, 8]), array(4)))
+    np.testing.assert_array_equal(group.ranks[0], [2.0, 8.0, 8.0])
+    np.testing.assert_array_equal(group.ranks[1], [1.0, 1.0, 2.0])
+    np.testing.assert_array_equal(group.total, [2.0, 8.0, 16.0])
+    strided = placed(array(4), array([1, 2, 8]), tiers(8))
+    np.testing.assert_array_equal(strided.ranks[0], [4.0, 4.0, 1.0])
+    np.testing.assert_array_equal(strided.stride[0], [1.0, 2.0, 8.0])
+    np.testing.assert_array_equal(strided.stride[1], [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "on", "apart"),
+    [
+        (1, 8, [8, 1], [1, 1]),  # all in one node
+        (8, 4, [1, 4], [8, 1]),  # each replica fills a node: its peers are elsewhere
+        (2, 8, [4, 2], [2, 1]),  # four replicas a node
+        (16, 2, [1, 2], [16, 2]),  # a replica is two nodes
+        (8, 1, [1, 1], [8, 1]),
+    ],
+)
+def test_replicas_next_to_their_tensor_ranks_by_hand(
+    tensor: int, data: int, on: list[float], apart: list[float]
 ) -> None:
-    ranks = tensor * data
-    expert = min(expert, ranks)
+    group = data_placement(array(tensor), array(data), tiers(8))
+    assert ranks(group) == on
+    assert [float(each) for each in group.stride] == apart
+
+
+def test_replicas_over_three_tiers_by_hand() -> None:
+    # Tensor groups of 4 in nodes of 8, racks of 4 nodes: 2 replicas a node, 8 a rack, 32 replicas in 4 racks.
+    group = data_placement(array(4), array(32), tiers(8, 4))
+    assert ranks(group) == [2.0, 4.0, 4.0]
+    assert [float(each) for each in group.stride] == [4.0, 1.0, 1.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(tensor=POWERS, data=POWERS, expert=POWERS, sizes=SIZES)
+def test_copies_of_an_expert_lie_where_their_chips_do_one_by_one(
+    plan_of: PlanOf, tensor: int, data: int, expert: int, sizes: list[int]
+) -> None:
+    total = tensor * data
+    expert = min(expert, total)
     plan = plan_of(tensor_parallel=tensor, data_parallel=data, expert_parallel=expert)
     # Groups of neighbours hold every expert once: whole tensor groups, or all that expert parallelism spans.
-    copies = range(0, ranks, max(tensor, expert))
-    nodes = {chip // node for chip in copies}
-    group = expert_data_placement(plan, array(node))
-    assert (float(group.inner), float(group.outer)) == (len(copies) / len(nodes), len(nodes))
+    copies = list(range(0, total, max(tensor, expert)))
+    assert ranks(expert_data_placement(plan, tiers(*sizes))) == counted(copies, sizes)
 
 
 @pytest.mark.parametrize(
@@ -133,15 +168,96 @@ def test_copies_of_an_expert_on_nodes_of_eight_by_hand(
     plan_of: PlanOf, tensor: int, data: int, expert: int, inner: int, outer: int
 ) -> None:
     plan = plan_of(tensor_parallel=tensor, data_parallel=data, expert_parallel=expert)
-    group = expert_data_placement(plan, array(8))
-    assert (float(group.inner), float(group.outer)) == (inner, outer)
+    assert ranks(expert_data_placement(plan, tiers(8))) == [inner, outer]
 
 
 @settings(max_examples=60, deadline=None)
-@given(tensor=powers, data=powers, node=powers)
+@given(tensor=POWERS, data=POWERS, sizes=SIZES)
 def test_without_expert_parallelism_experts_are_copied_as_all_weights_are(
-    plan_of: PlanOf, tensor: int, data: int, node: int
+    plan_of: PlanOf, tensor: int, data: int, sizes: list[int]
 ) -> None:
     plan = plan_of(tensor_parallel=tensor, data_parallel=data)
-    expert, rest = expert_data_placement(plan, array(node)), data_placement(plan.tensor, plan.data, array(node))
-    assert (float(expert.inner), float(expert.outer)) == (float(rest.inner), float(rest.outer))
+    expert = expert_data_placement(plan, tiers(*sizes))
+    assert ranks(expert) == ranks(data_placement(plan.tensor, plan.data, tiers(*sizes)))
+
+
+def test_expert_ranks_lie_next_to_each_other(plan_of: PlanOf) -> None:
+    plan = plan_of(tensor_parallel=2, data_parallel=32, expert_parallel=64)
+    assert ranks(expert_placement(plan, tiers(8, 4))) == [8.0, 4.0, 2.0]
+    assert float(serving_stage(plan)) == 64.0
+    assert float(serving_stage(plan_of(tensor_parallel=8))) == 8.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(apart=st.integers(1, 600), sizes=ANY_SIZES)
+def test_a_pair_meets_on_the_first_tier_that_holds_both(apart: int, sizes: list[int]) -> None:
+    group = pair_placement(array(apart), tiers(*sizes))
+    meeting = next((tier for tier, held in enumerate(chips_held(sizes)) if apart // held == 0), len(sizes))
+    assert ranks(group) == [2.0 if tier == meeting else 1.0 for tier in range(len(sizes) + 1)]
+    assert float(group.total) == 2.0
+
+
+def test_pairs_follow_the_points_axis() -> None:
+    group = pair_placement(array([1, 7, 8, 31, 32]), tiers(8, 4))
+    assert [each.tolist() for each in group.ranks] == [[2, 2, 1, 1, 1], [1, 1, 2, 2, 1], [1, 1, 1, 1, 2]]
+    # Chips that differ by point too: 7 apart stay in a node of 8 and leave one of 4.
+    assert pair_placement(array(7), (array([4, 8]), array(2))).ranks[0].tolist() == [1.0, 2.0]
+
+
+def hops_counted(stage: int, pipeline: int, sizes: list[int]) -> list[float]:
+    """Transfers between stages by the first tier that holds the first chips of both."""
+    counts = [0.0] * (len(sizes) + 1)
+    for a, b in itertools.pairwise(number * stage for number in range(pipeline)):
+        joint = (tier for tier, held in enumerate(chips_held(sizes)) if a // held == b // held)
+        counts[next(joint, len(sizes))] += 1.0
+    return counts
+
+
+@settings(max_examples=100, deadline=None)
+@given(stage=POWERS, pipeline=st.integers(1, 64), sizes=SIZES)
+def test_hops_are_those_of_stages_laid_out_chip_by_chip(stage: int, pipeline: int, sizes: list[int]) -> None:
+    found = stage_hops(array(stage), array(pipeline), tiers(*sizes))
+    assert [float(hop) for hop in found] == hops_counted(stage, pipeline, sizes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(stage=st.integers(1, 40), pipeline=st.integers(1, 64), sizes=ANY_SIZES)
+def test_a_pipeline_has_one_hop_less_than_stages(stage: int, pipeline: int, sizes: list[int]) -> None:
+    found = [float(hop) for hop in stage_hops(array(stage), array(pipeline), tiers(*sizes))]
+    assert sum(found) == pipeline - 1
+    assert min(found) >= 0.0
+    # No fewer leave a unit than the chips need units.
+    for tier, held in enumerate(chips_held(sizes)):
+        assert sum(found[tier + 1 :]) >= min(-(-stage * pipeline // held), pipeline) - 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "pipeline", "sizes", "hops"),
+    [
+        (8, 1, (8,), [0, 0]),
+        (8, 4, (8,), [0, 3]),  # every stage is a node
+        (4, 4, (8,), [2, 1]),  # two stages a node
+        (2, 4, (8,), [3, 0]),  # all in one
+        (16, 2, (8,), [0, 1]),  # a stage is two nodes
+        (4, 16, (8, 4), [8, 6, 1]),  # eight nodes in two racks
+        (3, 4, (8,), [0, 3]),  # some chip of every stage sends to another node
+        (3, 2, (8,), [1, 0]),
+        (8, 4, (), [3]),
+    ],
+)
+def test_hops_between_nodes_by_hand(stage: int, pipeline: int, sizes: tuple[int, ...], hops: list[float]) -> None:
+    assert [float(hop) for hop in stage_hops(array(stage), array(pipeline), tiers(*sizes))] == hops
+
+
+def test_hops_follow_the_points_axis() -> None:
+    inside, beyond = stage_hops(array([8, 4, 2]), array(4), tiers(8))
+    assert (inside.tolist(), beyond.tolist()) == ([0.0, 2.0, 3.0], [3.0, 1.0, 0.0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(stage=st.integers(1, 40), pipeline=st.integers(1, 64), node=st.integers(1, 40))
+def test_the_boundaries_that_cross_nodes_are_those_that_are_counted(stage: int, pipeline: int, node: int) -> None:
+    # The last one returns to the first stage and is none of the counted.
+    crossing = sum(crosses(boundary, stage, pipeline, node) for boundary in range(pipeline - 1))
+    assert crossing == float(stage_hops(array(stage), array(pipeline), tiers(node))[-1])
+    assert crosses(pipeline - 1, stage, pipeline, node) == (stage * pipeline > node)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.lower import ChipArrays, SystemArrays, lower_chip, lower_system
-from cosim.hardware.vary import vary_system
+from cosim.hardware.tiers import ProtocolArrays, TierArrays
 from cosim.overrides import Varied
 from cosim.records import array
 
@@ -37,28 +40,11 @@ ENERGY = {
     "energy_per_byte.scratch": 2e-12,
     "energy_per_byte.link": 44e-12,
 }
-TIERS = {
-    "chip.quality.collective": 0.8,
-    "tiers.0.latency": 0.6e-6,
-    "tiers.0.base_latency": 6.6e-6,
-    "tiers.1.latency": 2.7e-6,
-    "tiers.1.base_latency": 6.6e-6,
-}
 
 
 def pinned(name: str, numbers: dict[str, float]) -> ChipArrays:
     power = {f"power.{path}": value for path, value in ENERGY.items()}
     return lower_chip(load_chip(name), {path: array(value) for path, value in (QUALITY | power | numbers).items()})
-
-
-def pinned_system(name: str, numbers: dict[str, float]) -> SystemArrays:
-    """One protocol a tier, at all of the bandwidth: what is worked with by hand."""
-    return without_protocols(lower_system(vary_system(Varied(load_system(name)), TIERS | numbers)))
-
-
-def without_protocols(system: SystemArrays) -> SystemArrays:
-    tiers = tuple(replace(tier, share=array(1.0), protocols=(), efficiency=None) for tier in system.tiers)
-    return replace(system, tiers=tiers)
 
 
 @pytest.fixture(scope="session")
@@ -89,15 +75,37 @@ def asic() -> ChipArrays:
 
 
 @pytest.fixture(scope="session")
-def two_h100_nodes() -> SystemArrays:
-    return pinned_system("dgx-h100", {"nodes": 2, "tiers.0.in_network": 0.6, "tiers.0.in_network_latency": 25e-6})
+def tier_of() -> Callable[..., TierArrays]:
+    """A tier: kind, units, GB/s of a chip, and one protocol that starts in `start` and steps in `hop` us."""
+
+    def build(
+        kind: str = "switch", size: float = 8, gbs: float = 100, start: float = 5, hop: float = 1, **fields: Any
+    ) -> TierArrays:
+        shape = fields.get("shape", ())
+        protocol = ProtocolArrays("plain", array(start * 1e-6), array(hop * 1e-6), array(1.0))
+        own: dict[str, Any] = {
+            "name": kind,
+            "link": "scale_up",
+            "protocols": (protocol,),
+            "algorithms": ("ring",),
+            "send_share": array(1.0),
+            "closed": tuple(True for _ in shape),
+        }
+        numbers = {name: array(value) if isinstance(value, int | float) else value for name, value in fields.items()}
+        units = array(float(math.prod(shape)) if shape else size)
+        return TierArrays(kind=kind, size=units, bandwidth=array(gbs * 1e9), **{**own, **numbers})
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def mi300x_node() -> SystemArrays:
-    return pinned_system("mi300x-8gpu", {})
+def network_of() -> Callable[..., SystemArrays]:
+    """H100 chips that reach all of the wire on any tiers; the first one makes a node unless told."""
+    whole = replace(lower_system(Varied(load_system("dgx-h100"))), chip=pinned("h100-sxm", {"quality.collective": 1.0}))
 
+    def build(*tiers: TierArrays, node_tier: int = 0) -> SystemArrays:
+        node = math.prod((tier.size for tier in tiers[: node_tier + 1]), start=array(1.0))
+        chips = math.prod((tier.size for tier in tiers), start=array(1.0))
+        return replace(whole, tiers=tiers, node_tier=node_tier, node_chips=node, chips=chips)
 
-@pytest.fixture(scope="session")
-def tpu_slice() -> SystemArrays:
-    return pinned_system("tpu-v5p-8", {"tiers.0.latency": 1e-6, "tiers.0.base_latency": 2e-6})
+    return build

@@ -1,0 +1,1 @@
+"""The network as events: links, routes, flows that share links fairly, collectives as flows."""

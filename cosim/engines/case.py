@@ -55,7 +55,8 @@ def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
 
 def stage_classes(case: Case) -> Stages:
     """Stage classes of the case, shape (4, P)."""
-    return stages(case.model.layers, case.plan.pipeline, case.model.dense_layers)
+    model = case.model
+    return stages(model.layers, case.plan.pipeline, model.dense_layers, between=model.dense_between)
 
 
 def new_tokens(case: Case) -> Array:

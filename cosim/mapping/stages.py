@@ -30,10 +30,11 @@ class Stages:
     dense: Array
 
 
-def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0) -> Stages:
+def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0, *, between: bool = False) -> Stages:
     """Classes of `pipeline` stages that share `layers`; shape (4, P) also where both are scalars (P = 1).
 
-    `dense` layers fill the first stage and then the following classes in turn, evenly inside a class.
+    `dense` layers fill the first stage and then the following classes in turn, evenly inside a class; or, `between`
+    the others, they are spread over all stages alike.
     """
     layers, pipeline, dense = np.broadcast_arrays(*(np.atleast_1d(array(each)) for each in (layers, pipeline, dense)))
     base = np.floor(layers / pipeline)
@@ -51,7 +52,7 @@ def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0) -> Stages
         layers=held,
         embeds=np.stack([one, zero, zero, zero]),
         heads=np.stack([single, zero, zero, one]),
-        dense=filled / np.maximum(count, 1.0),
+        dense=held * dense / layers if between else filled / np.maximum(count, 1.0),
     )
 
 

@@ -127,7 +127,10 @@ def _model(row: Row, software: Software, completed: list[str]) -> Model:
     if name in library.names("workloads"):
         known = load_model(name)
         # A table's ffn is the width of an expert where there are any, its head_dim of MLA a sum: the library knows.
-        chosen = {} if known.experts is not None else dims
+        chosen = dims if known.experts is None else {name: dims[name] for name in dims if name == "layers"}
+        if "heads" in chosen and known.kv_heads == known.heads:
+            # Tables of models whose heads share no keys often leave kv_heads out.
+            chosen.setdefault("kv_heads", chosen["heads"])
         chosen = chosen | ({} if vocab is None else {"vocab": vocab})
         longest = max(length, known.max_positions)
         return _described(Model, **{**known.model_dump(), **chosen, "max_positions": longest})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cosim.records import Array, array
+from cosim.workload.elementwise import activation_work, norm_flop, norm_parameters
 from cosim.workload.latent import latent_block
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import routed_block
@@ -28,7 +31,9 @@ def attention_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool = Fals
         "rotary_and_cache", "layer", rows, (query, keys, keys), 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales
     )
     summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden, into="qkv")
-    return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), (summed,))
+    # Side by side, both blocks are summed at once: by the feed-forward's collective.
+    sums = () if model.parallel_norms else (summed,)
+    return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), sums)
 
 
 def feed_forward(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
@@ -48,27 +53,38 @@ def feed_forward_block(model: ModelArrays, tokens: Tokens, group: Group = "layer
     into = Matmul("ffn_in", group, tokens.rows, parts, hidden, "n", bias=model.ffn_bias)
     out = Matmul("ffn_out", group, tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
     reads = 2.0 if model.gated else 1.0
-    act = Vector("activation", group, tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
+    flop, special = activation_work(model)
+    act = Vector("activation", group, tokens.rows, (wide,), reads, 1.0, flop=flop, special=special, splits=True)
     summed = Collective("ffn_sum", group, "all_reduce", tokens.rows, model.hidden, into="ffn_in")
     return Graph(tokens.phase, (into, out), (), (act,), (summed,))
 
 
 def norms(model: ModelArrays, tokens: Tokens) -> Graph:
-    """The two norms of a layer, each fused with its residual: read stream and branch, write stream and norm."""
-    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
-    flop = 5.0 if model.norm == "rms" else 8.0
-    norm = Vector(
-        "norm_and_residual",
+    """The two norms of a layer, each fused with its residual: read stream and branch, write stream and norm.
+
+    Blocks side by side have one such kernel: it reads the stream and both branches and writes the stream and each norm.
+    Norms after the blocks are kernels of their own.
+    """
+    beside = float(model.parallel_norms)
+    each = beside or 1.0
+    norm = _norm(model, tokens, "norm_and_residual", 3.0 if beside else 2.0, 1.0 + each, each)
+    norm = replace(norm, count=array(1.0 if beside else 2.0))
+    after = replace(_norm(model, tokens, "post_norm", 1.0, 1.0, 1.0), count=array(2.0))
+    return Graph(tokens.phase, (), (), (norm, after) if model.post_norms else (norm,), ())
+
+
+def _norm(model: ModelArrays, tokens: Tokens, name: str, reads: float, writes: float, norms_made: float) -> Vector:
+    """A kernel that makes `norms_made` norms of its rows, each with its own scales."""
+    return Vector(
+        name,
         "layer",
         tokens.rows,
         (whole(model.hidden),),
-        reads=2.0,
-        writes=2.0,
-        flop=flop,
-        parameters=scales,
-        count=array(2.0),
+        reads=reads,
+        writes=writes,
+        flop=norm_flop(model) * norms_made,
+        parameters=norm_parameters(model) * norms_made,
     )
-    return Graph(tokens.phase, (), (), (norm,), ())
 
 
 def embedding(model: ModelArrays, tokens: Tokens) -> Graph:
@@ -87,7 +103,7 @@ def embedding(model: ModelArrays, tokens: Tokens) -> Graph:
 def head(model: ModelArrays, tokens: Tokens) -> Graph:
     """Last norm, logits of the last token of each sequence, their gathering, and the choice of a token."""
     rows, vocab = tokens.sequences, whole(model.vocab)
-    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
+    scales = norm_parameters(model)
     norm = Vector("final_norm", "head", rows, (whole(model.hidden),), 1.0, 1.0, flop=5.0, parameters=scales)
     logits = Matmul(
         "logits", "head", rows, (vocab,), whole(model.hidden), "n", "head", owns_weights=not model.tied_embeddings

@@ -1,8 +1,8 @@
 """The description of a transformer, and its lowering to arrays.
 
 Dimensions are plain numbers here because a model has one origin for all of them, named in `source`.
-Covers the Llama, Qwen2/3, GPT-2/3, Mixtral, gpt-oss and DeepSeek families: dense or a mixture of experts, ordinary
-or latent attention (MLA).
+Covers the Llama, Qwen2/3, GPT-2/3, OPT, BLOOM, GPT-J, Falcon, PaLM, Nemotron-4, Gemma 3, Mixtral, Grok-1, gpt-oss and
+DeepSeek families: dense or a mixture of experts, ordinary or latent attention (MLA).
 """
 
 from __future__ import annotations
@@ -21,6 +21,16 @@ from cosim.schema import Frozen
 from cosim.workload.layers import LayerArrays
 
 Dim = Annotated[int, Field(gt=0, le=10_000_000)]
+ROUTED = (
+    "expert_ffn",
+    "shared_experts",
+    "dense_layers",
+    "dense_between",
+    "router_bias",
+    "expert_groups",
+    "groups_per_token",
+)
+"""What only a mixture of experts has."""
 
 
 class Model(Frozen):
@@ -40,8 +50,16 @@ class Model(Frozen):
     vocab: Dim
     gated: bool
     """Gated feed-forward (two input projections) or plain (one)."""
+    activation: Literal["smooth", "relu", "squared_relu"] = "smooth"
+    """Of the feed-forward; smooth is GELU or SiLU, whose kernel takes an exponential."""
     norm: Literal["rms", "layer"]
-    position: Literal["rotary", "learned"]
+    post_norms: bool = False
+    """A norm of what each block made, before it joins the stream, beside the one before the block (Gemma 3, Grok-1)."""
+    parallel_norms: Literal[0, 1, 2] = 0
+    """Attention and feed-forward work side by side on the stream, after so many norms of it (GPT-J and PaLM one,
+    Falcon-180B one for each); 0: the feed-forward works on what attention made."""
+    position: Literal["rotary", "learned", "alibi"]
+    """Of these, only a learned table has parameters; the biases of ALiBi are made inside the attention kernel."""
     max_positions: Dim
     tied_embeddings: bool = False
     qkv_bias: bool = False
@@ -66,6 +84,8 @@ class Model(Frozen):
     """Experts, of the same width, that every token passes."""
     dense_layers: Annotated[int, Field(ge=0)] = 0
     """First layers with a dense feed-forward of width `ffn`."""
+    dense_between: bool = False
+    """The dense layers lie between the routed ones, evenly, instead of in front (Llama 4 Maverick)."""
     router_bias: bool = False
     expert_groups: Dim | None = None
     """Groups of experts that routing chooses among first (DeepSeek: one a node)."""
@@ -93,6 +113,7 @@ class Model(Frozen):
         if self.windowed_layers and self.window is None:
             raise SpecError("is missing although windowed_layers is set", field="window")
         self._routes()
+        self._side_by_side()
         latent = (self.kv_latent, self.rope_dim, self.value_dim)
         if (any(latent) or self.query_latent) and not all(latent):
             hint = "latent attention needs kv_latent, rope_dim and value_dim"
@@ -102,8 +123,7 @@ class Model(Frozen):
     def _routes(self) -> None:
         """Refuses routing that cannot be. Raises SpecError."""
         if self.experts is None:
-            alone = ("expert_ffn", "shared_experts", "dense_layers", "router_bias", "expert_groups", "groups_per_token")
-            for name in (*alone, *(("experts_per_token",) if self.experts_per_token > 1 else ())):
+            for name in (*ROUTED, *(("experts_per_token",) if self.experts_per_token > 1 else ())):
                 if getattr(self, name):
                     raise SpecError("is set although experts is not", field=name, value=getattr(self, name))
             return
@@ -114,8 +134,17 @@ class Model(Frozen):
         if self.dense_layers >= self.layers:
             hint = "a model without routed layers has no experts"
             raise SpecError("leaves no routed layer", field="dense_layers", value=self.dense_layers, hint=hint)
+        if self.dense_between and not self.dense_layers:
+            raise SpecError("is set although dense_layers is not", field="dense_between", value=self.dense_between)
         if (self.expert_groups or 1) < (self.groups_per_token or 1):
             raise SpecError("is more than expert_groups", field="groups_per_token", value=self.groups_per_token)
+
+    def _side_by_side(self) -> None:
+        """Refuses blocks side by side where only blocks in turn are modelled. Raises SpecError."""
+        for name in ("post_norms", "experts", "kv_latent"):
+            if self.parallel_norms and getattr(self, name):
+                hint = f"blocks side by side are modelled without {name}"
+                raise SpecError("is not modelled here", field="parallel_norms", value=self.parallel_norms, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +172,10 @@ class ModelArrays:
     qk_norm: bool
     has_window: bool
     dropout: bool = False
+    activation: str = "smooth"
+    post_norms: bool = False
+    parallel_norms: int = 0
+    dense_between: bool = False
     sinks: bool = False
     experts: Array = field(default_factory=lambda: array(0.0))
     experts_per_token: Array = field(default_factory=lambda: array(1.0))
@@ -209,6 +242,10 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         ffn_bias=model.ffn_bias,
         qk_norm=model.qk_norm,
         dropout=model.dropout,
+        activation=model.activation,
+        post_norms=model.post_norms,
+        parallel_norms=model.parallel_norms,
+        dense_between=model.dense_between,
         sinks=model.sinks,
         experts=number("experts"),
         experts_per_token=number("experts_per_token"),

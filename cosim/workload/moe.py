@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from cosim.records import Array, array
+from cosim.workload.elementwise import activation_work
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Collective, Graph, Matmul, Routing, Vector, whole
 from cosim.workload.tokens import Tokens
@@ -32,13 +33,22 @@ def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     router = Matmul("router", "moe", rows, (scores,), hidden, "none", "head", bias=model.router_bias)
     into = Matmul("expert_in", "moe", rows, parts, hidden, "n", bias=model.ffn_bias, routed=routing)
     out = Matmul("expert_out", "moe", rows, (hidden,), wide, "k", bias=model.ffn_bias, routed=routing)
-    reads = float(len(parts))
+    reads, (flop, special) = float(len(parts)), activation_work(model)
     vectors = (
         Vector("choice", "moe", rows, (scores,), 1.0, 0.0, flop=8.0, special=1.0),
         # Rows are gathered by expert before the products, and summed by token with their weights after.
         Vector("permute", "moe", rows, (hidden,), 1.0, 1.0, routed=routing),
         Vector(
-            "expert_activation", "moe", rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True, routed=routing
+            "expert_activation",
+            "moe",
+            rows,
+            (wide,),
+            reads,
+            1.0,
+            flop=flop,
+            special=special,
+            splits=True,
+            routed=routing,
         ),
         Vector("unpermute", "moe", rows, (hidden,), 1.0, 1.0, flop=2.0, routed=routing),
     )
@@ -65,8 +75,8 @@ def _with_shared(graph: Graph, model: ModelArrays, tokens: Tokens) -> Graph:
     parts = (wide, wide) if model.gated else (wide,)
     into = Matmul("shared_in", "moe", tokens.rows, parts, hidden, "n", bias=model.ffn_bias)
     out = Matmul("shared_out", "moe", tokens.rows, (hidden,), wide, "k", bias=model.ffn_bias)
-    reads = float(len(parts))
-    act = Vector("shared_activation", "moe", tokens.rows, (wide,), reads, 1.0, flop=6.0, special=1.0, splits=True)
+    reads, (flop, special) = float(len(parts)), activation_work(model)
+    act = Vector("shared_activation", "moe", tokens.rows, (wide,), reads, 1.0, flop=flop, special=special, splits=True)
     add = Vector("shared_sum", "moe", tokens.rows, (hidden,), 2.0, 1.0, flop=1.0)
     return Graph(graph.phase, (*graph.matmuls, into, out), (), (*graph.vectors, act, add), graph.collectives)
 

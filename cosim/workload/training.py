@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, feed_forward_block, joined
+from cosim.workload.elementwise import norm_flop, norm_parameters
 from cosim.workload.graph import UNIFORM
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import routed_block, routing_of
@@ -121,32 +122,50 @@ def _routed(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
 
 
 def _feed_forward(model: ModelArrays, tokens: Tokens, group: Group = "layer") -> Graph:
-    """The serving block; keeps its input, the activation's inputs and its output."""
+    """The serving block; keeps its input, the activation's inputs and its output.
+
+    The gradient of a plain ReLU asks for its output alone. Where one norm feeds both blocks, attention has kept the
+    input.
+    """
     block = feed_forward_block(model, tokens, group)
     wide, rows = whole(model.ffn), tokens.rows
     into = (wide, wide) if model.gated else (wide,)
-    saved = (
-        Saved("ffn_input", group, rows, (whole(model.hidden),), HALF, sequence=True),
-        Saved("activation_input", group, rows, into, HALF, splits=True),
-        Saved("activation_output", group, rows, (wide,), HALF, splits=True),
-    )
-    return Graph("train", block.matmuls, (), block.vectors, block.collectives, saved)
+    saved = [Saved("activation_output", group, rows, (wide,), HALF, splits=True)]
+    if model.gated or model.activation != "relu":
+        saved.insert(0, Saved("activation_input", group, rows, into, HALF, splits=True))
+    if model.parallel_norms != 1:
+        saved.insert(0, Saved("ffn_input", group, rows, (whole(model.hidden),), HALF, sequence=True))
+    return Graph("train", block.matmuls, (), block.vectors, block.collectives, tuple(saved))
 
 
 def _residuals(model: ModelArrays, tokens: Tokens) -> Graph:
-    """Two norms and two sums with the residual stream (with dropout), each a kernel; rows split under SP."""
+    """Norms and two sums with the residual stream (with dropout), each a kernel; rows split under SP.
+
+    Two norms before the blocks, or as many as blocks side by side have, which all read the layer's input; a norm
+    after a block keeps what the block made.
+    """
     rows, width, two = tokens.rows, (whole(model.hidden),), array(2.0)
-    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
-    flop = 5.0 if model.norm == "rms" else 8.0
+    before = model.parallel_norms or 2
     norm = Vector(
-        "norm", "layer", rows, width, 1.0, 1.0, flop=flop, parameters=scales, count=two, sequence=True, scales=True
+        "norm",
+        "layer",
+        rows,
+        width,
+        1.0,
+        1.0,
+        flop=norm_flop(model),
+        parameters=norm_parameters(model),
+        count=array(before + (2 if model.post_norms else 0)),
+        sequence=True,
+        scales=True,
     )
     mask = MASK / HALF if model.dropout else 0.0
     add = Vector("residual", "layer", rows, width, 2.0, 1.0 + mask, flop=3.0, count=two, sequence=True)
-    saved = [
-        Saved("layer_input", "layer", rows, width, HALF, sequence=True, boundary=True),
-        Saved("second_norm_input", "layer", rows, width, HALF, sequence=True),
-    ]
+    saved = [Saved("layer_input", "layer", rows, width, HALF, sequence=True, boundary=True)]
+    if not model.parallel_norms:
+        saved.append(Saved("second_norm_input", "layer", rows, width, HALF, sequence=True))
+    if model.post_norms:
+        saved.append(Saved("post_norm_input", "layer", rows, width, HALF, sequence=True, count=two))
     if model.dropout:
         saved.append(Saved("residual_mask", "layer", rows, width, MASK, sequence=True, count=two))
     return Graph("train", (), (), (norm, add), (), tuple(saved))
@@ -166,7 +185,7 @@ def _embedding(model: ModelArrays, tokens: Tokens) -> Graph:
 def _loss(model: ModelArrays, tokens: Tokens) -> Graph:
     """Last norm, logits of every token, cross entropy over the split vocabulary in fp32."""
     rows, vocab, width = tokens.rows, whole(model.vocab), (whole(model.hidden),)
-    scales = model.hidden * (1.0 if model.norm == "rms" else 2.0)
+    scales = norm_parameters(model)
     norm = Vector("final_norm", "head", rows, width, 1.0, 1.0, flop=5.0, parameters=scales, sequence=True, scales=True)
     logits = Matmul("logits", "head", rows, (vocab,), width[0], "n", "head", owns_weights=not model.tied_embeddings)
     # Logits are read as 16 bits and kept as fp32 probabilities; maximum, sum and target are summed over ranks.

@@ -176,3 +176,23 @@ def test_dense_layers_follow_the_points_axis() -> None:
     for index, (pipeline, dense) in enumerate([(1, 3), (16, 0), (32, 40)]):
         alone = stages(array(61), array(pipeline), array(dense))
         np.testing.assert_array_equal(together.dense[:, index], alone.dense[:, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=pipelines(), share=st.floats(0.0, 1.0))
+def test_dense_layers_between_the_others_are_the_same_share_of_every_stage(
+    drawn: tuple[int, int], share: float
+) -> None:
+    layers, pipeline = drawn
+    dense = int(share * layers)
+    stage = stages(array(layers), array(pipeline), array(dense), between=True)
+    np.testing.assert_allclose(stage.dense, stage.layers * dense / layers)
+    assert float((stage.count * stage.dense).sum()) == pytest.approx(dense)
+
+
+def test_every_second_layer_dense_on_stages_of_twelve() -> None:
+    stage = stages(array(48.0), array(4.0), array(24.0), between=True)
+    assert by_group(stage, "dense")[:, 0].tolist() == [6.0, 6.5, 6.0, 6.0]  # no stage is of the second class here
+    assert by_group(stage, "moe")[0, 0] == 6.0
+    in_front = stages(array(48.0), array(4.0), array(24.0))
+    assert in_front.dense[:, 0].tolist() == [12.0, 0.0, 6.0, 0.0]

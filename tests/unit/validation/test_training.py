@@ -133,6 +133,22 @@ def test_a_model_of_the_library_keeps_what_the_row_does_not_change() -> None:
     assert seconds(layers=48) < 0.6 * seconds()
 
 
+def test_heads_that_share_no_keys_bring_their_keys_along() -> None:
+    tried = {"workload": "bloom-proto-176b", "vocab": 250_000, "heads": 128, "head_dim": 112}
+    model = training_case(row(**tried))[0].model
+    assert (float(model.heads), float(model.kv_heads), float(model.head_dim)) == (128.0, 128.0, 112.0)
+    # Groups of a model that has them stay as they are.
+    grouped = training_case(row(workload="llama-3-8b", vocab=None, heads=64, head_dim=64))[0].model
+    assert (float(grouped.heads), float(grouped.kv_heads)) == (64.0, 8.0)
+
+
+def test_a_row_may_run_a_mixture_of_experts_with_fewer_layers_and_nothing_else() -> None:
+    moe = {"workload": "grok-1", "vocab": None, "ffn": 4096, "head_dim": 64, "arch": "moe"}
+    whole, proxy = (training_case(row(**moe, layers=layers))[0].model for layers in (None, 8))
+    assert (float(whole.layers), float(proxy.layers)) == (64.0, 8.0)
+    assert (float(proxy.expert_ffn), float(proxy.head_dim)) == (32768.0, 128.0)
+
+
 def test_dimensions_alone_make_a_plain_gpt() -> None:
     case, _ = training_case(row(**PLAIN))
     known = training_case(row())[0].model

@@ -173,6 +173,51 @@ def test_joining_keeps_every_op_in_order(lowered: Lowered, plain_choices: dict[s
     assert (len(whole.attentions), whole.phase) == (1, "decode")
 
 
+def named(ops: tuple[Any, ...], name: str) -> Any:
+    (found,) = [op for op in ops if op.name == name]
+    return found
+
+
+@pytest.mark.parametrize(("activation", "flop", "special"), [("smooth", 6, 1), ("relu", 1, 0), ("squared_relu", 2, 0)])
+def test_the_activation_of_every_feed_forward_is_the_models(
+    lowered: Lowered, routed_choices: dict[str, Any], activation: str, flop: float, special: float
+) -> None:
+    dense, routed = lowered(activation=activation), lowered(**routed_choices, shared_experts=1, activation=activation)
+    acts = [named(feed_forward(dense, tokens(), UNIFORM).vectors, "activation")]
+    block = feed_forward(routed, tokens(), UNIFORM)
+    acts += [named(block.vectors, name) for name in ("expert_activation", "shared_activation")]
+    assert [(op.flop, op.special) for op in acts] == [(flop, special)] * 3
+
+
+def test_biases_of_alibi_are_no_kernel_of_their_own_and_no_parameters(lowered: Lowered) -> None:
+    alibi, rotary = attention_block(lowered(position="alibi"), tokens()), attention_block(lowered(), tokens())
+    assert [op.name for op in alibi.vectors] == [
+        op.name for op in rotary.vectors
+    ]  # keys are still written to the cache
+    assert float(named(alibi.vectors, "rotary_and_cache").flop) == 0.0
+    assert float(named(embedding(lowered(position="alibi"), tokens()).vectors, "embedding").parameters) == 0.0
+
+
+def test_norms_after_the_blocks_are_two_more_kernels_with_scales_of_their_own(lowered: Lowered) -> None:
+    with_them, without = norms(lowered(post_norms=True), tokens()), norms(lowered(), tokens())
+    after = named(with_them.vectors, "post_norm")
+    assert with_them.vectors[0].name == without.vectors[0].name == "norm_and_residual"
+    assert (float(after.count), after.reads, after.writes, float(after.parameters)) == (2.0, 1.0, 1.0, 64.0)
+
+
+@pytest.mark.parametrize("made", [1, 2])
+def test_blocks_side_by_side_share_one_residual_kernel_and_one_sum(lowered: Lowered, made: int) -> None:
+    model = lowered(parallel_norms=made)
+    (norm,) = norms(model, tokens()).vectors
+    # Reads the stream, attention's and the feed-forward's; writes the stream and each norm.
+    assert (float(norm.count), norm.reads, norm.writes) == (1.0, 3.0, 1.0 + made)
+    assert float(norm.parameters) == made * 64.0
+    sums = (*attention_block(model, tokens()).collectives, *feed_forward(model, tokens(), UNIFORM).collectives)
+    assert [op.name for op in sums] == ["ffn_sum"]
+    in_turn = lowered()
+    assert [op.name for op in attention_block(in_turn, tokens()).collectives] == ["attention_sum"]
+
+
 UNIFORM = array(0.0)
 
 

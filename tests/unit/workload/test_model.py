@@ -55,6 +55,21 @@ def test_text_choices_pass_through_lowering(describe: Describe) -> None:
     assert (arrays.name, arrays.norm, arrays.position) == ("small", "layer", "learned")
 
 
+@pytest.mark.parametrize(
+    ("choice", "value"),
+    [("activation", "relu"), ("position", "alibi"), ("post_norms", True), ("parallel_norms", 2)],
+)
+def test_choices_of_a_family_pass_through_lowering(describe: Describe, choice: str, value: object) -> None:
+    assert getattr(lower_model(Varied(describe(**{choice: value}))), choice) == value
+    assert getattr(lower_model(Varied(describe())), choice) in ("smooth", "rotary", False, 0)
+
+
+def test_dense_layers_between_routed_ones_are_a_choice(describe: Describe, routed_choices: dict[str, Any]) -> None:
+    model = describe(**routed_choices, dense_layers=3, dense_between=True)
+    assert lower_model(Varied(model)).dense_between
+    assert not lower_model(Varied(describe(**routed_choices, dense_layers=3))).dense_between
+
+
 def test_an_array_override_replaces_its_dimension_only(describe: Describe) -> None:
     arrays = lower_model(vary(Varied(describe()), {"layers": np.array([4, 8, 12]), "ffn": 160}))
     assert arrays.layers.tolist() == [4.0, 8.0, 12.0]
@@ -99,7 +114,11 @@ def test_sweeping_windowed_layers_turns_the_window_on(describe: Describe) -> Non
         ({"head_dim": 1.5}, "head_dim", r"\(got 1.5\)"),
         ({"windowed_layers": -1}, "windowed_layers", "greater than or equal to 0"),
         ({"norm": "batch"}, "norm", "'rms' or 'layer'"),
-        ({"position": "alibi"}, "position", "'rotary' or 'learned'"),
+        ({"position": "sinus"}, "position", "'rotary', 'learned' or 'alibi'"),
+        ({"activation": "tanh"}, "activation", "'smooth', 'relu' or 'squared_relu'"),
+        ({"parallel_norms": 3}, "parallel_norms", r"\(got 3\)"),
+        ({"parallel_norms": 1, "post_norms": True}, "parallel_norms", "modelled without post_norms"),
+        ({"dense_between": True}, "dense_between", "is set although experts is not"),
         ({"published_parameters": 0.5}, "published_parameters", "out of range"),
     ],
 )
@@ -161,6 +180,8 @@ Choices = dict[str, Any]
         ({"experts_per_token": 9}, "experts_per_token", r"is more than experts \(got 9\)"),
         ({"dense_layers": 6}, "dense_layers", r"leaves no routed layer \(got 6\)"),
         ({"dense_layers": 7}, "dense_layers", r"leaves no routed layer \(got 7\)"),
+        ({"dense_between": True}, "dense_between", "is set although dense_layers is not"),
+        ({"parallel_norms": 2}, "parallel_norms", "modelled without experts"),
         ({"expert_groups": 4, "groups_per_token": 5}, "groups_per_token", r"is more than expert_groups \(got 5\)"),
         ({"groups_per_token": 2}, "groups_per_token", r"is more than expert_groups \(got 2\)"),
         ({"experts": 0}, "experts", "greater than 0"),

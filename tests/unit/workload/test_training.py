@@ -201,6 +201,53 @@ def test_a_gated_feed_forward_keeps_both_inputs_of_its_activation(lowered: Lower
         assert float(width(saved.width)) == parts * 96.0
 
 
+def names_kept(model: ModelArrays) -> list[str]:
+    return [op.name for op in graph_of(model, fused=True).saved if op.group == "layer"]
+
+
+def test_a_plain_relu_keeps_its_output_alone(lowered: Lowered) -> None:
+    for activation in ("smooth", "squared_relu"):
+        assert "activation_input" in names_kept(lowered(gated=False, activation=activation))
+    kept_of_relu = names_kept(lowered(gated=False, activation="relu"))
+    assert "activation_input" not in kept_of_relu
+    assert "activation_output" in kept_of_relu
+    # The product of a gate asks for both of its factors.
+    assert "activation_input" in names_kept(lowered(gated=True, activation="relu"))
+
+
+def test_a_norm_after_each_block_keeps_what_the_block_made(lowered: Lowered) -> None:
+    plain, with_norms = graph_of(lowered(), 3, 40), graph_of(lowered(post_norms=True), 3, 40)
+    assert kept(with_norms) - kept(plain) == 2 * (2 * 120 * 64)
+    assert (float(named(plain.vectors, "norm").count), float(named(with_norms.vectors, "norm").count)) == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(("norms", "inputs"), [(1, 1), (2, 2)])
+def test_blocks_side_by_side_keep_the_stream_once(lowered: Lowered, norms: int, inputs: int) -> None:
+    model = lowered(parallel_norms=norms)
+    found = names_kept(model)
+    assert "second_norm_input" not in found
+    # One norm has one output, which both blocks read.
+    assert sum(name in ("qkv_input", "ffn_input") for name in found) == inputs
+    graph = graph_of(model, fused=True)
+    assert float(named(graph.vectors, "norm").count) == norms
+    assert {op.name: op.into for op in graph.collectives if op.group == "layer"} == {"ffn_sum": "ffn_in"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"post_norms": True}, {"parallel_norms": 1}, {"parallel_norms": 2}, {"position": "alibi"}, {"activation": "relu"}],
+)
+def test_serving_and_training_own_the_same_weights(lowered: Lowered, changes: dict[str, Any]) -> None:
+    model = lowered(**changes)
+    graph = graph_of(model, fused=True)
+    repeats = {"layer": 6.0}
+    owned = sum(float(op.parameters * op.count) * repeats.get(op.group, 1.0) for op in graph.vectors)
+    owned += sum(float(op.table.size) for op in graph.vectors if op.table is not None)
+    for op in graph.matmuls:
+        owned += repeats.get(op.group, 1.0) * float(width(op.n)) * (float(op.k.size) * op.owns_weights + op.bias)
+    assert owned == float(parameters(model))
+
+
 def test_grouped_heads_keep_fewer_keys_and_values(lowered: Lowered) -> None:
     saved: Saved = named(graph_of(lowered(), fused=True).saved, "qkv")
     assert float(width(saved.width)) == (8 + 2 * 2) * 16
@@ -217,7 +264,7 @@ def test_every_token_has_a_loss(lowered: Lowered) -> None:
 
 
 def test_rotary_is_work_only_where_positions_rotate(lowered: Lowered) -> None:
-    for position, runs in (("rotary", True), ("learned", False)):
+    for position, runs in (("rotary", True), ("learned", False), ("alibi", False)):
         for fused in (True, False):
             names = {op.name for op in graph_of(lowered(position=position), fused=fused).vectors}
             assert ("rotary_and_cache" in names) == runs

@@ -89,7 +89,7 @@ def space(
     length = int(np.max(scenario.context))
     rows = [
         (*row, context, again)
-        for context in _contexts(chips, length, given)
+        for context in (_contexts(chips, length, given) if software.fused or "context_parallel" in given else [1])
         for row in _numbers(scalars, chips // context, batch, context, given)
         for again in recomputes
     ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cosim.errors import SpecError
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceCollective
 from cosim.mapping.plan import PlanArrays
 from cosim.records import Array
@@ -24,9 +25,15 @@ KINDS = ("context_gather", "context_scatter", "context_exchange")
 def context_collectives(
     attentions: tuple[DeviceAttention, ...], plan: PlanArrays, *, backward: bool
 ) -> tuple[DeviceCollective, ...]:
-    """Collectives of every attention op on its way forward or back, count 0 where nothing is shared out."""
+    """Collectives of every attention op on its way forward or back, count 0 where nothing is shared out.
+
+    Raises SpecError for software whose attention is no kernel of its own: it has nothing to hand keys to.
+    """
     if not np.any(plan.context > 1.0):
         return ()
+    if not attentions:
+        hint = "plan.software with fused attention, or plan.context_parallel=1"
+        raise SpecError("needs fused attention", field="plan.context_parallel", hint=hint)
     return tuple(each for op in attentions for each in _of(op, plan, backward=backward))
 
 

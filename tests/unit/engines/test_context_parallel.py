@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case, device_graph
 from cosim.engines.step import group_costs, op_costs
+from cosim.errors import SpecError
 from cosim.mapping.context import context_collectives
 
 Train = Callable[..., Case]
-LONG = {"scenario.context": 32768, "workload.max_positions": 32768, "global_batch": 32}
+LONG = {"context": 32768, "workload.max_positions": 32768, "global_batch": 32}
 
 
 def of(train: Train, degree: int, **fields: object) -> Case:
@@ -68,6 +69,11 @@ def test_a_ring_hides_behind_attention_and_a_gather_does_not(train: Train) -> No
     ring, gather = (of(train, 8, context_exchange=exchange) for exchange in ("ring", "all_gather"))
     exposed = [float(evaluate(case).breakdown["collective"][0]) for case in (ring, gather)]
     assert exposed[0] < exposed[1]
+
+
+def test_software_without_fused_attention_is_refused(train: Train) -> None:
+    with pytest.raises(SpecError, match="context_parallel: needs fused attention"):
+        evaluate(train("megatron-2022", context_parallel=2))
 
 
 def test_a_degree_that_does_not_divide_the_sequence_is_not_legal(train: Train) -> None:

@@ -26,6 +26,7 @@ LINKS = {
     "system.chip.links.scale_up.bandwidth": "450 GB/s",
     "system.chip.links.scale_out.bandwidth": "50 GB/s",
     "system.chip.quality.collective": 0.8,
+    "system.tiers.cluster.efficiency": 0.8,
     "system.tiers.node.constants.protocols.LL.start": "6 us",
     "system.tiers.node.constants.protocols.LL.hop": "0.5 us",
     "system.tiers.cluster.constants.protocols.LL.start": "7 us",

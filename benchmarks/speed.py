@@ -19,6 +19,7 @@ import numpy as np
 import cosim
 from cosim.hardware.lower import lower_chip, lower_system
 from cosim.mapping.placement import placed
+from cosim.records import array
 from cosim.timing.collective import all_reduce
 from cosim.timing.matmul import matmul_cost
 
@@ -81,11 +82,11 @@ def products(name: str) -> float:
 
 
 def collectives(name: str) -> float:
-    """CPU seconds of 200,000 all-reduces of a system on 128 nodes: bytes and ranks vary, every legal algorithm asked."""
+    """CPU seconds of 200,000 all-reduces on 128 nodes: bytes and ranks vary, every legal algorithm is asked."""
     rng = np.random.default_rng(3)
     machine = lower_system(cosim.system(name, nodes=128).varied)
     size = 2.0 ** rng.uniform(9, 32, COLLECTIVES)
-    group = placed(2.0 ** rng.integers(1, 11, COLLECTIVES), np.ones(COLLECTIVES), machine.sizes)
+    group = placed(array(2.0 ** rng.integers(1, 11, COLLECTIVES)), array(np.ones(COLLECTIVES)), machine.sizes)
     return median_cpu_s(lambda: all_reduce(size, group, machine))
 
 

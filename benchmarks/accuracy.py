@@ -25,6 +25,7 @@ def shipped() -> None:
     """The suites that ship with cosim."""
     found = cosim.validate(suite="systolic")
     print(line("systolic cycles (exact forms)", found))
+    print(line("collectives, published figures", cosim.validate(suite="collective")))
     print(line("training steps (Korthikanti 2022, not fitted)", cosim.validate(suite="training")))
 
 
@@ -34,7 +35,7 @@ def measured(folder: Path) -> None:
         path = folder / f"{kind}.csv"
         if not path.is_file():
             continue
-        found = cosim.validate(kind, path, group="system" if kind == "training" else "accelerator")
+        found = cosim.validate(kind, path, group="accelerator" if kind in ("matmul", "attention") else "system")
         print(line(f"{kind}, all answered", found))
         for name, figures in found["groups"].items():
             print(line(f"{kind} on {name}", figures))

@@ -173,7 +173,7 @@ def simulate_collective(
     `degraded`: share that links give, by name or pattern, 0 for one that has failed. `stragglers`: seconds that chips
     are late. `background`: (from, to, bytes/s). `beside`: other collectives at once. Raises SpecError.
     """
-    from cosim.engines.network.groups import spread
+    from cosim.engines.network.groups import beside as groups_beside
     from cosim.engines.network.simulate import Request as OneRequest
     from cosim.engines.network.simulate import simulate_collectives
     from cosim.explore.collective import one_point
@@ -182,7 +182,12 @@ def simulate_collective(
 
     machine = one_point(lower_system(system.varied))
     asked = int(machine.chips) if ranks is None else ranks
-    chips = spread(asked, [int(tier.size) for tier in machine.tiers]) if isinstance(asked, int) else tuple(asked)
+    sizes = [int(tier.size) for tier in machine.tiers]
+    chips = (
+        groups_beside(asked, 1, sizes, chips=int(machine.chips))[0]
+        if isinstance(asked, int)
+        else tuple(map(int, asked))
+    )
     first = OneRequest(op, parse_quantity(size, "B"), chips, algorithm)
     return simulate_collectives(
         machine, [first, *beside], degraded=degraded, stragglers=stragglers, background=background

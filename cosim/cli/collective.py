@@ -17,10 +17,13 @@ Texts = list[str] | None
 
 def collective_command(
     op: Annotated[
-        str, typer.Argument(help="all_reduce, all_gather, reduce_scatter, alltoall, broadcast or send_recv.")
+        str,
+        typer.Argument(
+            help="all_reduce, all_gather, reduce_scatter, alltoall, broadcast, reduce, send_recv or barrier"
+        ),
     ],
     system: Annotated[str, typer.Option(help="A system of the library, or a file.")],
-    size: Annotated[str, typer.Option("--bytes", help="As nccl-tests count them: 64MiB.")],
+    size: Annotated[str, typer.Option("--bytes", help="As nccl-tests count them: 64MiB; a barrier has none.")] = "0",
     ranks: Annotated[int | None, typer.Option(help="Chips of the group; default all, of send_recv 2.")] = None,
     stride: Annotated[int, typer.Option(help="Chips from one rank to the next.")] = 1,
     algorithm: Annotated[str, typer.Option(help="ring, tree, direct ...; default the fastest.")] = "fastest",

@@ -46,7 +46,9 @@ def _outcome(one: Row) -> list[str]:
 
 
 def _how(row: Row) -> str:
-    return f"{row['algorithm']} ({row['protocol']})" if row["protocol"] else str(row["algorithm"])
+    # A switch that adds up knows no protocol.
+    told = row["protocol"] and row["algorithm"] != "in_network"
+    return f"{row['algorithm']} ({row['protocol']})" if told else str(row["algorithm"])
 
 
 def _bus(row: Row) -> str:

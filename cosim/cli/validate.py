@@ -17,7 +17,7 @@ def validate_command(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="A suite: systolic, training, tpu, or silicon, collectives (these need the extra cosim[silicon])."
+            help="A suite: systolic, training, collective, tpu, or silicon, collectives (extra cosim[silicon])."
         ),
     ] = None,
     kind: Annotated[

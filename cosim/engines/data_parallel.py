@@ -144,7 +144,7 @@ def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tupl
 def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
     """Weights with the group of ranks that hold copies of them: all replicas, or those of an expert."""
     plan, sizes = case.plan, case.system.sizes
-    found = [(weights.shared, data_placement(plan.tensor, plan.replicas, sizes))]
+    found = [(weights.shared, data_placement(plan.tensor, plan.replicas, sizes, plan.chips))]
     if case.model.is_moe:
         found.append((weights.routed, expert_data_placement(plan, sizes)))
     return found

@@ -219,7 +219,7 @@ def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple
 
 
 def _collective(op: DeviceCollective, case: Case) -> CollectiveCost:
-    group = tensor_placement(case.plan.tensor, case.system.sizes)
+    group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
     if op.kind == "all_reduce":
         return all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
     if op.kind == "all_to_all":

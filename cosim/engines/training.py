@@ -191,7 +191,7 @@ def _hops(case: Case) -> tuple[Array, Array, Array, Array, Array]:
     inside, across, within, beyond = boundary_transfers(size / plan.tensor, plan.tensor * plan.replicas, case)
     if not plan.sequence_parallel:
         # Every rank sends its slice and the receivers put the whole together inside their group.
-        joined = all_gather(size, tensor_placement(plan.tensor, case.system.sizes), case.system).time
+        joined = all_gather(size, tensor_placement(plan.tensor, case.system.sizes, plan.chips), case.system).time
         within, beyond = within + joined, beyond + joined
     alone = plan.pipeline > 1.0
     return inside, across, within, beyond, np.where(alone, link_energy(size / plan.tensor, chip), 0.0)

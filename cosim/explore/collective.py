@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,13 +13,18 @@ from cosim.errors import SpecError
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.vary import vary_system
+from cosim.mapping.placement import Placement
 from cosim.overrides import Varied, split_overrides
 from cosim.records import points
+from cosim.timing.collective import GATHERS, check_algorithm
 from cosim.timing.collective_parts import Parts, group_of, parts_of
 from cosim.units import parse_quantity
 
 Value = TypeVar("Value")
 BUSIEST = 5
+ALIASES = {"all_to_all": "alltoall", "reduce": "broadcast"}
+NO_BYTES = 1e-9
+"""Bytes of a barrier: fewer than take any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +99,15 @@ def collective_request(asked: Asked, overrides: Mapping[str, Any]) -> Collective
     """A collective on a named system with overrides by path. Raises SpecError."""
     changes = split_overrides(overrides, ("system",))["system"]
     system = lower_system(vary_system(Varied(load_system(asked.system)), changes))
-    size = _quantity(asked.size, "B", "bytes")
+    op, size = _named(asked)
     sizes = [int(tier.size) for tier in system.tiers]
-    ranks = asked.ranks if asked.ranks is not None else 2 if asked.op == "send_recv" else int(system.chips)
+    ranks = asked.ranks if asked.ranks is not None else 2 if op == "send_recv" else int(system.chips)
     if ranks * asked.repeat > int(system.chips):
         tiers = " x ".join(f"{tier.name} {int(tier.size)}" for tier in system.tiers)
         hint = f"{system.name} has {int(system.chips)} chips ({tiers}); ask for fewer, or set system.nodes"
         raise SpecError(f"{asked.repeat} x {ranks} ranks are more than the system", field="ranks", hint=hint)
-    chips = groups_beside(ranks, asked.stride, sizes, asked.repeat)
-    requests = [Request(asked.op, size, one, asked.algorithm) for one in chips]
+    chips = groups_beside(ranks, asked.stride, sizes, asked.repeat, int(system.chips))
+    requests = [Request(op, size, one, asked.algorithm) for one in chips]
     requests += [_beside(text, sizes) for text in asked.beside]
     closed = closed_form(system, requests[0])
     if not asked.as_flows:
@@ -109,13 +115,38 @@ def collective_request(asked: Asked, overrides: Mapping[str, Any]) -> Collective
     return CollectiveAnswer(system, requests[0], closed, _simulated(system, requests, asked))
 
 
+def _named(asked: Asked) -> tuple[str, float]:
+    """The operation that is priced and its bytes: a reduce is a broadcast backwards, a barrier a sum of no bytes."""
+    if asked.op == "barrier":
+        return "all_reduce", NO_BYTES
+    return ALIASES.get(asked.op, asked.op), _quantity(asked.size, "B", "bytes")
+
+
+def _check_named(request: Request, group: Placement, system: SystemArrays) -> None:
+    """Raises SpecError for an algorithm that the operation or the group cannot have."""
+    if request.algorithm == "fastest":
+        return
+    if request.op not in ("all_reduce", "all_gather", "reduce_scatter"):
+        raise SpecError(f"{request.op} has one way to run", field="algorithm", value=request.algorithm)
+    if request.op != "all_reduce" and request.algorithm not in GATHERS:
+        hint = f"{request.op} has {', '.join(GATHERS)}"
+        raise SpecError("is no algorithm of this operation", field="algorithm", value=request.algorithm, hint=hint)
+    try:
+        check_algorithm(request.algorithm, group, system)
+    except SpecError as error:
+        raise SpecError(error.problem, field="algorithm", value=error.value, hint=error.hint) from None
+
+
 def closed_form(system: SystemArrays, request: Request) -> Parts:
     """The closed form of a request on a system of one point. Raises SpecError."""
     one_point(system)
     there = int(system.chips)
+    if not 0.0 < request.size < math.inf:
+        raise SpecError("is no number of bytes", field="bytes", value=request.size, hint="more than 0, and finite")
     if max(request.chips) >= there:
         raise SpecError("is no chip of the system", field="ranks", value=max(request.chips), hint=f"it has {there}")
     group = group_of(request.chips, [int(tier.size) for tier in system.tiers])
+    _check_named(request, group, system)
     return parts_of(request.op, request.size, group, system, request.algorithm)
 
 

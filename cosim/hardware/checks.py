@@ -14,7 +14,7 @@ from cosim.documents import Document
 from cosim.errors import SpecError, nearest
 from cosim.hardware.chip import Chip
 from cosim.hardware.lower import KERNEL_CONSTANTS, ChipArrays, lower_chip
-from cosim.hardware.system import System, Tier, size_of
+from cosim.hardware.system import SWITCHED, System, Tier, size_of
 from cosim.units import format_si
 
 TOLERANCE = 0.02
@@ -103,6 +103,9 @@ def check_system(system: System, document: Document | None = None) -> None:
         raise _at(document, "tiers", "a system needs at least one tier", "the first joins the chips of a node")
     _check_protocols(system, document)
     names = [tier.name for tier in system.tiers]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _at(document, "tiers", f"has two tiers '{twice}'", "links and paths are named by their tier")
     if system.nodes_are is not None and system.nodes_are not in names:
         problem = f"names tier '{system.nodes_are}', which is not there"
         raise _at(document, "nodes_are", problem, nearest(system.nodes_are, names))
@@ -113,8 +116,8 @@ def check_system(system: System, document: Document | None = None) -> None:
             raise _at(document, f"tiers.{index}", f"tier '{tier.name}' {problem}", hint)
     beyond = system.tiers[system.node_tier + 1 :]
     most = math.prod(math.inf if size_of(tier) is None else float(size_of(tier) or 1.0) for tier in beyond)
-    if beyond and system.nodes.si > most:
-        joined = ", ".join(f"{tier.name} {size_of(tier):g}" for tier in beyond)
+    if system.nodes.si > most:
+        joined = ", ".join(f"{tier.name} {size_of(tier):g}" for tier in beyond) or "no tier lies beyond the node"
         hint = f"its tiers join {most:g} nodes at most ({joined}); give a tier a greater size, or ask for fewer nodes"
         raise _at(document, "nodes", f"asks for {system.nodes.si:g} nodes", hint)
 
@@ -125,23 +128,39 @@ def _tier_fault(system: System, tier: Tier, index: int, last: int) -> tuple[str,
         return f"names link '{tier.link}', which {system.chip.name} has not", nearest(tier.link, system.chip.links)
     if size_of(tier) is None and (index <= system.node_tier or index < last):
         return "has no size", "every tier but the last says how many units it joins"
+    count = system.chip.links[tier.link].count
+    wires = None if count is None or tier.bandwidth is not None else int(count.si)
+    if tier.kind == "torus" and tier.shape and wires is not None and wires % (2 * len(tier.shape)):
+        hint = "every dimension has two links of a chip, or more alike; a length of 1 is a dimension too"
+        return f"has {len(tier.shape)} dimensions for the {wires} links of a chip", hint
     problem, hint = _shape_fault(tier)
     return (problem, hint) if problem else _constants_fault(tier)
 
 
 def _shape_fault(tier: Tier) -> tuple[str, str]:
+    return next(_shape_faults(tier), ("", ""))
+
+
+def _shape_faults(tier: Tier) -> Iterator[tuple[str, str]]:
+    """What is wrong with the size and shape of a tier, first things first, and what would be right."""
     size, shape = size_of(tier), list(tier.shape)
     if tier.kind == "torus" and not shape:
-        return "is a torus without a shape", "shape: [4, 4, 4] are the units along each dimension"
+        yield "is a torus without a shape", "shape: [4, 4, 4] are the units along each dimension"
     if shape and tier.kind not in ("torus", "dragonfly"):
-        return f"is a {tier.kind} with a shape", "only a torus and a dragonfly have one"
+        yield f"is a {tier.kind} with a shape", "only a torus and a dragonfly have one"
     if any(length < 1 for length in shape):
-        return f"has shape {shape}", "every dimension is 1 or longer"
+        yield f"has shape {shape}", "every dimension is 1 or longer"
+    if tier.kind == "dragonfly" and shape and len(shape) != len(("routers", "groups")):
+        yield f"is a dragonfly of shape {shape}", "shape: [routers of a group, groups]"
     if shape and size is not None and math.prod(shape) != int(size):
-        return f"has shape {shape}, which makes {math.prod(shape)} and not size {size:g}", "give one or the other anew"
+        yield f"has shape {shape}, which makes {math.prod(shape)} and not size {size:g}", "give one or the other anew"
     if tier.kind == "hypercube_mesh" and size is not None and not math.log2(size).is_integer():
-        return f"is a hypercube mesh of {size:g}", "a hypercube has 2, 4, 8, 16 .. units"
-    return "", ""
+        yield f"is a hypercube mesh of {size:g}", "a hypercube has 2, 4, 8, 16 .. units"
+    if tier.optical and tier.wrap_from is None:
+        yield "is optical without wrap_from", "give the side of a block that the optical switches join"
+    over = tier.oversubscription
+    if over is not None and over.si < 1.0:
+        yield f"has an oversubscription of {over.si:g}", "bandwidth into a unit over what leaves it is 1 or more"
 
 
 def _check_protocols(system: System, document: Document | None) -> None:
@@ -159,6 +178,8 @@ def _constants_fault(tier: Tier) -> tuple[str, str]:
         return "has no protocol", "constants.protocols needs one with its start, hop and share"
     if not constants.algorithms:
         return "has no algorithm", "constants.algorithms: [ring] is the least"
+    if "in_network" in constants.algorithms and tier.kind not in SWITCHED:
+        return f"is a {tier.kind}, which has no switch to reduce in", "leave in_network out of constants.algorithms"
     if "in_network" in constants.algorithms and None in (constants.in_network_share, constants.in_network_start):
         hint = "give constants.in_network_share, the share of link bandwidth that it reaches, and in_network_start"
         return "offers in_network reduction without its share or start", hint

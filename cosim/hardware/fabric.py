@@ -20,8 +20,7 @@ import math
 from dataclasses import dataclass
 
 from cosim.hardware.memory import Link
-from cosim.hardware.system import Tier, closed
-from cosim.hardware.topology import SWITCHED
+from cosim.hardware.system import SWITCHED, Tier, closed
 
 
 @dataclass(frozen=True, slots=True)

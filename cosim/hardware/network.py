@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from cosim.hardware.fabric import over, parts, ports
 from cosim.hardware.lower import lower_system
-from cosim.hardware.system import System, Tier
+from cosim.hardware.system import SWITCHED, System, Tier
 from cosim.hardware.tier_facts import PRICED, TierFacts, tier_facts
 from cosim.hardware.tiers import TierArrays
-from cosim.hardware.topology import SWITCHED, held, system_bisection
+from cosim.hardware.topology import held, system_bisection
 from cosim.overrides import Varied
 
 _SUMMED = ("switches", "cables", *PRICED)

@@ -13,6 +13,10 @@ from cosim.schema import Frozen, Source
 TierKind = Literal["switch", "bus", "mesh", "ring", "torus", "hypercube_mesh", "fat_tree", "dragonfly"]
 
 
+SWITCHED = ("switch", "fat_tree", "dragonfly")
+"""Kinds of tiers that have switches between their units."""
+
+
 class Tier(Frozen):
     """One level of the network, innermost first. It joins `size` units: chips, or whole tiers of the level below."""
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from cosim.datum import Datum
 from cosim.hardware.fabric import Parts
-from cosim.hardware.system import Tier
+from cosim.hardware.system import SWITCHED, Tier
 from cosim.hardware.tiers import TierArrays
-from cosim.hardware.topology import SWITCHED, bisection, steps
+from cosim.hardware.topology import bisection, steps
 
 PRICED = ("switch_power", "cable_power", "switch_price", "cable_price")
 _NO_UNITS = "joins one unit: nothing crosses it"

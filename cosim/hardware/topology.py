@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.hardware.system import SWITCHED
 from cosim.hardware.tiers import TierArrays
 from cosim.records import Array, array
 
-SWITCHED = ("switch", "fat_tree", "dragonfly")
 """Kinds in which any chip reaches any other through switches."""
 
 

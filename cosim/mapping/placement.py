@@ -3,7 +3,13 @@
 Serving: tensor ranks innermost, then replicas that share experts, then stages, then other replicas. Training: tensor
 ranks, then replicas, then stages, so that gradients stay as near as they can.
 
-A group of k ranks that lie `stride` chips apart spans, of units that hold C chips each, min(ceil(k x stride / C), k).
+A group of k ranks that lie `stride` chips apart takes L = k x stride chips. Of units that hold C chips each it spans
+
+    ceil(L / C)                     where one of L and C divides the other, or where whole groups leave a rest of every
+                                    unit free and there are units enough for that
+    ceil((L - gcd(L, C)) / C) + 1   otherwise: the worst placed of the groups, which all others wait for
+
+and never more than there are ranks or units.
 """
 
 from __future__ import annotations
@@ -17,6 +23,8 @@ import numpy as np
 from cosim.mapping.plan import PlanArrays
 from cosim.records import Array, array
 
+MANY = 1e15
+"""Units beyond which there are enough for anything."""
 Sizes = Sequence[Array]
 """Units that each tier joins, innermost first."""
 
@@ -38,37 +46,54 @@ class Placement:
         return math.prod(self.ranks[:tier], start=array(1.0))
 
 
-def placed(ranks: Array, stride: Array, sizes: Sizes) -> Placement:
-    """A group of `ranks` that lie `stride` chips apart, on tiers that join `sizes` units."""
+def placed(ranks: Array, stride: Array, sizes: Sizes, chips: Array | None = None) -> Placement:
+    """A group of `ranks` that lie `stride` chips apart, on tiers that join `sizes` units.
+
+    `chips` are those of all groups like it, of which the worst placed counts; None is the group alone.
+    """
     on, apart = [], []
+    total = math.prod(sizes, start=array(1.0))
     units, held = ranks, array(1.0)
     for size in sizes[:-1]:
         apart.append(np.maximum(stride / held, 1.0))
         held = held * size
-        outer = np.minimum(np.ceil(ranks * stride / held), ranks)
+        length = ranks * stride
+        outer = np.minimum(_spanned(length, held, total / held, length if chips is None else chips), units)
         on.append(units / outer)
         units = outer
     return Placement((*on, units), (*apart, np.maximum(stride / held, 1.0)))
 
 
-def tensor_placement(tensor: Array, sizes: Sizes) -> Placement:
+def _spanned(length: Array, held: Array, units: Array, chips: Array) -> Array:
+    """Units of `held` chips that a group of `length` chips spans, of `units`, when `chips` are in groups like it."""
+    divisor = np.gcd(length.astype(np.int64), held.astype(np.int64)).astype(np.float64)
+    least = np.ceil(length / held)
+    even = (np.mod(held, length) == 0.0) | (np.mod(length, held) == 0.0)
+    # One group lies where it likes; many do while whole ones fit into the units that there are.
+    room = np.floor(held / length) * np.floor(np.minimum(units, MANY)) * length
+    roomy = (room >= chips) | (chips <= length)
+    worst = np.ceil((length - divisor) / held) + 1.0
+    return np.where(even | roomy, least, np.maximum(np.minimum(worst, np.ceil(units)), least))
+
+
+def tensor_placement(tensor: Array, sizes: Sizes, chips: Array | None = None) -> Placement:
     """Tensor ranks fill a node before they leave it, and then spread evenly over nodes."""
-    return placed(tensor, array(1.0), sizes)
+    return placed(tensor, array(1.0), sizes, chips)
 
 
-def data_placement(tensor: Array, data: Array, sizes: Sizes) -> Placement:
+def data_placement(tensor: Array, data: Array, sizes: Sizes, chips: Array | None = None) -> Placement:
     """Replicas in training: ranks of equal tensor index, next to the tensor ranks and inside stages."""
-    return placed(data, tensor, sizes)
+    return placed(data, tensor, sizes, chips)
 
 
 def context_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
     """Ranks that share out the tokens of a sequence: of equal tensor index, next to the tensor ranks."""
-    return placed(plan.context, plan.tensor, sizes)
+    return placed(plan.context, plan.tensor, sizes, plan.chips)
 
 
 def expert_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
     """Ranks that share out the experts: next to each other, tensor ranks first."""
-    return tensor_placement(plan.expert, sizes)
+    return tensor_placement(plan.expert, sizes, plan.chips)
 
 
 def serving_stage(plan: PlanArrays) -> Array:
@@ -80,7 +105,7 @@ def expert_data_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
     """Copies of an expert: ranks of the same place in their expert group, which lies next to each other."""
     group = plan.expert * np.maximum(plan.tensor / plan.expert, 1.0)
     copies = plan.tensor * plan.replicas / group
-    return data_placement(group, copies, sizes)
+    return data_placement(group, copies, sizes, plan.chips)
 
 
 def pair_placement(apart: Array, sizes: Sizes) -> Placement:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from cosim.errors import SpecError
 from cosim.hardware.lower import SystemArrays
+from cosim.hardware.system import SWITCHED
 from cosim.hardware.tiers import ProtocolArrays, TierArrays
 from cosim.mapping.placement import Placement
 from cosim.records import Array, array
@@ -31,9 +32,9 @@ from cosim.timing.reach import all_to_all_wire, ring_bandwidth, ring_hops
 
 ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "in_network", "hierarchical")
 ALL_REDUCE = "plan.algorithm.all_reduce"
-SWITCHED = ("switch", "bus", "fat_tree", "dragonfly")
-"""Kinds of tiers on which any two units are as near as any others."""
-_GATHERS = ("ring", "halving_doubling", "direct", "hierarchical")
+NEAR = (*SWITCHED, "bus")
+"""Kinds of tiers on which a message takes the same wires to any other unit."""
+GATHERS = ("ring", "halving_doubling", "direct", "hierarchical")
 """Algorithms that all-gather and reduce-scatter have too."""
 
 
@@ -95,7 +96,7 @@ def all_reduce(size: Array, group: Placement, system: SystemArrays, algorithm: s
 
 def all_gather(size: Array, group: Placement, system: SystemArrays, algorithm: str = "fastest") -> CollectiveCost:
     """All-gather whose result on each rank has `size` bytes. Raises SpecError as `all_reduce`."""
-    time, choice = _fastest(Way(system, group), size, algorithm, _GATHERS, twice=False)
+    time, choice = _fastest(Way(system, group), size, algorithm, GATHERS, twice=False)
     return CollectiveCost(time, _ringed(group.total) * size, choice)
 
 
@@ -166,10 +167,12 @@ def taken(cost: CollectiveCost, system: SystemArrays, busy: Array) -> Array:
 
 def send(size: Array, tier: int, system: SystemArrays) -> Array:
     """Time of one transfer of `size` bytes between two chips that meet on a tier [s]."""
-    one = array(1.0)
+    one, own = array(1.0), system.tiers[tier]
     ranks = tuple(array(2.0) if t == tier else one for t in range(len(system.tiers)))
     way = Way(system, Placement(ranks, tuple(one for _ in ranks)))
-    steps, wires = ([value if t == tier else array(0.0) for t in _tiers(way)] for value in (one, size / way.ring(tier)))
+    # One of the two sends: a bus is all its own.
+    rate = own.bandwidth * reached(system, own) if own.kind == "bus" else way.ring(tier)
+    steps, wires = ([value if t == tier else array(0.0) for t in _tiers(way)] for value in (one, size / rate))
     return _sent(way, steps, wires)
 
 
@@ -229,14 +232,21 @@ def _legal(way: Way, name: str) -> NDArray[np.bool_]:
     for t, tier in enumerate(way.system.tiers):
         legal = np.where(way.uses(t), name in tier.algorithms, legal)
         used = used + way.uses(t)
+    if name == "in_network":
+        for t, tier in enumerate(way.system.tiers):
+            legal = legal & (~way.uses(t) | (tier.kind in SWITCHED))
     if name in ("direct", "in_network"):
         return np.asarray(legal & (used == 1))
     if name == "hierarchical":
         return np.asarray(legal & (used > 1))
     if name in ("tree", "halving_doubling"):
         # Their partners are far apart: over wires from chip to chip a message would need several of them.
+        # A tree is a chain in the innermost units of several.
+        inner = np.asarray(False)
         for t, tier in enumerate(way.system.tiers):
-            legal = legal & (~way.uses(t) | (tier.kind in SWITCHED))
+            chained = (name == "tree") & (used > 1) & ~inner
+            legal = legal & (~way.uses(t) | chained | (tier.kind in NEAR))
+            inner = inner | way.uses(t)
     if name == "halving_doubling":
         exact = [np.log2(ranks) % 1.0 == 0.0 for ranks in group.ranks]
         return np.asarray(legal & np.logical_and.reduce(np.broadcast_arrays(*exact)))
@@ -251,11 +261,21 @@ def _ring(way: Way, size: Array, times: float) -> Array:
 
 def _tree(way: Way, size: Array, times: float) -> Array:
     spread = sum((way.uses(t).astype(float) for t in _tiers(way)), array(0.0)) > 1.0
-    steps = []
+    steps, inner = [], np.asarray(False)
     for t, ranks in enumerate(way.group.ranks):
         depth: Array = np.ceil(np.log2(np.maximum(ranks, 1.0)))
-        steps.append(times * (np.where(spread, ranks - 1.0, depth) if t == 0 else depth))
+        chain = ring_hops(way.system.tiers[t], ranks, way.group.stride[t])
+        steps.append(times * np.where(spread & way.uses(t) & ~inner, chain, depth))
+        inner = inner | way.uses(t)
     return _sent(way, steps, [way.busy(t, times * size / way.flat(t)) for t in _tiers(way)])
+
+
+def _branching(way: Way, tier: int, data: Array) -> Array:
+    """A tree over the units of one tier that passes `data` bytes through every rank, up and down [s]."""
+    depth: Array = np.ceil(np.log2(np.maximum(way.group.ranks[tier], 1.0)))
+    both = (2.0 * depth, data / way.ring(tier))
+    steps, wires = ([value if u == tier else array(0.0) for u in _tiers(way)] for value in both)
+    return _sent(way, steps, wires)
 
 
 def _halving_doubling(way: Way, size: Array, times: float) -> Array:
@@ -278,7 +298,7 @@ def _in_network(way: Way, size: Array, times: float) -> Array:
     time = array(0.0)
     for t, tier in enumerate(way.system.tiers):
         rate = tier.bandwidth * np.where(tier.in_network > 0.0, tier.in_network, np.inf)
-        own = tier.in_network_start + (1.0 + 1.0 / way.group.total) * size / rate
+        own = tier.in_network_start + 2.0 * tier.latency + (1.0 + 1.0 / way.group.total) * size / rate
         time = np.where(way.uses(t), own, time)
     return time
 
@@ -296,6 +316,9 @@ def _hierarchical(way: Way, size: Array, times: float) -> Array:
         for repeat, runs in ((1.0, np.where(beyond, times, 0.0)), (times, np.where(beyond, 0.0, 1.0))):
             steps, wires = ([repeat * value if u == t else array(0.0) for u in _tiers(way)] for value in (hops, data))
             once = _sent(way, steps, wires, own=repeat / times * part / ranks)
+            if "tree" in tiers[t].algorithms and tiers[t].kind in NEAR and times > 1.0:
+                # The outermost phase is a whole all-reduce, by the faster way of its library.
+                once = np.where(beyond, once, np.minimum(once, _branching(way, t, times * part)))
             time = time + np.where(way.uses(t), runs * once, 0.0)
         beyond = beyond | way.uses(t)
     return time

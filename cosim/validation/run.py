@@ -18,6 +18,7 @@ from cosim.validation.statistics import macro_median, summary
 SUITES: dict[str, tuple[str, str]] = {
     "systolic": ("systolic", "systolic_cycles.csv"),
     "training": ("training", "training_steps.csv"),
+    "collective": ("collective", "collectives.csv"),
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"

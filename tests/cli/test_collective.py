@@ -85,7 +85,7 @@ def test_json_goes_to_a_file_beside_the_screen(call: Call, tmp_path: Path) -> No
     ("more", "said"),
     [
         (("--ranks", "17"), "16 chips (node 8 x cluster 2)"),
-        (("--algorithm", "rung"), "no tier has such a collective"),
+        (("--algorithm", "rung"), "has no such all-reduce"),
         (("--degrade", "leaf7=0.5"), "no link has this name"),
         (
             ("--degrade", "cluster0.leaf1.up=0", "--algorithm", "ring"),

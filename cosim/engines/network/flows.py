@@ -173,7 +173,8 @@ class _Network:
         past = now - self._since
         if past > 0.0 and len(self._flying.left):
             self.carried += self._load * past
-            self._flying.left = self._flying.left - self._flying.rate * past
+            # Rounding may not leave less than nothing: such a flow would never be due.
+            self._flying.left = np.maximum(self._flying.left - self._flying.rate * past, 0.0)
             if self.series:
                 busy = np.flatnonzero(self._load)
                 self.intervals.append(Interval(self._since, now, busy, self._load[busy]))

@@ -32,7 +32,6 @@ Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 WIRED = ("mesh", "ring", "torus", "hypercube_mesh")
 """Kinds without a switch: links from unit to unit."""
-SWITCHED = ("switch", "fat_tree", "dragonfly")
 
 
 @dataclass(frozen=True, slots=True)

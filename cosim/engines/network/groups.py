@@ -22,11 +22,18 @@ def spread(ranks: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def beside(ranks: int, stride: int, sizes: Sequence[int], groups: int = 1) -> list[tuple[int, ...]]:
-    """Groups of `ranks` chips that lie `stride` apart, one beside the other. Raises SpecError for less than one."""
+def beside(
+    ranks: int, stride: int, sizes: Sequence[int], groups: int = 1, chips: int | None = None
+) -> list[tuple[int, ...]]:
+    """Groups of `ranks` chips that lie `stride` apart, one beside the other. Raises SpecError for less than one.
+
+    `chips` of the system where its last units are not full: all of them are those that are there.
+    """
     for field, value in (("ranks", ranks), ("stride", stride), ("repeat", groups)):
         if value < 1:
             raise SpecError("is less than 1", field=field, value=value)
+    if groups == 1 and stride == 1 and ranks == chips:
+        return [tuple(range(ranks))]
     if groups == 1 and stride == 1:
         return [spread(ranks, sizes)]
     starts = [number // stride * stride * ranks + number % stride for number in range(groups)]

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cosim.engines.network.graph import SWITCHED, WIRED, Graph, Index, TierLinks
+from cosim.engines.network.graph import WIRED, Graph, Index, TierLinks
 from cosim.engines.network.links import bus, engine, flip, joining, pair, step
 from cosim.engines.network.routes import Loads, Piece, gathered, routes
+from cosim.hardware.system import SWITCHED
 
 
 def channels(graph: Graph, chips: Index, depth: int) -> int:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from cosim.engines.network.graph import SWITCHED, WIRED, Graph, Index, TierLinks
+from cosim.engines.network.graph import WIRED, Graph, Index, TierLinks
 from cosim.engines.network.links import bus, down, ends, joining, name_of, up
 from cosim.errors import SpecError
+from cosim.hardware.system import SWITCHED
 from cosim.records import Array
 
 Piece = tuple[Index, Index, float]

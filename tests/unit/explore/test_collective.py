@@ -92,7 +92,7 @@ def test_units_of_delays_and_rates() -> None:
         ({"size": "64 furlongs"}, "bytes: unknown unit"),
         ({"size": "64 GB/s"}, "bytes: wrong unit"),
         ({"op": "all_redux"}, "op: unknown collective"),
-        ({"algorithm": "rung"}, "no tier has such a collective"),
+        ({"algorithm": "rung"}, "has no such all-reduce"),
         ({"degrade": ("node0.chip0.up",)}, "degrade: is not LINK=0.5"),
         ({"degrade": ("node0.chip0.up=slow",)}, "degrade: is not a number"),
         ({"degrade": ("node9.chip0.up=0.5",)}, "no link has this name"),

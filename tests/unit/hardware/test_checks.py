@@ -158,13 +158,14 @@ LIBRARY = "collectives: torus-ici"
     ("old", "new", "problem"),
     [
         ("shape: [2, 2, 2]", "shape: [2, 2, 3]", "tier 'slice' has shape [2, 2, 3], which makes 12 and not size 8"),
+        ("shape: [2, 2, 2]", "shape: [2, 4]", "tier 'slice' has 2 dimensions for the 6 links of a chip"),
         ("shape: [2, 2, 2]", "shape: []", "tier 'slice' is a torus without a shape"),
         ("link: scale_up", "link: nvlink", "names link 'nvlink', which tpu-v5p has not"),
         ("kind: torus", "kind: mesh", "tier 'slice' is a mesh with a shape"),
         (
             LIBRARY,
             f"{LIBRARY}\n    constants: {{algorithms: [ring, in_network]}}",
-            "offers in_network reduction without",
+            "is a torus, which has no switch",
         ),
         (LIBRARY, f"{LIBRARY}\n    constants: {{algorithms: []}}", "has no algorithm"),
     ],
@@ -179,7 +180,8 @@ def test_a_tier_that_cannot_be_is_refused_at_its_line(write: Write, old: str, ne
 
 def test_in_network_reduction_with_both_its_numbers_is_taken(write: Write) -> None:
     own = "{algorithms: [ring, in_network], in_network_share: 0.9, in_network_start: 20 us}"
-    text = shipped_text("tpu-v5p-8").replace(LIBRARY, f"{LIBRARY}\n    constants: {own}")
+    fabric = "collectives: generic-fabric"
+    text = shipped_text("asic-8").replace(fabric, f"{fabric}\n    constants: {own}")
     constants = load_system(write("a.yaml", text)).tiers[0].constants
     assert constants.in_network_share is not None
     assert constants.in_network_share.si == 0.9

@@ -261,3 +261,29 @@ def test_the_boundaries_that_cross_nodes_are_those_that_are_counted(stage: int, 
     crossing = sum(crosses(boundary, stage, pipeline, node) for boundary in range(pipeline - 1))
     assert crossing == float(stage_hops(array(stage), array(pipeline), tiers(node))[-1])
     assert crosses(pipeline - 1, stage, pipeline, node) == (stage * pipeline > node)
+
+
+@settings(max_examples=80, deadline=None)
+@given(ranks=st.integers(1, 40), stride=st.integers(1, 6), held=st.integers(1, 40), groups=st.integers(1, 12))
+def test_the_worst_placed_of_many_groups_counts(ranks: int, stride: int, held: int, groups: int) -> None:
+    """Groups of neighbours one after the other: none spans more units than is said, and one alone no less."""
+    length = ranks * stride
+    sizes = (array(float(held)), array(1e6))
+    many = placed(array(ranks), array(stride), sizes, array(float(length * groups)))
+    firsts = range(0, length * groups, length)
+    spanned = max(len({(first + stride * rank) // held for rank in range(ranks)}) for first in firsts)
+    if length > held:
+        assert float(many.ranks[1]) >= spanned
+    else:
+        # There are units enough to leave a rest of every one free.
+        assert float(many.ranks[1]) == 1.0
+    assert float(many.ranks[1]) >= float(placed(array(ranks), array(stride), sizes).ranks[1])
+    assert float(many.ranks[0] * many.ranks[1]) == pytest.approx(ranks)
+
+
+def test_a_group_that_straddles_two_racks_is_priced_over_both() -> None:
+    # Nine groups of 16 on two racks of 72: chips 64 to 79 lie in both; eight of them fit beside each other.
+    racks = (array(72.0), array(2.0))
+    assert float(tensor_placement(array(16.0), racks, array(144.0)).ranks[1]) == 2.0
+    assert float(tensor_placement(array(16.0), racks, array(128.0)).ranks[1]) == 1.0
+    assert float(tensor_placement(array(16.0), racks).ranks[1]) == 1.0

@@ -157,7 +157,7 @@ def long_run(estimate: Estimate, reliability: Reliability, asked: Asked, work_s:
         named[chip // node_chips] = max(named.get(chip // node_chips, 1.0), factor)
     return LongRun(
         work_s=work_s,
-        interval_s=_interval(asked, save_s, causes, float(row["time_s"]), work_s),
+        interval_s=_interval(asked, save_s, lag_s, causes, float(row["time_s"]), work_s),
         save_s=save_s,
         lag_s=lag_s,
         restart_s=restart_s,
@@ -202,7 +202,9 @@ def unverified(reliability: Reliability) -> list[str]:
     return [str(row["path"]) for row in data_of(reliability) if "unverified" in str(row["source"])]
 
 
-def _interval(asked: Asked, save_s: float, causes: tuple[Cause, ...], step_s: float, work_s: float) -> float:
+def _interval(
+    asked: Asked, save_s: float, lag_s: float, causes: tuple[Cause, ...], step_s: float, work_s: float
+) -> float:
     """Work between checkpoints [s], in whole steps, one at least and the whole run at most. Raises SpecError."""
     if asked.interval in RULES:
         mean = mean_between_failures(causes)
@@ -214,7 +216,12 @@ def _interval(asked: Asked, save_s: float, causes: tuple[Cause, ...], step_s: fl
         found = _quantity(asked.interval, "s", "interval")
         if not found > 0.0:
             raise SpecError("must be more than 0", field="interval", value=asked.interval)
-    return min(max(round(found / step_s), 1) * step_s, work_s)
+        if found < lag_s:
+            hint = f"a checkpoint is written for {lag_s:.4g} s behind the job, one at a time"
+            raise SpecError("is too short", field="interval", value=asked.interval, hint=hint)
+    # One checkpoint is written at a time.
+    steps = max(round(found / step_s), math.ceil(lag_s / step_s), 1)
+    return min(steps * step_s, work_s)
 
 
 def _steps(estimate: Estimate, asked: Asked) -> float:

@@ -155,16 +155,23 @@ def _failures(run: LongRun, failed: float) -> dict[str, float]:
 
 def _planned(run: LongRun, lost: dict[str, float], failures: dict[str, float], slow: float) -> None:
     """Adds planned stops: each saves and restarts."""
-    mean = mean_between_failures(run.causes)
     computing = run.work_s * slow + lost["recomputed"]
     for cause in run.causes:
         if cause.planned:
-            stops = cause.rate * computing
-            failures[cause.name] = stops
-            lost["checkpoint"] += stops * (run.save_s + run.lag_s)
-            again = 0.0 if math.isinf(mean) else math.expm1(run.restart_s / mean)
-            lost["restart"] += stops * (run.restart_s if math.isinf(mean) else mean * again)
-            lost["detection"] += stops * again * (0.0 if math.isinf(mean) else _detection(run))
+            failures[cause.name] = cause.rate * computing
+            _stop(run, lost, failures[cause.name])
+
+
+def _stop(run: LongRun, lost: dict[str, float], times: float) -> None:
+    """Adds stops by the job's own will: a checkpoint and a restart, which may fail on its way."""
+    mean = mean_between_failures(run.causes)
+    lost["checkpoint"] += times * (run.save_s + run.lag_s)
+    if math.isinf(mean):
+        lost["restart"] += times * run.restart_s
+        return
+    again = math.expm1(run.restart_s / mean)
+    lost["restart"] += times * mean * again
+    lost["detection"] += times * again * _detection(run)
 
 
 def _repairs(run: LongRun, lost: dict[str, float], slow: float) -> None:
@@ -172,25 +179,37 @@ def _repairs(run: LongRun, lost: dict[str, float], slow: float) -> None:
     wall = run.work_s + sum(lost.values())
     exposed = (wall - lost["detection"]) / wall
     load = exposed * sum(cause.rate * cause.repair_s for cause in run.causes)
+    broken = exposed * sum(cause.rate for cause in run.causes if cause.repair_s > 0.0)
     if load <= 0.0:
         return
     if not run.elastic:
         blocked = erlang_loss(run.spares + 1, load)
         lost["waiting"] += wall * blocked / (1.0 - blocked)
         return
-    speed = _mean_share(run, load)
-    lost["shrunk"] += (run.work_s * slow + lost["recomputed"]) * (1.0 / speed - 1.0) if speed > 0.0 else math.inf
+    speed, grows = _shrunk(run, load, broken)
+    if speed <= 0.0:
+        lost["shrunk"] = math.inf
+        return
+    late = (run.work_s * slow + lost["recomputed"]) * (1.0 / speed - 1.0)
+    lost["shrunk"] += late
+    _stop(run, lost, grows * (wall + late))
 
 
-def _mean_share(run: LongRun, load: float) -> float:
-    """Mean speed while nodes in repair are as a Poisson law of mean `load` has them."""
-    total, most = 0.0, run.nodes + run.spares
+def _shrunk(run: LongRun, load: float, broken: float) -> tuple[float, float]:
+    """Mean speed, and how often a replica is complete again [1/s].
+
+    Nodes in repair are as a Poisson law of mean `load` has them; `broken` go there each second.
+    """
+    total, grows, most = 0.0, 0.0, run.nodes + run.spares
     for missing in range(most + 1):
         chance = math.exp(missing * math.log(load) - load - math.lgamma(missing + 1.0))
-        total += chance * run.share(most - missing)
+        share = run.share(most - missing)
+        total += chance * share
+        if missing and 0.0 < share < run.share(most - missing + 1):
+            grows += chance * missing * broken / load
         if missing > load and chance < 1e-12:
             break
-    return total
+    return total, grows
 
 
 def erlang_loss(servers: int, load: float) -> float:

@@ -179,7 +179,8 @@ def simulate_goodput(
     how many times as long steps of a chip take. `reliability`: failures by component, a name or a file; `changes` of
     it by path ("components.gpu.mtbf"). Raises SpecError, InfeasibleError.
     """
-    from cosim.explore.goodput import Asked, goodput
+    from cosim.explore.goodput import goodput
+    from cosim.explore.goodput_asked import Asked
     from cosim.explore.goodput_request import varied_reliability
 
     asked = Asked(

@@ -33,13 +33,11 @@ def goodput_command(
 ) -> None:
     """Goodput of a long training run: failures, checkpoints, spares, stragglers; simulated and in closed form."""
     from cosim.cli.goodput_screen import goodput_text
-    from cosim.explore.goodput import Asked
+    from cosim.explore.goodput_asked import Asked
     from cosim.explore.goodput_request import goodput_request
     from cosim.report.goodput_timeline import write_goodput_timeline
 
-    asked = Asked(
-        tokens, steps, interval, checkpoint, spares, elastic, slow_spread=slow_spread, seeds=seeds, seed=seed
-    )
+    asked = Asked(tokens, steps, interval, checkpoint, spares, elastic, slow_spread=slow_spread, seeds=seeds, seed=seed)
     named = straggler or []
     given = overrides(settings or [])
     answer = goodput_request(system, workload, asked, given, reliability=reliability, stragglers=named)

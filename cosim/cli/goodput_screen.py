@@ -24,14 +24,15 @@ def goodput_text(row: Row) -> str:
     expected = row["expected"]
     between = row["mean_between_failures_s"]
     spares = f"{row['spares']} spare" + (", elastic" if row["elastic"] else "")
+    length = f"{row['steps']:,.0f} steps of {span(row['step_s'])}, {row['tokens']:.4g} tokens"
+    stops = f"{row['checkpoint']}, {row['state_bytes'] / 1e12:.4g} TB, stops the job {span(row['checkpoint_s'])}"
+    late = f", readable after {span(row['readable_after_s'])}" if row["readable_after_s"] else ""
+    fails = "none" if between is None else f"one every {span(between)}"
     lines = [
         f"{row['workload']} on {row['system']}: {row['chips']:,.0f} chips on {row['nodes']:,} nodes ({spares})",
-        f"  run          {row['steps']:,.0f} steps of {span(row['step_s'])}, {row['tokens']:.4g} tokens, "
-        f"{span(row['work_s'])} without failures",
-        f"  checkpoint   {row['checkpoint']}, {row['state_bytes'] / 1e12:.4g} TB, stops the job {span(row['checkpoint_s'])}"
-        + (f", readable after {span(row['readable_after_s'])}" if row["readable_after_s"] else "")
-        + f", after every {span(row['interval_s'])} of work ({row['interval_rule']})",
-        f"  failures     {'none' if between is None else 'one every ' + span(between)}, restart {span(row['restart_s'])}",
+        f"  run          {length}, {span(row['work_s'])} without failures",
+        f"  checkpoint   {stops}{late}, after every {span(row['interval_s'])} of work ({row['interval_rule']})",
+        f"  failures     {fails}, restart {span(row['restart_s'])}",
         f"  goodput      {_shares(row['goodput'])}; closed form {expected['goodput']:.2%}",
         f"  effective training time {_shares(row['effective_training_time'])}",
         f"  time         {_spans(row['time_s'])}; closed form {span(expected['time_s'])}",
@@ -45,9 +46,7 @@ def goodput_text(row: Row) -> str:
         if time_s > 0.0 or expected["lost_s"][name] > 0.0
     ]
     lines.append(table(["lost time", "mean", "of the run", "closed form"], causes))
-    failed = [
-        [name, f"{count:.1f}", f"{expected['failures'][name]:.1f}"] for name, count in row["failures"].items()
-    ]
+    failed = [[name, f"{count:.1f}", f"{expected['failures'][name]:.1f}"] for name, count in row["failures"].items()]
     lines += ["", table(["component", "failures", "closed form"], failed)]
     if row["unverified"]:
         lines += ["", f"unverified recollection: {', '.join(row['unverified'])}"]

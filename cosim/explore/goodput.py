@@ -1,50 +1,25 @@
-"""Goodput of a training run: step time from an estimate, failures from data, closed form and simulation side by side."""
+"""Goodput of a training run: step of an estimate, failures of the data, simulated, and the closed form."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cosim.engines.goodput import GoodputRun, simulate_run
-from cosim.errors import InfeasibleError, SpecError, nearest
+from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.estimate import Estimate
+from cosim.explore.goodput_asked import RULES, Asked, check_asked, interval_of
 from cosim.hardware.reliability import Reliability
-from cosim.mapping.plan import PlanArrays
 from cosim.records import at
-from cosim.timing.checkpoint import best_interval, daly, young
 from cosim.timing.goodput import LOST, Cause, Expected, LongRun, Stragglers, expected_run, mean_between_failures
-from cosim.units import parse_quantity
 from cosim.workload.graph import parameters
 
-RULES = {"best": best_interval, "daly": daly, "young": young}
-SAVES = ("blocking", "async")
-MOST_SEEDS = 10_000
 SLOWEST_RUN = 100.0
 """A run expected to take so many times its work is refused: it would practically never end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of a run beside its step: how long it is, how it saves, what it has in hand.
-
-    One of `tokens`, `steps`. `interval` is a rule (best, daly, young) or a time. `spares` None takes the share of the
-    data. `stragglers` are factors by chip; `slow_spread` that of the normal law of all chips.
-    """
-
-    tokens: float | None = None
-    steps: float | None = None
-    interval: str | float = "best"
-    save: str = "blocking"
-    spares: int | None = None
-    elastic: bool = False
-    slow_spread: float = 0.0
-    stragglers: Mapping[int, float] = field(default_factory=dict)
-    seeds: int = 20
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +65,8 @@ class Goodput:
             "goodput": self._over(lambda one: one.goodput),
             "effective_training_time": self._over(lambda one: one.effective),
             "time_s": self._over(lambda one: one.wall_s),
-            "lost_s": {name: self._mean(lambda one, name=name: one.lost_s[name]) for name in LOST},
-            "failures": {cause.name: self._mean(lambda one, c=cause.name: one.failures[c]) for cause in run.causes},
+            "lost_s": {name: _mean([one.lost_s[name] for one in self.runs]) for name in LOST},
+            "failures": {c.name: _mean([one.failures[c.name] for one in self.runs]) for c in run.causes},
             "expected": {
                 "goodput": self.expected.goodput,
                 "time_s": self.expected.wall_s,
@@ -101,10 +76,7 @@ class Goodput:
             "unverified": unverified(self.reliability),
         }
 
-    def _mean(self, of: Any) -> float:  # noqa: ANN401  # a function of a run
-        return float(np.mean([of(one) for one in self.runs]))
-
-    def _over(self, of: Any) -> dict[str, float]:  # noqa: ANN401  # a function of a run
+    def _over(self, of: Callable[[GoodputRun], float]) -> dict[str, float]:
         values = np.array([of(one) for one in self.runs])
         low, high = np.percentile(values, [5.0, 95.0])
         return {"mean": float(values.mean()), "p5": float(low), "p95": float(high)}
@@ -115,7 +87,8 @@ def goodput(estimate: Estimate, reliability: Reliability, asked: Asked) -> Goodp
 
     Run k of the seeds has a generator of its own, spawned from `asked.seed`.
     """
-    _sound(estimate, asked)
+    check_asked(asked)
+    _one_step(estimate)
     row = estimate.to_row()
     step_s = float(row["time_s"])
     steps = _steps(estimate, asked)
@@ -157,7 +130,7 @@ def long_run(estimate: Estimate, reliability: Reliability, asked: Asked, work_s:
         named[chip // node_chips] = max(named.get(chip // node_chips, 1.0), factor)
     return LongRun(
         work_s=work_s,
-        interval_s=_interval(asked, save_s, lag_s, causes, float(row["time_s"]), work_s),
+        interval_s=interval_of(asked, save_s, lag_s, mean_between_failures(causes), float(row["time_s"]), work_s),
         save_s=save_s,
         lag_s=lag_s,
         restart_s=restart_s,
@@ -202,28 +175,6 @@ def unverified(reliability: Reliability) -> list[str]:
     return [str(row["path"]) for row in data_of(reliability) if "unverified" in str(row["source"])]
 
 
-def _interval(
-    asked: Asked, save_s: float, lag_s: float, causes: tuple[Cause, ...], step_s: float, work_s: float
-) -> float:
-    """Work between checkpoints [s], in whole steps, one at least and the whole run at most. Raises SpecError."""
-    if asked.interval in RULES:
-        mean = mean_between_failures(causes)
-        rule = RULES[cast("Literal['best', 'daly', 'young']", asked.interval)]
-        found = float(rule(np.float64(save_s), np.float64(mean))) if math.isfinite(mean) else work_s
-    else:
-        if isinstance(asked.interval, str) and asked.interval.isalpha():
-            raise SpecError("is no rule", field="interval", value=asked.interval, hint=nearest(asked.interval, RULES))
-        found = _quantity(asked.interval, "s", "interval")
-        if not found > 0.0:
-            raise SpecError("must be more than 0", field="interval", value=asked.interval)
-        if found < lag_s:
-            hint = f"a checkpoint is written for {lag_s:.4g} s behind the job, one at a time"
-            raise SpecError("is too short", field="interval", value=asked.interval, hint=hint)
-    # One checkpoint is written at a time.
-    steps = max(round(found / step_s), math.ceil(lag_s / step_s), 1)
-    return min(steps * step_s, work_s)
-
-
 def _steps(estimate: Estimate, asked: Asked) -> float:
     if asked.steps is not None:
         return float(asked.steps)
@@ -235,42 +186,14 @@ def _step_tokens(estimate: Estimate) -> float:
     return float(scenario.global_batch * scenario.context)
 
 
-def _sound(estimate: Estimate, asked: Asked) -> None:
-    """Raises SpecError for what cannot be asked."""
+def _one_step(estimate: Estimate) -> None:
+    """Raises SpecError for what is not one step of training."""
     if estimate.case.phase != "train":
         raise SpecError("is not a training estimate", field="estimated", value=estimate.case.phase)
     if len(estimate.result.time) != 1:
         hint = "a run is simulated for one step time"
         raise SpecError("is more than one point", field="estimated", value=len(estimate.result.time), hint=hint)
-    if (asked.tokens is None) == (asked.steps is None):
-        raise SpecError("give one of the two", field="tokens, steps", hint="for example --tokens 1e12")
-    for name in ("tokens", "steps"):
-        value = getattr(asked, name)
-        if value is not None and not (math.isfinite(value) and value > 0.0):
-            raise SpecError("must be more than 0", field=name, value=value)
-    if asked.steps is not None and asked.steps != round(asked.steps):
-        raise SpecError("must be a whole number", field="steps", value=asked.steps)
-    if asked.save not in SAVES:
-        raise SpecError("is no way to save", field="checkpoint", value=asked.save, hint=nearest(asked.save, SAVES))
-    if asked.spares is not None and asked.spares < 0:
-        raise SpecError("must be at least 0", field="spares", value=asked.spares)
-    if not 1 <= asked.seeds <= MOST_SEEDS:
-        raise SpecError("is out of range", field="seeds", value=asked.seeds, hint=f"1 to {MOST_SEEDS}")
-    if asked.seed < 0:
-        raise SpecError("must be at least 0", field="seed", value=asked.seed)
-    if not 0.0 <= asked.slow_spread <= 1.0:
-        raise SpecError("is out of range", field="slow-spread", value=asked.slow_spread, hint="0 to 1")
-    for chip, factor in asked.stragglers.items():
-        if not (math.isfinite(factor) and factor >= 1.0):
-            hint = "how many times as long its steps take, at least 1"
-            raise SpecError("is no factor", field="straggler", value=f"{chip}={factor}", hint=hint)
 
 
-def _quantity(text: str | float, unit: str, field: str) -> float:
-    try:
-        found = parse_quantity(text, unit)
-    except SpecError as error:
-        raise SpecError(error.problem, field=field, value=error.value, hint=error.hint) from None
-    if not math.isfinite(found):
-        raise SpecError("is not a finite number", field=field, value=text)
-    return found
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from cosim.errors import SpecError
-from cosim.explore.goodput import Asked, Goodput, goodput
+from cosim.explore.goodput import Goodput, goodput
+from cosim.explore.goodput_asked import Asked
 from cosim.explore.request import estimate_request
 from cosim.hardware.reliability import NAME, Reliability, load_reliability
 from cosim.overrides import ROOTS, Varied, split_overrides, vary

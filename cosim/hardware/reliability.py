@@ -38,7 +38,9 @@ class Component(Frozen):
     def _one_kind(self) -> Self:
         for name in ("repair", "detection"):
             if self.planned and getattr(self, name) is not None:
-                raise SpecError("does not belong to what is planned", field=name, hint="a planned stop leaves nodes whole")
+                raise SpecError(
+                    "does not belong to what is planned", field=name, hint="a planned stop leaves nodes whole"
+                )
         return self
 
 

@@ -105,7 +105,7 @@ def expected_run(run: LongRun) -> Expected:
     slow = slowest_chip(run)
     if (slow * run.interval_s + run.save_s + run.restart_s) / mean_between_failures(run.causes) > MOST_EXPONENT:
         never = dict.fromkeys((cause.name for cause in run.causes), math.inf)
-        return Expected(math.inf, run.work_s, {name: math.inf for name in LOST}, never)
+        return Expected(math.inf, run.work_s, dict.fromkeys(LOST, math.inf), never)
     whole, rest = divmod(run.work_s, run.interval_s)
     parts = [(run.interval_s, whole), (rest, 1.0 if rest > 1e-9 * run.interval_s else 0.0)]
     lost = dict.fromkeys(LOST, 0.0)

@@ -1,4 +1,4 @@
-"""Long runs as events take the expected time of the closed form: exactly what it covers, nearly what it takes simply."""
+"""Long runs as events take the expected time of the closed form: nearly where that is of first order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cosim.engines.goodput import GoodputRun, simulate_run
 from cosim.timing.goodput import LOST, Cause, LongRun, Stragglers, expected_run
 
 DAY, HOUR = 86400.0, 3600.0
-SEEDS = 100
+SEEDS = 60
 BUG = Cause("software", 1.0 / (6.0 * HOUR), 120.0)
 GPU = Cause("gpu", 1.0 / (4.0 * HOUR), 300.0, 24.0 * HOUR)
 UPDATE = Cause("planned", 1.0 / DAY, planned=True)
@@ -26,10 +26,10 @@ WITHIN = {
     "rare checkpoints": (replace(PLAIN, interval_s=4.0 * HOUR), 0.02),
     "planned stops": (replace(PLAIN, causes=(*PLAIN.causes, UPDATE)), 0.01),
     "asynchronous": (replace(PLAIN, save_s=1.0, lag_s=300.0), 0.01),
-    "few spares": (replace(PLAIN, work_s=60.0 * DAY, causes=(BUG, GPU), spares=5), 0.03),
+    "few spares": (replace(PLAIN, work_s=40.0 * DAY, causes=(BUG, GPU), spares=5), 0.03),
     "no spares": (replace(PLAIN, work_s=20.0 * DAY, causes=(BUG, GPU)), 0.03),
     "slow chips": (replace(PLAIN, stragglers=Stragglers(0.02)), 0.01),
-    "elastic": (replace(PLAIN, work_s=60.0 * DAY, causes=(BUG, GPU), spares=2, elastic=True), 0.03),
+    "elastic": (replace(PLAIN, work_s=40.0 * DAY, causes=(BUG, GPU), spares=2, elastic=True), 0.03),
 }
 
 
@@ -54,7 +54,7 @@ def test_the_mean_over_seeds_is_the_closed_form(name: str) -> None:
 
 
 def test_where_it_is_exact_only_chance_is_between_them() -> None:
-    found, expected = runs(PLAIN, 400), expected_run(PLAIN)
+    found, expected = runs(PLAIN, 250), expected_run(PLAIN)
     wall = np.array([one.wall_s for one in found])
     assert abs(wall.mean() - expected.wall_s) < 3.5 * wall.std() / np.sqrt(len(wall))
     for cause in ("recomputed", "detection", "restart", "checkpoint"):

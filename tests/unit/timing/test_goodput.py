@@ -143,7 +143,7 @@ def test_fewer_replicas_are_better_than_none() -> None:
 @pytest.mark.parametrize(
     ("healthy", "elastic", "share"), [(70, True, 1.0), (64, False, 1.0), (63, False, 0.0), (63, True, 15 / 16)]
 )
-def test_the_speed_with_so_many_nodes(healthy: int, elastic: bool, share: float) -> None:  # noqa: FBT001
+def test_the_speed_with_so_many_nodes(healthy: int, elastic: bool, share: float) -> None:
     assert replace(RUN, elastic=elastic).share(healthy) == share
 
 

@@ -172,19 +172,20 @@ def simulate_goodput(
     changes: Changes | None = None,
     seeds: int = 20,
     seed: int = 0,
+    spans: bool = False,
 ) -> Goodput:
     """A run of `tokens` or `steps` of a training estimate with failures: `seeds` simulated runs and the closed form.
 
     `interval`: work between checkpoints, best, daly, young or a time. `checkpoint`: blocking or async. `stragglers`:
     how many times as long steps of a chip take. `reliability`: failures by component, a name or a file; `changes` of
-    it by path ("components.gpu.mtbf"). Raises SpecError, InfeasibleError.
+    it by path ("components.gpu.mtbf"). `spans` keeps what happened when in the first run. Raises SpecError, InfeasibleError.
     """
     from cosim.explore.goodput import goodput
     from cosim.explore.goodput_asked import Asked
     from cosim.explore.goodput_request import varied_reliability
 
     asked = Asked(
-        tokens, steps, interval, checkpoint, spares, elastic, slow_spread, dict(stragglers or {}), seeds, seed
+        tokens, steps, interval, checkpoint, spares, elastic, slow_spread, dict(stragglers or {}), seeds, seed, spans
     )
     return goodput(estimated, varied_reliability(reliability, _below(changes or {}, "reliability")), asked)
 

@@ -37,7 +37,18 @@ def goodput_command(
     from cosim.explore.goodput_request import goodput_request
     from cosim.report.goodput_timeline import write_goodput_timeline
 
-    asked = Asked(tokens, steps, interval, checkpoint, spares, elastic, slow_spread=slow_spread, seeds=seeds, seed=seed)
+    asked = Asked(
+        tokens,
+        steps,
+        interval,
+        checkpoint,
+        spares,
+        elastic,
+        slow_spread=slow_spread,
+        seeds=seeds,
+        seed=seed,
+        spans=timeline is not None,
+    )
     named = straggler or []
     given = overrides(settings or [])
     answer = goodput_request(system, workload, asked, given, reliability=reliability, stragglers=named)

@@ -104,7 +104,9 @@ def goodput(estimate: Estimate, reliability: Reliability, asked: Asked) -> Goodp
             "shorten the interval, the checkpoint or reliability.job_start, or use fewer nodes",
         )
     generators = [np.random.default_rng(part) for part in np.random.SeedSequence(asked.seed).spawn(asked.seeds)]
-    runs = tuple(simulate_run(run, random, spans=number == 0) for number, random in enumerate(generators))
+    runs = tuple(
+        simulate_run(run, random, spans=asked.spans and number == 0) for number, random in enumerate(generators)
+    )
     return Goodput(estimate, reliability, asked, steps, step_s, state, run, expected, runs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from cosim.units import parse_quantity
 RULES: Mapping[str, Callable[[Array, Array], Array]] = {"best": best_interval, "daly": daly, "young": young}
 SAVES = ("blocking", "async")
 MOST_SEEDS = 10_000
+MOST_SPARES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,15 @@ class Asked:
     stragglers: Mapping[int, float] = field(default_factory=dict)
     seeds: int = 20
     seed: int = 0
+    spans: bool = False
+    """Whether the first run keeps what happened when, for a timeline."""
 
 
 def check_asked(asked: Asked) -> None:
     """Raises SpecError for what cannot be asked."""
     if (asked.tokens is None) == (asked.steps is None):
         raise SpecError("give one of the two", field="tokens, steps", hint="for example --tokens 1e12")
-    for holds, problem, name, value, hint in (*_length(asked), *_counts(asked), *_slow(asked)):
+    for holds, problem, name, value, hint in itertools.chain(_length(asked), _counts(asked), _slow(asked)):
         if not holds:
             raise SpecError(problem, field=name, value=value, hint=hint)
 
@@ -59,7 +63,8 @@ def _length(asked: Asked) -> Iterator[_Check]:
 
 def _counts(asked: Asked) -> Iterator[_Check]:
     yield asked.save in SAVES, "is no way to save", "checkpoint", asked.save, nearest(asked.save, SAVES)
-    yield asked.spares is None or asked.spares >= 0, "must be at least 0", "spares", asked.spares, None
+    spares = 0 if asked.spares is None else asked.spares
+    yield 0 <= spares <= MOST_SPARES, "is out of range", "spares", spares, f"0 to {MOST_SPARES}"
     yield 1 <= asked.seeds <= MOST_SEEDS, "is out of range", "seeds", asked.seeds, f"1 to {MOST_SEEDS}"
     yield asked.seed >= 0, "must be at least 0", "seed", asked.seed, None
 

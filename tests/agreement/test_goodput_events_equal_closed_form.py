@@ -53,6 +53,14 @@ def test_the_mean_over_seeds_is_the_closed_form(name: str) -> None:
         assert abs(count.mean() - expected.failures[cause.name]) < slack + 0.5, cause.name
 
 
+def test_a_replica_that_is_complete_again_restarts_the_job() -> None:
+    run = WITHIN["elastic"][0]
+    restarts = float(np.mean([one.lost_s["restart"] for one in runs(run)]))
+    alone = expected_run(replace(run, elastic=False, spares=100)).lost_s["restart"]
+    assert restarts == pytest.approx(expected_run(run).lost_s["restart"], rel=0.04)
+    assert alone < 0.95 * restarts
+
+
 def test_where_it_is_exact_only_chance_is_between_them() -> None:
     found, expected = runs(PLAIN, 250), expected_run(PLAIN)
     wall = np.array([one.wall_s for one in found])

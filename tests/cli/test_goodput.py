@@ -110,7 +110,7 @@ def test_the_library_shows_what_fails(call: Call) -> None:
         (("--steps", "-5"), "steps: must be more than 0"),
         (("--steps", "10", "--interval", "dayly"), "interval: is no rule (got 'dayly'); nearest: daly"),
         (("--steps", "10", "--checkpoint", "asynk"), "nearest: async"),
-        (("--steps", "10", "--spares", "-1"), "spares: must be at least 0"),
+        (("--steps", "10", "--spares", "-1"), "spares: is out of range"),
         (("--steps", "10", "--straggler", "99"), "is not CHIP=FACTOR"),
         (("--steps", "10", "--straggler", "99=2"), "is no chip of the run"),
         (("--steps", "10", "--reliability", "nothing"), "no technology has this name"),

@@ -169,6 +169,13 @@ def test_the_slowest_chip_sets_the_step_until_its_node_is_swapped() -> None:
     assert swapped.effective > swapped.goodput
 
 
+def test_a_repaired_node_is_as_good_as_any() -> None:
+    slow = one(GPU, nodes=2, spares=0, stragglers=Stragglers(0.0, {0: 1.5}))
+    found = scripted(slow, 1.0)
+    assert found.lost_s["waiting"] > 0.0
+    assert found.lost_s["stragglers"] == 0.0
+
+
 def test_checkpoints_are_drawn_where_they_are() -> None:
     spans = scripted(one(BUG), 1500.0).spans
     saved = [(span.start_s, span.end_s) for span in spans if span.resource == "checkpoint"]

@@ -96,6 +96,7 @@ def test_nothing_fails() -> None:
     found = expected_run(run)
     assert found.wall_s == pytest.approx(20.0 * DAY + 20.0 * 30.0)
     assert found.failures == {}
+    assert expected_run(replace(run, lag_s=77.0)).wall_s == pytest.approx(found.wall_s + 77.0)
     stopped = expected_run(replace(run, causes=(UPDATE,)))
     assert stopped.failures["planned"] == pytest.approx(20.0 / 3.0)
     assert stopped.wall_s - found.wall_s == pytest.approx(20.0 / 3.0 * 430.0)

@@ -178,7 +178,8 @@ def simulate_goodput(
 
     `interval`: work between checkpoints, best, daly, young or a time. `checkpoint`: blocking or async. `stragglers`:
     how many times as long steps of a chip take. `reliability`: failures by component, a name or a file; `changes` of
-    it by path ("components.gpu.mtbf"). `spans` keeps what happened when in the first run. Raises SpecError, InfeasibleError.
+    it by path ("components.gpu.mtbf"). `spans` keeps what happened when in the first run.
+    Raises SpecError, InfeasibleError.
     """
     from cosim.explore.goodput import goodput
     from cosim.explore.goodput_asked import Asked

@@ -56,7 +56,7 @@ def goodput_text(row: Row) -> str:
 def span(time_s: float) -> str:
     """A time as people say it: 54.2 days, 2.9 h, 12.4 min, 4.1 s."""
     for unit, size in (("days", DAY), ("h", HOUR), ("min", MINUTE)):
-        if time_s >= 2.0 * size or (unit == "days" and time_s >= size):
+        if time_s >= 2.0 * size:
             return f"{time_s / size:.4g} {unit}"
     return f"{time_s:.4g} s"
 

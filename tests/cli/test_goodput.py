@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from cosim.cli.goodput_screen import span
+
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
 
 Call = Callable[..., tuple[int, str, str]]
@@ -39,6 +41,11 @@ def test_the_screen_says_what_was_asked_and_what_came_out(call: Call) -> None:
     for words in ("goodput", "closed form", "effective training time", "seed 0", "lost time", "work done again"):
         assert words in out
     assert "unverified recollection: components.gpu.repair" in out
+
+
+def test_times_are_said_as_people_do() -> None:
+    said = [span(time_s) for time_s in (4.0, 119.0, 150.0, 7200.0, 86400.0, 129.9 * 86400.0)]
+    assert said == ["4 s", "119 s", "2.5 min", "2 h", "24 h", "129.9 days"]
 
 
 def test_json_repeats_itself_by_seed(call: Call) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from cosim.engines.network.simulate import NetworkRun, Request, Traffic
     from cosim.explore.difference import Difference
+    from cosim.explore.goodput import Goodput
     from cosim.explore.run import Progress
 
 Strategy = Plan
@@ -154,6 +155,40 @@ def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
         one = np.array([index], dtype=np.intp)
         raise explain(take(estimated.case, one), take(estimated.result, one))
     return simulated(estimated.case, index)
+
+
+def simulate_goodput(
+    estimated: Estimate,
+    *,
+    tokens: float | None = None,
+    steps: float | None = None,
+    interval: str | float = "best",
+    checkpoint: str = "blocking",
+    spares: int | None = None,
+    elastic: bool = False,
+    slow_spread: float = 0.0,
+    stragglers: Mapping[int, float] | None = None,
+    reliability: str = "reliability",
+    changes: Changes | None = None,
+    seeds: int = 20,
+    seed: int = 0,
+    spans: bool = False,
+) -> Goodput:
+    """A run of `tokens` or `steps` of a training estimate with failures: `seeds` simulated runs and the closed form.
+
+    `interval`: work between checkpoints, best, daly, young or a time. `checkpoint`: blocking or async. `stragglers`:
+    how many times as long steps of a chip take. `reliability`: failures by component, a name or a file; `changes` of
+    it by path ("components.gpu.mtbf"). `spans` keeps what happened when in the first run.
+    Raises SpecError, InfeasibleError.
+    """
+    from cosim.explore.goodput import goodput
+    from cosim.explore.goodput_asked import Asked
+    from cosim.explore.goodput_request import varied_reliability
+
+    asked = Asked(
+        tokens, steps, interval, checkpoint, spares, elastic, slow_spread, dict(stragglers or {}), seeds, seed, spans
+    )
+    return goodput(estimated, varied_reliability(reliability, _below(changes or {}, "reliability")), asked)
 
 
 def simulate_collective(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cosim.cli import calibrate, collective, diff, estimate, library, measure, runs, validate
+from cosim.cli import calibrate, collective, diff, estimate, goodput, library, measure, runs, validate
 
 app = typer.Typer(
     name="cosim",
@@ -40,6 +40,7 @@ app.command("list")(library.list_items)
 app.command("show")(library.show)
 app.command("schema")(library.schema)
 app.command("estimate")(estimate.estimate_command)
+app.command("goodput")(goodput.goodput_command)
 app.command("collective")(collective.collective_command)
 app.command("run")(runs.run)
 app.command("report")(runs.report)

@@ -20,8 +20,9 @@ from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
 from cosim.hardware.collectives import CollectiveLibrary
 from cosim.hardware.compute import KernelLibrary
-from cosim.hardware.load import load_chip, load_collectives, load_kernels, load_system
+from cosim.hardware.load import described, load_chip, load_collectives, load_kernels, load_system
 from cosim.hardware.lower import lower_chip
+from cosim.hardware.reliability import Reliability, load_reliability
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario
@@ -44,6 +45,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "network": Network,
     "software": Software,
     "technology": Technology,
+    "reliability": Reliability,
     "kernels": KernelLibrary,
     "collectives": CollectiveLibrary,
     "plan": Plan,
@@ -53,9 +55,9 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "sweep": Sweep,
 }
 
-_PLAIN: dict[str, Callable[[str], Software | Technology | KernelLibrary | CollectiveLibrary]] = {
+_PLAIN: dict[str, Callable[[str], Software | Technology | Reliability | KernelLibrary | CollectiveLibrary]] = {
     "software": load_software,
-    "technology": load_technology,
+    "technology": lambda name: (load_reliability if _is_reliability(name) else load_technology)(name),
     "kernels": load_kernels,
     "collectives": load_collectives,
 }
@@ -203,9 +205,17 @@ def _software(path: str) -> Item:
 
 
 def _technology(path: str) -> Item:
+    if _is_reliability(path):
+        reliability = load_reliability(path)
+        return {"title": reliability.title, "components": ", ".join(reliability.components)}
     technology = load_technology(path)
     nodes = ", ".join(node.names[0] for node in technology.nodes)
     return {"title": technology.title, "nodes": nodes, "reticle": technology.reticle.text}
+
+
+def _is_reliability(name: str) -> bool:
+    """Whether a technology file tells of failures, not of silicon."""
+    return "components" in described(name, "technology")[0]
 
 
 def _kernels(path: str) -> Item:

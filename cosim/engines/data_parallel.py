@@ -29,6 +29,9 @@ from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
 from cosim.timing.energy import kernel_energy
 from cosim.timing.vector import vector_cost
 
+PIECES_WITH_BOTH_ENDS = ("zb-v", "dualpipe")
+"""Schedules whose first stage holds embedding and head: a table that both use is there already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Closing:
@@ -108,10 +111,13 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
         gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
         wire = wire + np.where(zero < 1.0, plain.wire_bytes, np.where(once, given.wire_bytes, 0.0))
         wire = wire + np.where((zero >= 1.0) & (zero < 3.0), taken.wire_bytes, 0.0)
-    if case.model.tied_embeddings:
+    if case.model.tied_embeddings and case.plan.schedule not in PIECES_WITH_BOTH_ENDS:
         time, sent = _tied(case, software)
         ends = stage.embeds + stage.heads
         reduce, wire = reduce + ends * time, wire + ends * sent
+    if case.plan.schedule == "dualpipe":
+        time, sent = _twins(case, software, owned)
+        reduce, wire = reduce + time, wire + sent
     layers = np.maximum(owned.layers, 1.0)
     return Closing(gather, reduce, layers, wire)
 
@@ -124,6 +130,23 @@ def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
     cost = all_reduce(size, pair, case.system)
     apart = plan.pipeline > 1.0
     return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
+
+
+def _twins(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:
+    """Sum of the gradients of all weights that two stages of a pipeline both hold [s], and bytes sent (4, P).
+
+    The stages of a pair lie 1 to p - 1 apart: all are taken to be half the pipeline apart. Under ZeRO each rank sums
+    what is left of its gradients after their reduction.
+    """
+    plan = case.plan
+    pair = pair_placement(plan.tensor * plan.replicas * plan.pipeline / 2.0, case.system.sizes)
+    ranks = plan.replicas, expert_replicas(plan)
+    shared, routed = (
+        numbers * np.where(plan.zero >= 1.0, 1.0 / each, 1.0)
+        for numbers, each in zip((owned.shared, owned.routed), ranks, strict=True)
+    )
+    cost = all_reduce((shared + routed) * software.reduced_bytes, pair, case.system)
+    return cost.time, cost.wire_bytes
 
 
 def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:

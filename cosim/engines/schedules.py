@@ -1,0 +1,199 @@
+"""The closed form of every pipeline schedule: passes of the busiest stage, and the bubble that the schedule leaves.
+
+F, B, W are the forward pass, the input gradient (with what is recomputed) and the weight gradient of a micro-batch on a
+stage; p stages, m micro-batches, c a transfer. Equal stages, c = 0, m at least p:
+
+    1f1b, gpipe  (p - 1)(F + B + W)                                             Huang et al. 2019, Narayanan et al. 2021
+    zb-h1        (p - 1) max(F + B - W, F, B)                                   Qi et al. 2023, table 1: (p - 1)(F + B - W)
+    zb-v         (p - 1)/2 max(2B - W, 2F - W, 2F - B, F + B - W, F, B)         Qi et al. 2023: none where F = B = W, beyond
+                                                                                the way of the first pass, (p - 1) F / 2
+    dualpipe     the most of h 2F, h (2F + B - W), h (2B - W) + (h - 1) F,      DeepSeek-V3, table 2, where B means B + W:
+                 h B + (h - 1) F with h = p/2 - 1                               h (F&B + B - 3W) = h (F + 2B - W), F&B a
+                                                                                pass of both in turn
+
+The published forms are for W not longer than F or B (zb-h1) or F = B = W (zb-v, dualpipe); the others follow from the
+same orders of passes (`cosim.engines.orders`): what comes before a stage's first input gradient, and what is left of it
+after its last. Stages that differ: gpipe is exact; zb-h1 takes the most over stages; zb-v and dualpipe put the other
+stages' passes into the bubble, which is approximate. Transfers that are longer than what a schedule has to hide them
+behind count once a micro-batch: approximate too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cosim.engines.case import Case
+from cosim.engines.data_parallel import Closing
+from cosim.engines.pipeline import Schedule, pipeline_time
+from cosim.engines.step import OpCost
+from cosim.mapping.device import DeviceGraph
+from cosim.mapping.plan import PlanArrays
+from cosim.mapping.schedules import SPLIT
+from cosim.mapping.stages import at_class, fullest
+from cosim.records import Array, array
+
+V_LINES = (
+    # (F, B, W, transfers): each is a longest way through a V of pieces, per stage but the busiest, in passes of a piece.
+    (0.0, 2.0, -1.0, 6.0),
+    (2.0, 0.0, -1.0, 6.0),
+    (2.0, -1.0, 0.0, 5.0),
+    (1.0, 1.0, -1.0, 6.0),
+    (1.0, 0.0, 0.0, 5.0),
+    (0.0, 1.0, 0.0, 5.0),
+)
+
+
+def weight_seconds(case: Case, device: DeviceGraph, gradient_ops: tuple[OpCost, ...]) -> dict[str, Array]:
+    """Device time of the weight gradients in one run of each group (P,) [s].
+
+    Products of weight gradients, sums for biases and scales, additions to what is kept, with the gap of each; not the
+    second product of an op between activations, whose gradients go on. Collectives stay with the input gradient.
+    """
+    between = {f"{op.name}.wgrad" for op in device.matmuls if op.activations}
+    kinds = (".wgrad", ".bias", ".scales", ".accumulate")
+    found: dict[str, Array] = {}
+    for op in gradient_ops:
+        if op.name.endswith(kinds) and op.name not in between:
+            found[op.group] = found.get(op.group, array(0.0)) + op.count * (op.cost.time + case.system.chip.launch.gap)
+    return found
+
+
+def schedule_time(schedule: Schedule, plan: PlanArrays) -> Array:
+    """From the first pass of a step to the end of its last (P,) [s], traffic of the data ranks left out."""
+    if plan.schedule == "1f1b":
+        return pipeline_time(schedule, plan.pipeline, plan.micro_batches, plan.virtual)
+    forms = {"gpipe": _gpipe, "zb-h1": _zero_bubble, "zb-v": _shape_v, "dualpipe": _both_ways}
+    alone = plan.micro_batches * _most(schedule, schedule.forward + schedule.backward)
+    return np.where(plan.pipeline > 1.0, forms[plan.schedule](schedule, plan), alone)
+
+
+def closing_waits(
+    closing: Closing, schedule: Schedule, plan: PlanArrays, cores: Array, *, overlap: bool
+) -> tuple[Array, Array]:
+    """What a step takes longer before its first pass is done (P,), and each stage after its last one (4, P) [s].
+
+    Where weight gradients are passes of their own all stages end them at about the same time, and reductions hide
+    behind the last of them: what is left of each stage's own counts.
+    """
+    before, after = closing.waits(schedule, plan, cores, overlap=overlap)
+    if plan.schedule not in SPLIT:
+        return before, after
+    last = schedule.weight / plan.virtual
+    each = closing.reduce / plan.virtual
+    per_piece = np.maximum(np.floor(closing.layers / plan.virtual), 1.0)
+    beside = np.minimum(each, last) if overlap else np.zeros_like(each)
+    left = np.maximum(each / per_piece, each - last * (1.0 - 1.0 / per_piece)) if overlap else closing.reduce
+    return before, np.where(schedule.stage.count > 0.0, left + cores * beside, -np.inf)
+
+
+def _gpipe(schedule: Schedule, plan: PlanArrays) -> Array:
+    """All forward, then all back: each is a line of stages and transfers whose slowest sets the pace."""
+    total = 2.0 * schedule.way
+    for passes in (schedule.forward, schedule.backward):
+        pace = np.maximum(_most(schedule, passes), schedule.slower)
+        total = total + np.sum(schedule.stage.count * passes, axis=0) + (plan.micro_batches - 1.0) * pace
+    return total
+
+
+def _zero_bubble(schedule: Schedule, plan: PlanArrays) -> Array:
+    """ZB-H1: most over stages e of what comes before its first input gradient, its passes, and what is left after.
+
+    The stage has run a forward pass for each stage behind it when its first gradient comes, and keeps e + 1 weight
+    gradients for the end, while the last input gradient goes up to the stage a that then ends last.
+    """
+    p, m = plan.pipeline, plan.micro_batches
+    f, w = schedule.forward, schedule.weight
+    b = schedule.backward - w
+    hop = schedule.way / np.maximum(p - 1.0, 1.0)
+    starts = np.cumsum(schedule.stage.count, axis=0) - schedule.stage.count
+    places = [*starts, *np.maximum(starts + schedule.stage.count - 1.0, 0.0), np.minimum(m, p) - 1.0, p - np.minimum(m, p)]
+    longest: Array = np.zeros_like(hop + m)
+    for place in places:
+        end = np.minimum(place, p - 1.0)
+        behind = p - 1.0 - end
+        own_f, own_w = _at(schedule, f, end), _at(schedule, w, end)
+        busy = m * (own_f + own_w + _at(schedule, b, end))
+        there = _before(schedule, f, end) + end * hop
+        both = _before(schedule, f + b, p) - _before(schedule, f + b, end + 1.0) + 2.0 * behind * hop
+        ahead = there + np.maximum(both - np.minimum(behind, m - 1.0) * own_f, 0.0)
+        after: Array = np.zeros_like(busy)
+        kept = np.minimum(end + 1.0, m) * own_w
+        for first in (np.zeros_like(end), np.minimum(end, m - 1.0)):
+            up = _before(schedule, b, end) - _before(schedule, b, first) + (end - first) * hop
+            after = np.maximum(after, up + np.minimum(first + 1.0, m) * _at(schedule, w, first) - kept)
+        longest = np.maximum(longest, ahead + busy + after)
+    # A stage of the way in also waits for transfers between its first gradients: m is at least p there.
+    zigzag = np.clip(m - 2.0, 0.0, p - 1.0) * hop
+    chain = _before(schedule, f + b, p) + 2.0 * schedule.way
+    ring = chain + _at(schedule, w, np.zeros_like(p)) + (m - 1.0) * (chain + _at(schedule, w, np.zeros_like(p))) / p
+    found: Array = np.maximum(longest + zigzag, ring)
+    return found
+
+
+def _shape_v(schedule: Schedule, plan: PlanArrays) -> Array:
+    """ZB-V: the busiest stage's passes, and the longest of V_LINES over the other stages."""
+    p, m = plan.pipeline, plan.micro_batches
+    busy = schedule.forward + schedule.backward
+    b = schedule.backward - schedule.weight
+    slowest = fullest(schedule.stage, busy)
+    hop = schedule.way / np.maximum(p - 1.0, 1.0)
+    longest: Array = np.full(np.shape(hop + m), -np.inf)
+    for ahead, back, weight, moves in V_LINES:
+        line = (ahead * schedule.forward + back * b + weight * schedule.weight) / 2.0
+        others = np.sum(schedule.stage.count * line, axis=0) - at_class(line, slowest)
+        longest = np.maximum(longest, others + moves * schedule.way)
+    chain = np.sum(schedule.stage.count * (schedule.forward + b), axis=0) + 4.0 * schedule.way
+    found: Array = np.maximum(m * at_class(busy, slowest) + longest, m * chain / p)
+    return found
+
+
+def _both_ways(schedule: Schedule, plan: PlanArrays) -> Array:
+    """DualPipe: the busiest stage's passes, the mean other stage's in the bubble, transfers of the main phase exposed.
+
+    Neighbours run a forward and a backward pass as one and hand both on at its end: the ring of all stages holds one
+    transfer less than passes.
+    """
+    p, m = plan.pipeline, plan.micro_batches
+    busy = schedule.forward + schedule.backward
+    b = schedule.backward - schedule.weight
+    slowest = fullest(schedule.stage, busy)
+
+    def other(values: Array) -> Array:
+        """Mean over the stages but the two busiest ones, which are the two ends of a pair; of all where there is none."""
+        total = np.sum(schedule.stage.count * values, axis=0)
+        rest = (total - 2.0 * at_class(values, slowest)) / np.maximum(p - 2.0, 1.0)
+        mean: Array = np.where(p > 2.0, rest, total / p)
+        return mean
+
+    h = p / 2.0 - 1.0
+    less = np.maximum(h - 1.0, 0.0)
+    out, back, weight = other(schedule.forward), other(b), other(schedule.weight)
+    hop = schedule.way / np.maximum(p - 1.0, 1.0)
+    lines = (
+        2.0 * h * out,
+        h * (2.0 * out + back - weight + hop),
+        h * (2.0 * back - weight + 2.0 * hop) + less * out,
+        h * (back + hop) + less * out,
+    )
+    moves = 3.0 * p - 4.0 + np.where(p > 2.0, 0.0, 1.0) + (m - 2.0 * p) * (1.0 - 1.0 / p)
+    found: Array = m * at_class(busy, slowest) + np.maximum.reduce(np.broadcast_arrays(*lines)) + moves * hop
+    return found
+
+
+def _most(schedule: Schedule, values: Array) -> Array:
+    """The most of `values` (4, P) among classes that have a stage (P,)."""
+    found: Array = np.max(np.where(schedule.stage.count > 0.0, values, 0.0), axis=0)
+    return found
+
+
+def _before(schedule: Schedule, values: Array, position: Array) -> Array:
+    """Sum of `values` (4, P) over the stages in front of `position` (P,)."""
+    count = schedule.stage.count
+    start = np.cumsum(count, axis=0) - count
+    found: Array = np.sum(np.clip(position - start, 0.0, count) * values, axis=0)
+    return found
+
+
+def _at(schedule: Schedule, values: Array, position: Array) -> Array:
+    """`values` (4, P) of the stage at `position` (P,)."""
+    return _before(schedule, values, position + 1.0) - _before(schedule, values, position)

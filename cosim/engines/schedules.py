@@ -24,12 +24,11 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.engines.data_parallel import Closing
-from cosim.engines.pipeline import Schedule, pipeline_time
+from cosim.engines.pipeline import Piece, Schedule, pipeline_time
 from cosim.engines.step import OpCost
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.schedules import SPLIT
-from cosim.mapping.stages import at_class, fullest
 from cosim.records import Array, array
 
 V_LINES = (
@@ -78,12 +77,14 @@ def closing_waits(
     before, after = closing.waits(schedule, plan, cores, overlap=overlap)
     if plan.schedule not in SPLIT:
         return before, after
-    last = schedule.weight / plan.virtual
-    each = closing.reduce / plan.virtual
-    per_piece = np.maximum(np.floor(closing.layers / plan.virtual), 1.0)
-    beside = np.minimum(each, last) if overlap else np.zeros_like(each)
-    left = np.maximum(each / per_piece, each - last * (1.0 - 1.0 / per_piece)) if overlap else closing.reduce
-    return before, np.where(schedule.stage.count > 0.0, left + cores * beside, -np.inf)
+    parts = np.maximum(np.floor(closing.layers / plan.virtual), 1.0) * plan.virtual
+    if not overlap:
+        return before, np.where(schedule.stage.count > 0.0, closing.reduce, -np.inf)
+    # The last weight gradients of its pieces follow each other.
+    window = schedule.weight * (1.0 - 1.0 / parts)
+    left = np.maximum(closing.reduce / parts, closing.reduce - window)
+    after = left + cores * np.minimum(closing.reduce, schedule.weight)
+    return before, np.where(schedule.stage.count > 0.0, after, -np.inf)
 
 
 def _gpipe(schedule: Schedule, plan: PlanArrays) -> Array:
@@ -131,53 +132,77 @@ def _zero_bubble(schedule: Schedule, plan: PlanArrays) -> Array:
 
 
 def _shape_v(schedule: Schedule, plan: PlanArrays) -> Array:
-    """ZB-V: the busiest stage's passes, and the longest of V_LINES over the other stages."""
+    """ZB-V: the first stage's passes, because embedding and head are there, or those of the others and a line of V_LINES.
+
+    The first stage waits for its second piece while others pass a micro-batch down and up, and hides n of its own first
+    passes and n weight gradients in that; so again on the way back.
+    """
     p, m = plan.pipeline, plan.micro_batches
-    busy = schedule.forward + schedule.backward
+    n = p - 1.0
+    whole = schedule.forward + schedule.backward
     b = schedule.backward - schedule.weight
-    slowest = fullest(schedule.stage, busy)
-    hop = schedule.way / np.maximum(p - 1.0, 1.0)
-    longest: Array = np.full(np.shape(hop + m), -np.inf)
-    for ahead, back, weight, moves in V_LINES:
-        line = (ahead * schedule.forward + back * b + weight * schedule.weight) / 2.0
-        others = np.sum(schedule.stage.count * line, axis=0) - at_class(line, slowest)
-        longest = np.maximum(longest, others + moves * schedule.way)
-    chain = np.sum(schedule.stage.count * (schedule.forward + b), axis=0) + 4.0 * schedule.way
-    found: Array = np.maximum(m * at_class(busy, slowest) + longest, m * chain / p)
+    near, far = (_first(piece) for piece in schedule.pieces)
+    f_o, b_o, w_o = (_others(schedule, values, 1.0) / 2.0 for values in (schedule.forward, b, schedule.weight))
+    ways = schedule.way
+    down = n * (2.0 * f_o - near[0])
+    back = n * (2.0 * b_o - near[1]) - p / 2.0 * near[2] - (p / 2.0 - 1.0) * far[2]
+    own = m * whole[0] + np.maximum(down + 5.0 * ways, down + back + 6.0 * ways)
+    lines = [n * (x * f_o + y * b_o + z * w_o) + moves * ways for x, y, z, moves in V_LINES]
+    other = m * _most(schedule, np.where(_is_first(schedule), 0.0, whole)) + np.maximum.reduce(lines)
+    chain = np.sum(schedule.stage.count * (schedule.forward + b), axis=0) + 4.0 * ways
+    found: Array = np.maximum.reduce(np.broadcast_arrays(own, other, m * chain / p))
     return found
 
 
 def _both_ways(schedule: Schedule, plan: PlanArrays) -> Array:
-    """DualPipe: the busiest stage's passes, the mean other stage's in the bubble, transfers of the main phase exposed.
+    """DualPipe: the passes of the two end stages, which hold embedding and head, and the longest way beside them.
 
     Neighbours run a forward and a backward pass as one and hand both on at its end: the ring of all stages holds one
-    transfer less than passes.
+    transfer less than passes. A way that leaves the end stage to fill or drain the pipeline takes passes of the others
+    (`f_o`, `b_o`, `w_o`) in place of its own on the near piece (embedding) and the far one (head).
     """
     p, m = plan.pipeline, plan.micro_batches
-    busy = schedule.forward + schedule.backward
+    whole = schedule.forward + schedule.backward
     b = schedule.backward - schedule.weight
-    slowest = fullest(schedule.stage, busy)
-
-    def other(values: Array) -> Array:
-        """Mean over the stages but the two busiest ones, which are the two ends of a pair; of all where there is none."""
-        total = np.sum(schedule.stage.count * values, axis=0)
-        rest = (total - 2.0 * at_class(values, slowest)) / np.maximum(p - 2.0, 1.0)
-        mean: Array = np.where(p > 2.0, rest, total / p)
-        return mean
-
+    near, far = (_first(piece) for piece in schedule.pieces)
+    f_o, b_o, w_o = (_others(schedule, values, 2.0) for values in (schedule.forward, b, schedule.weight))
     h = p / 2.0 - 1.0
-    less = np.maximum(h - 1.0, 0.0)
-    out, back, weight = other(schedule.forward), other(b), other(schedule.weight)
+    most, each = 2.0 * h + 1.0, far[0] + far[1] + far[2]
     hop = schedule.way / np.maximum(p - 1.0, 1.0)
+    fill = (6.0 * h + 2.0) * f_o - most * (near[0] + each)
+    turn = 3.0 * h * f_o + 6.0 * h * b_o + (3.0 * h + 1.0) * w_o - near[0] - 2.0 * h * (each - far[2]) - most * far[2]
+    back = h * (near[1] + near[2])
     lines = (
-        2.0 * h * out,
-        h * (2.0 * out + back - weight + hop),
-        h * (2.0 * back - weight + 2.0 * hop) + less * out,
-        h * (back + hop) + less * out,
+        np.zeros_like(hop),
+        2.0 * h * b_o - back,
+        fill + (3.0 * h + 1.0) * (b_o + w_o) - back,
+        fill + (5.0 * h + 1.0) * b_o + (3.0 * h + 1.0) * w_o - 2.0 * back + h * hop,
+        turn - 2.0 * back + 2.0 * h * hop,
     )
+    longest = np.where(h > 0.0, np.maximum.reduce(np.broadcast_arrays(*lines)), 0.0)
     moves = 3.0 * p - 4.0 + np.where(p > 2.0, 0.0, 1.0) + (m - 2.0 * p) * (1.0 - 1.0 / p)
-    found: Array = m * at_class(busy, slowest) + np.maximum.reduce(np.broadcast_arrays(*lines)) + moves * hop
-    return found
+    found: Array = m * whole[0] + longest + moves * hop
+    return np.maximum(found, m * _most(schedule, whole))
+
+
+def _is_first(schedule: Schedule) -> Array:
+    """1 for the class of the first stage (4, P), else 0."""
+    mark = np.zeros_like(schedule.stage.count)
+    mark[0] = 1.0
+    return mark
+
+
+def _first(piece: Piece) -> tuple[Array, Array, Array]:
+    """Forward pass, input gradient and weight gradient of a piece on the first stage (P,)."""
+    return piece.forward[0], piece.backward[0] - piece.weight[0], piece.weight[0]
+
+
+def _others(schedule: Schedule, values: Array, ends: float) -> Array:
+    """Mean of `values` (4, P) over the stages but `ends` end ones like the first; the first's where there is no other."""
+    count = np.sum(schedule.stage.count, axis=0)
+    rest = np.sum(schedule.stage.count * values, axis=0) - ends * values[0]
+    mean: Array = np.where(count > ends, rest / np.maximum(count - ends, 1.0), values[0])
+    return mean
 
 
 def _most(schedule: Schedule, values: Array) -> Array:

@@ -57,13 +57,13 @@ class Closing:
         ahead, back = schedule.forward / plan.virtual, schedule.backward / plan.virtual
         left = np.maximum(self.gather - _reached(schedule.forward, schedule, plan), 0.0)
         start = np.where(
-            present, _behind_pieces(left, ahead, _apart(schedule.forward, schedule, plan), plan, self.layers), 0.0
+            present, behind_pieces(left, ahead, _apart(schedule.forward, schedule, plan), plan, self.layers), 0.0
         )
         # Stage after stage works beside what is left of its own gathering.
         beside = np.minimum(left, schedule.stage.count * ahead)
         before = np.maximum(np.max(start, axis=0), cores * np.sum(beside, axis=0))
         slower = cores * np.minimum(self.reduce / plan.virtual, back)
-        after = _behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.layers)
+        after = behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.layers)
         chain = np.sum(schedule.stage.count * slower, axis=0)
         # A stage that waits for its traffic has lost nothing to it that it would not have waited for.
         after = np.maximum(after - slower, 0.0) + chain
@@ -182,7 +182,7 @@ def _apart(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
     return longest
 
 
-def _behind_pieces(time: Array, first: Array, apart: Array, plan: PlanArrays, layers: Array) -> Array:
+def behind_pieces(time: Array, first: Array, apart: Array, plan: PlanArrays, layers: Array) -> Array:
     """What is exposed of `time` sent layer by layer behind passes of a piece of `first`, pieces lying `apart` [s].
 
     The last piece has one pass to hide behind; pieces before it also the time between.

@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from cosim.engines.case import Case
-from cosim.engines.data_parallel import Closing
+from cosim.engines.data_parallel import Closing, behind_pieces
 from cosim.engines.pipeline import Piece, Schedule, pipeline_time
 from cosim.engines.step import OpCost
 from cosim.mapping.device import DeviceGraph
@@ -71,20 +71,44 @@ def closing_waits(
 ) -> tuple[Array, Array]:
     """What a step takes longer before its first pass is done (P,), and each stage after its last one (4, P) [s].
 
-    Where weight gradients are passes of their own all stages end them at about the same time, and reductions hide
-    behind the last of them: what is left of each stage's own counts.
+    Where weight gradients are passes of their own all stages are taken to end at the same time, and reductions hide
+    behind the last of them on each piece. Between the last ones of two pieces zb-v runs a weight gradient for each
+    stage behind, dualpipe those and what comes back late.
     """
+    present = schedule.stage.count > 0.0
     before, after = closing.waits(schedule, plan, cores, overlap=overlap)
     if plan.schedule not in SPLIT:
         return before, after
-    parts = np.maximum(np.floor(closing.layers / plan.virtual), 1.0) * plan.virtual
+    f, w, reached, apart_f, apart_w = _ends(schedule, plan)
+    left = np.maximum(closing.gather - reached, 0.0)
     if not overlap:
-        return before, np.where(schedule.stage.count > 0.0, closing.reduce, -np.inf)
-    # The last weight gradients of its pieces follow each other.
-    window = schedule.weight * (1.0 - 1.0 / parts)
-    left = np.maximum(closing.reduce / parts, closing.reduce - window)
-    after = left + cores * np.minimum(closing.reduce, schedule.weight)
-    return before, np.where(schedule.stage.count > 0.0, after, -np.inf)
+        return np.max(np.where(present, left, 0.0), axis=0), np.where(present, closing.reduce, -np.inf)
+    start = behind_pieces(left, f, apart_f, plan, closing.layers)
+    beside = np.minimum(left, schedule.stage.count * f)
+    before = np.maximum(np.max(np.where(present, start, 0.0), axis=0), cores * np.sum(beside, axis=0))
+    exposed = behind_pieces(closing.reduce, w, apart_w, plan, closing.layers)
+    exposed = exposed + cores * np.minimum(closing.reduce, plan.virtual * w)
+    return before, np.where(present, exposed, -np.inf)
+
+
+def _ends(schedule: Schedule, plan: PlanArrays) -> tuple[Array, Array, Array, Array, Array]:
+    """Of a piece of each stage class (4, P) [s]: forward pass, weight gradient, passes in front of its first one.
+
+    And the time from the first pass of one piece to that of the other, and so between their last weight gradients.
+    """
+    p, count = plan.pipeline, schedule.stage.count
+    size = 2.0 if plan.schedule == "zb-v" else 1.0
+    f, w = schedule.forward / size, schedule.weight / size
+    b = schedule.backward / size - w
+    place = np.cumsum(count, axis=0) - count
+    end = place + np.maximum(count - 1.0, 0.0)
+    if plan.schedule != "dualpipe":
+        return f, w, place * f, (2.0 * (p - 1.0 - end) + 1.0) * f, (p - end) * w
+    h = p / 2.0 - 1.0
+    near = np.minimum(place, p - 1.0 - place)
+    inner = np.where(count > 1.0, h, np.minimum(near, h))
+    late = np.maximum(h + 1.0 - 2.0 * inner, 0.0) * b + (h + 1.0 - inner) * w
+    return f, w, near * f, (p - 1.0 - 2.0 * inner) * f, late
 
 
 def _gpipe(schedule: Schedule, plan: PlanArrays) -> Array:
@@ -107,7 +131,12 @@ def _zero_bubble(schedule: Schedule, plan: PlanArrays) -> Array:
     b = schedule.backward - w
     hop = schedule.way / np.maximum(p - 1.0, 1.0)
     starts = np.cumsum(schedule.stage.count, axis=0) - schedule.stage.count
-    places = [*starts, *np.maximum(starts + schedule.stage.count - 1.0, 0.0), np.minimum(m, p) - 1.0, p - np.minimum(m, p)]
+    places = [
+        *starts,
+        *np.maximum(starts + schedule.stage.count - 1.0, 0.0),
+        np.minimum(m, p) - 1.0,
+        p - np.minimum(m, p),
+    ]
     longest: Array = np.zeros_like(hop + m)
     for place in places:
         end = np.minimum(place, p - 1.0)

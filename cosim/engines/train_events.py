@@ -26,6 +26,7 @@ from cosim.records import Array, at
 if TYPE_CHECKING:
     import simpy
 
+
 @dataclass(frozen=True, slots=True)
 class StepSchedule:
     """What is to be scheduled, one entry per stage in pipeline order [s].
@@ -88,9 +89,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
     )
 
 
-def _each(
-    piece: Piece, along: Callable[[Array], tuple[float, ...]]
-) -> tuple[tuple[float, float, float], ...]:
+def _each(piece: Piece, along: Callable[[Array], tuple[float, ...]]) -> tuple[tuple[float, float, float], ...]:
     """(forward, backward, weight) of a piece on every stage."""
     return tuple(zip(along(piece.forward), along(piece.backward), along(piece.weight), strict=True))
 
@@ -204,11 +203,11 @@ class _Step:
         """The stream of data-parallel traffic: weights in before, gradients out after."""
         plan, slices = self.plan, self.slices[stage]
         parts = plan.pieces * slices
-        for piece in self.ends[stage].first:
+        for piece in self.ends[stage].first or range(plan.pieces):
             for layer in range(slices):
                 yield from self._send(stage, plan.gather_s[stage] / parts, "gather")
                 self.gathered[stage][piece, layer].succeed()
-        for piece in self.ends[stage].last:
+        for piece in self.ends[stage].last or reversed(range(plan.pieces)):
             for layer in reversed(range(slices)):
                 yield self.reducible[stage][piece, layer]
                 yield from self._send(stage, plan.reduce_s[stage] / parts, "reduce")
@@ -230,9 +229,7 @@ class _Step:
         """Seconds of a pass when nothing lies beside it."""
         plan = self.plan
         whole = plan.forward_s[stage], plan.backward_s[stage], plan.weight_s[stage] if plan.weight_s else 0.0
-        forward, back, weight = (
-            plan.pieces_s[stage][piece] if plan.pieces_s else (each / plan.pieces for each in whole)
-        )
+        forward, back, weight = plan.pieces_s[stage][piece] if plan.pieces_s else (each / plan.pieces for each in whole)
         if last_pass(plan.schedule) == "backward":
             weight = 0.0
         return {"forward": forward, "backward": back - weight, "weight": weight}[kind]

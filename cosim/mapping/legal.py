@@ -67,7 +67,12 @@ LIMITS: tuple[Limit, ...] = (
         "asks for {} pieces a stage more or fewer",
         "plan.virtual_pipeline is 1 under gpipe and zb-h1, 2 under zb-v and dualpipe",
     ),
-    Limit("schedule_stages", "stages", "leaves {} stage without a partner", "zb-v and dualpipe need an even number of stages"),
+    Limit(
+        "schedule_stages",
+        "stages",
+        "leaves {} stage without a partner",
+        "zb-v and dualpipe need an even number of stages",
+    ),
     Limit(
         "schedule_layers",
         "layers",

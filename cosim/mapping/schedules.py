@@ -1,12 +1,12 @@
 """Pipeline schedules: what a stage holds under each, and what each asks of a plan.
 
-    1f1b      one piece, or `virtual_pipeline` pieces that go round (interleaved)
-    gpipe     all micro-batches forward, then all back (Huang et al. 2019)
-    zb-h1     1F1B whose weight gradients wait until nothing else can run (Qi et al. 2023, zero bubble)
-    zb-v      two pieces a stage, down the pipeline and back up, so that the first stage holds embedding and head
-              (Qi et al. 2023, section 6; Qi et al. 2024)
-    dualpipe  micro-batches enter at both ends; every stage holds its own layers and those of the stage as far from
-              the other end (DeepSeek-V3 technical report, figure 5 and table 2)
+1f1b      one piece, or `virtual_pipeline` pieces that go round (interleaved)
+gpipe     all micro-batches forward, then all back (Huang et al. 2019)
+zb-h1     1F1B whose weight gradients wait until nothing else can run (Qi et al. 2023, zero bubble)
+zb-v      two pieces a stage, down the pipeline and back up, so that the first stage holds embedding and head
+          (Qi et al. 2023, section 6; Qi et al. 2024)
+dualpipe  micro-batches enter at both ends; every stage holds its own layers and those of the stage as far from
+          the other end (DeepSeek-V3 technical report, figure 5 and table 2)
 """
 
 from __future__ import annotations

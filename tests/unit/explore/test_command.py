@@ -28,6 +28,8 @@ DECODE: dict[str, Any] = {
     "plan.latent": "best",
     "plan.micro_batch": None,
     "plan.virtual_pipeline": None,
+    "plan.context_parallel": None,
+    "plan.context_exchange": "",
     "plan.sequence_parallel": False,
     "plan.zero": None,
     "plan.recompute": "",
@@ -46,6 +48,8 @@ TRAIN = DECODE | {
     "plan.latent": "",
     "plan.micro_batch": 2,
     "plan.virtual_pipeline": 3,
+    "plan.context_parallel": 1,
+    "plan.context_exchange": "ring",
     "plan.sequence_parallel": True,
     "plan.zero": 1,
     "plan.recompute": "full",
@@ -103,7 +107,10 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
         assert {f"plan.{name}" for name in (*_DEGREES, "dtype", "kv_dtype")} <= set(settings_of(row))
     # In training micro-batches follow from the rest.
     degrees = set(_DEGREES) - {"micro_batches"}
-    assert {f"plan.{name}" for name in (*degrees, *_TRAINING_ONLY, "dtype")} <= set(settings_of(TRAIN))
+    wide = settings_of(TRAIN | {"plan.context_parallel": 4})
+    assert {f"plan.{name}" for name in (*degrees, *_TRAINING_ONLY, "dtype")} <= set(wide)
+    # Where a sequence is not shared out, nothing has to say how.
+    assert not [name for name in settings_of(TRAIN) if "context_" in name]
 
 
 def test_settings_by_hand() -> None:

@@ -52,6 +52,7 @@ def test_limits_are_in_the_documented_order() -> None:
         "expert_parallel",
         ORDER[3],
         "virtual_pipeline",
+        "context_parallel",
         *ORDER[4:],
         *LATE,
     )

@@ -1,21 +1,23 @@
 """The closed form of every pipeline schedule: passes of the busiest stage, and the bubble that the schedule leaves.
 
 F, B, W are the forward pass, the input gradient (with what is recomputed) and the weight gradient of a micro-batch on a
-stage; p stages, m micro-batches, c a transfer. Equal stages, c = 0, m at least p:
+stage; p stages, m micro-batches, h = p/2 - 1. Bubble of equal stages without transfers, m at least p:
 
-    1f1b, gpipe  (p - 1)(F + B + W)                                             Huang et al. 2019, Narayanan et al. 2021
-    zb-h1        (p - 1) max(F + B - W, F, B)                                   Qi et al. 2023, table 1: (p - 1)(F + B - W)
-    zb-v         (p - 1)/2 max(2B - W, 2F - W, 2F - B, F + B - W, F, B)         Qi et al. 2023: none where F = B = W, beyond
-                                                                                the way of the first pass, (p - 1) F / 2
-    dualpipe     the most of h 2F, h (2F + B - W), h (2B - W) + (h - 1) F,      DeepSeek-V3, table 2, where B means B + W:
-                 h B + (h - 1) F with h = p/2 - 1                               h (F&B + B - 3W) = h (F + 2B - W), F&B a
-                                                                                pass of both in turn
+    1f1b, gpipe  (p - 1)(F + B + W)
+    zb-h1        (p - 1) max(F + B - W, F, B)
+    zb-v         (p - 1)/2 max(2B - W, 2F - W, 2F - B, F + B - W, F, B)
+    dualpipe     max(2h F, h (2F + B - W), h (2B - W) + max(h - 1, 0) F, h B + max(h - 1, 0) F)
 
-The published forms are for W not longer than F or B (zb-h1) or F = B = W (zb-v, dualpipe); the others follow from the
-same orders of passes (`cosim.engines.orders`): what comes before a stage's first input gradient, and what is left of it
-after its last. Stages that differ: gpipe is exact; zb-h1 takes the most over stages; zb-v and dualpipe put the other
-stages' passes into the bubble, which is approximate. Transfers that are longer than what a schedule has to hide them
-behind count once a micro-batch: approximate too.
+Published (B there with or without W, here always without): Huang et al. 2019 and Narayanan et al. 2021 for the first;
+Qi et al. 2023, (p - 1)(F + B - W) for ZB-H1, none for ZB-V where F = B = W, not counting the (p - 1) F / 2 until the
+last stage has its first pass; DeepSeek-V3 report, table 2, h (F&B + (B + W) - 3W) for DualPipe, F&B being a
+forward and a full backward pass run as one: here they take turns, F&B = F + B + W, which makes h (F + 2B - W).
+The published forms hold for W up to F and B (zb-h1) and F = B = W (zb-v, dualpipe); the rest follows from the same
+orders of passes (`cosim.engines.orders`).
+
+Stages that differ: gpipe is exact; zb-h1 takes the most over stages; zb-v and dualpipe know the first stage, which has
+embedding and head, and a mean of the others, which is approximate, and so are transfers that take more than some 1.5 %
+of a stage's passes.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from cosim.mapping.schedules import SPLIT
 from cosim.records import Array, array
 
 V_LINES = (
-    # (F, B, W, transfers): each is a longest way through a V of pieces, per stage but the busiest, in passes of a piece.
+    # (F, B, W, transfers): each is a longest way through pieces, per stage but one and in passes of a piece.
     (0.0, 2.0, -1.0, 6.0),
     (2.0, 0.0, -1.0, 6.0),
     (2.0, -1.0, 0.0, 5.0),
@@ -161,7 +163,7 @@ def _zero_bubble(schedule: Schedule, plan: PlanArrays) -> Array:
 
 
 def _shape_v(schedule: Schedule, plan: PlanArrays) -> Array:
-    """ZB-V: the first stage's passes, because embedding and head are there, or those of the others and a line of V_LINES.
+    """ZB-V: the first stage's passes, with embedding and head, or those of the others and a line of V_LINES.
 
     The first stage waits for its second piece while others pass a micro-batch down and up, and hides n of its own first
     passes and n weight gradients in that; so again on the way back.
@@ -227,7 +229,7 @@ def _first(piece: Piece) -> tuple[Array, Array, Array]:
 
 
 def _others(schedule: Schedule, values: Array, ends: float) -> Array:
-    """Mean of `values` (4, P) over the stages but `ends` end ones like the first; the first's where there is no other."""
+    """Mean of `values` (4, P) over the stages but `ends` ones like the first; the first's where there is no other."""
     count = np.sum(schedule.stage.count, axis=0)
     rest = np.sum(schedule.stage.count * values, axis=0) - ends * values[0]
     mean: Array = np.where(count > ends, rest / np.maximum(count - ends, 1.0), values[0])

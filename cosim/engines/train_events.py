@@ -1,8 +1,8 @@
 """One training step as events on simpy: stages x micro-batches, links, a stream of data-parallel traffic.
 
 The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
-order of its schedule (`order_of`, `cosim.engines.orders`), each when what it needs has arrived; a transfer occupies its link
-alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer by
+order of its schedule (`order_of`, `cosim.engines.orders`), each when what it needs has arrived; a transfer occupies its
+link alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer by
 layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
 cores that the traffic takes. Agreement with `training` where nothing contends is a test.
 """

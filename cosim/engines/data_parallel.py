@@ -21,6 +21,7 @@ from cosim.engines.pipeline import Schedule
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceVector
 from cosim.mapping.placement import Placement, data_placement, expert_data_placement, pair_placement
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages
 from cosim.mapping.training import Weights, expert_replicas
@@ -28,9 +29,6 @@ from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
 from cosim.timing.energy import kernel_energy
 from cosim.timing.vector import vector_cost
-
-PIECES_WITH_BOTH_ENDS = ("zb-v", "dualpipe")
-"""Schedules whose first stage holds embedding and head: a table that both use is there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
         gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
         wire = wire + np.where(zero < 1.0, plain.wire_bytes, np.where(once, given.wire_bytes, 0.0))
         wire = wire + np.where((zero >= 1.0) & (zero < 3.0), taken.wire_bytes, 0.0)
-    if case.model.tied_embeddings and case.plan.schedule not in PIECES_WITH_BOTH_ENDS:
+    if case.model.tied_embeddings and case.plan.schedule not in BOTH_ENDS:
         time, sent = _tied(case, software)
         ends = stage.embeds + stage.heads
         reduce, wire = reduce + ends * time, wire + ends * sent

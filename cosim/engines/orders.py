@@ -109,10 +109,7 @@ def _filled(order: list[list[Pass]], most: int) -> list[list[Block]]:
     found: list[list[Block]] = [[] for _ in order]
     at, live, clock = [0] * stages, [0] * stages, 0
     kept: list[list[Pass]] = [[] for _ in order]
-    ready = {
-        (stage, first): 0
-        for stage, first in entries("zb-v", stages, sum(one[:2] == ("forward", 0) for one in order[0]))
-    }
+    ready = dict.fromkeys(entries("zb-v", stages, sum(one[:2] == ("forward", 0) for one in order[0])), 0)
     while any(at[s] < len(order[s]) or kept[s] for s in range(stages)):
         for s in range(stages):
             step = order[s][at[s]] if at[s] < len(order[s]) else None

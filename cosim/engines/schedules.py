@@ -6,7 +6,7 @@ stage; p stages, m micro-batches, h = p/2 - 1. Bubble of equal stages without tr
     1f1b, gpipe  (p - 1)(F + B + W)
     zb-h1        (p - 1) max(F + B - W, F, B)
     zb-v         (p - 1)/2 max(2B - W, 2F - W, 2F - B, F + B - W, F, B)
-    dualpipe     max(2h F, h (2F + B - W), h (2B - W) + max(h - 1, 0) F, h B + max(h - 1, 0) F)
+    dualpipe     max(2h F, h (2F + B - W), h (2B - W) + max(h - 1, 0) F, h B + max(h - 1, 0) F), to some 0.5 % of a step
 
 Published (B there with or without W, here always without): Huang et al. 2019 and Narayanan et al. 2021 for the first;
 Qi et al. 2023, (p - 1)(F + B - W) for ZB-H1, none for ZB-V where F = B = W, not counting the (p - 1) F / 2 until the
@@ -33,14 +33,32 @@ from cosim.mapping.plan import PlanArrays
 from cosim.mapping.schedules import SPLIT
 from cosim.records import Array, array
 
+PAIR_LINES = (
+    # (least h, (passes of the end stage that are left out: forward, backward whole of its near piece, forward and input
+    # gradient, weight gradient of the far one; passes of others instead: F, B, W; transfers)), each as (times h, and).
+    (1.0, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0), (2, 0), (0, 0), (0, 0))),
+    (1.0, ((0, 0), (1, 0), (1, 0), (1, 0), (2, 0), (2, 0), (2, 0), (0, 0))),
+    (1.0, ((0, 0), (2, 0), (1, 0), (1, 0), (2, 0), (4, 0), (2, 0), (1, 0))),
+    (1.0, ((2, 1), (1, 0), (2, 1), (2, 1), (6, 2), (3, 1), (3, 1), (0, 0))),
+    (1.0, ((2, 1), (2, 0), (2, 1), (2, 1), (6, 2), (5, 1), (3, 1), (1, 0))),
+    (1.0, ((0, 1), (2, 0), (2, 0), (2, 1), (3, 0), (6, 0), (3, 1), (2, 0))),
+    (1.0, ((0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (4, 0), (3, 1), (1, 0))),
+    (2.0, ((0, 1), (1, 0), (2, -1), (2, 0), (3, 0), (4, -2), (3, 0), (1, 0))),
+    (2.0, ((0, 1), (2, 0), (2, -1), (2, 0), (3, 0), (6, -2), (3, 0), (2, 0))),
+    (2.0, ((0, 1), (1, 0), (1, -1), (1, 0), (1, 0), (4, -2), (1, 0), (1, 0))),
+    (2.0, ((0, 1), (0, 0), (1, -1), (1, 0), (1, 0), (2, -2), (1, 0), (0, 0))),
+    (2.0, ((0, 1), (1, 0), (1, 0), (1, 1), (1, 0), (4, 0), (1, 1), (1, 0))),
+    (2.0, ((0, 1), (0, 0), (1, 0), (1, 1), (1, 0), (2, 0), (1, 1), (0, 0))),
+)
 V_LINES = (
-    # (F, B, W, transfers): each is a longest way through pieces, per stage but one and in passes of a piece.
-    (0.0, 2.0, -1.0, 6.0),
-    (2.0, 0.0, -1.0, 6.0),
-    (2.0, -1.0, 0.0, 5.0),
-    (1.0, 1.0, -1.0, 6.0),
-    (1.0, 0.0, 0.0, 5.0),
-    (0.0, 1.0, 0.0, 5.0),
+    # (F, B, W, transfers; transfers fewer in all): each a longest way through pieces, per stage but one and in passes
+    # of a piece.
+    (0.0, 2.0, -1.0, 6.0, 2.0),
+    (2.0, 0.0, -1.0, 6.0, 2.0),
+    (2.0, -1.0, 0.0, 5.0, 2.0),
+    (1.0, 1.0, -1.0, 6.0, 0.0),
+    (1.0, 0.0, 0.0, 5.0, 0.0),
+    (0.0, 1.0, 0.0, 5.0, 2.0),
 )
 
 
@@ -175,10 +193,11 @@ def _shape_v(schedule: Schedule, plan: PlanArrays) -> Array:
     near, far = (_first(piece) for piece in schedule.pieces)
     f_o, b_o, w_o = (_others(schedule, values, 1.0) / 2.0 for values in (schedule.forward, b, schedule.weight))
     ways = schedule.way
+    hop = ways / np.maximum(n, 1.0)
     down = n * (2.0 * f_o - near[0])
     back = n * (2.0 * b_o - near[1]) - p / 2.0 * near[2] - (p / 2.0 - 1.0) * far[2]
     own = m * whole[0] + np.maximum(down + 5.0 * ways, down + back + 6.0 * ways)
-    lines = [n * (x * f_o + y * b_o + z * w_o) + moves * ways for x, y, z, moves in V_LINES]
+    lines = [n * (x * f_o + y * b_o + z * w_o) + (moves * n - less) * hop for x, y, z, moves, less in V_LINES]
     other = m * _most(schedule, np.where(_is_first(schedule), 0.0, whole)) + np.maximum.reduce(lines)
     chain = np.sum(schedule.stage.count * (schedule.forward + b), axis=0) + 4.0 * ways
     found: Array = np.maximum.reduce(np.broadcast_arrays(own, other, m * chain / p))
@@ -188,8 +207,8 @@ def _shape_v(schedule: Schedule, plan: PlanArrays) -> Array:
 def _both_ways(schedule: Schedule, plan: PlanArrays) -> Array:
     """DualPipe: the passes of the two end stages, which hold embedding and head, and the longest way beside them.
 
-    Neighbours run a forward and a backward pass as one and hand both on at its end: the ring of all stages holds one
-    transfer less than passes. A way that leaves the end stage to fill or drain the pipeline takes passes of the others
+    Neighbours run a forward and a backward pass as one and hand both on at its end: the ring of all stages holds p - 1
+    pairs of transfers and p pairs of passes. A way that leaves the end stage to fill or drain the pipeline takes passes of the others
     (`f_o`, `b_o`, `w_o`) in place of its own on the near piece (embedding) and the far one (head).
     """
     p, m = plan.pipeline, plan.micro_batches
@@ -198,20 +217,16 @@ def _both_ways(schedule: Schedule, plan: PlanArrays) -> Array:
     near, far = (_first(piece) for piece in schedule.pieces)
     f_o, b_o, w_o = (_others(schedule, values, 2.0) for values in (schedule.forward, b, schedule.weight))
     h = p / 2.0 - 1.0
-    most, each = 2.0 * h + 1.0, far[0] + far[1] + far[2]
     hop = schedule.way / np.maximum(p - 1.0, 1.0)
-    fill = (6.0 * h + 2.0) * f_o - most * (near[0] + each)
-    turn = 3.0 * h * f_o + 6.0 * h * b_o + (3.0 * h + 1.0) * w_o - near[0] - 2.0 * h * (each - far[2]) - most * far[2]
-    back = h * (near[1] + near[2])
-    lines = (
-        np.zeros_like(hop),
-        2.0 * h * b_o - back,
-        fill + (3.0 * h + 1.0) * (b_o + w_o) - back,
-        fill + (5.0 * h + 1.0) * b_o + (3.0 * h + 1.0) * w_o - 2.0 * back + h * hop,
-        turn - 2.0 * back + 2.0 * h * hop,
-    )
+    lines: list[Array] = [np.zeros_like(hop)]
+    for least, counts in PAIR_LINES:
+        own_f, own_bw, far_fb, far_w, f, b_of, w_of, moves = (each * h + once for each, once in counts)
+        gained = f * f_o + b_of * b_o + w_of * w_o + moves * hop
+        lost = own_f * near[0] + own_bw * (near[1] + near[2]) + far_fb * (far[0] + far[1]) + far_w * far[2]
+        lines.append(np.where(h >= least, gained - lost, 0.0))
     longest = np.where(h > 0.0, np.maximum.reduce(np.broadcast_arrays(*lines)), 0.0)
-    moves = 3.0 * p - 4.0 + np.where(p > 2.0, 0.0, 1.0) + (m - 2.0 * p) * (1.0 - 1.0 / p)
+    # Two transfers go the same way at the end of a pair of passes, one after the other.
+    moves = 4.5 * p - 8.0 + np.where(p > 2.0, 0.0, 2.0) + 2.0 * (m - 2.0 * p) * (1.0 - 1.0 / p)
     found: Array = m * whole[0] + longest + moves * hop
     return np.maximum(found, m * _most(schedule, whole))
 

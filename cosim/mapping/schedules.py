@@ -21,6 +21,8 @@ from cosim.records import Array
 
 PIECES = {"gpipe": 1.0, "zb-h1": 1.0, "zb-v": 2.0, "dualpipe": 2.0}
 """Pieces a stage holds where the schedule says how many."""
+BOTH_ENDS = ("zb-v", "dualpipe")
+"""Schedules whose first stage holds embedding and head: a table that both use is there once."""
 SPLIT = ("zb-h1", "zb-v", "dualpipe")
 """Schedules that run weight gradients as passes of their own."""
 

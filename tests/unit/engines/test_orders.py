@@ -57,7 +57,7 @@ def test_both_ways_through_two_stages_by_hand() -> None:
     assert last == swapped
 
 
-def legal(schedule: str, half: int, more: int) -> tuple[int, int]:
+def legal(half: int, more: int) -> tuple[int, int]:
     stages = 2 * half
     return stages, 2 * stages + 2 * more
 
@@ -68,7 +68,7 @@ DRAWN = {"schedule": st.sampled_from(ALL), "half": st.integers(1, 5), "more": st
 @settings(max_examples=80, deadline=None)
 @given(**DRAWN)
 def test_every_pass_runs_once_and_after_what_it_needs(schedule: str, half: int, more: int) -> None:
-    stages, micro = legal(schedule, half, more)
+    stages, micro = legal(half, more)
     every = orders(schedule, stages, micro)
     pieces = 2 if schedule in ("zb-v", "dualpipe") else 1
     each = micro // 2 if schedule == "dualpipe" else micro
@@ -86,7 +86,7 @@ def test_every_pass_runs_once_and_after_what_it_needs(schedule: str, half: int, 
 @settings(max_examples=80, deadline=None)
 @given(**DRAWN)
 def test_all_passes_can_be_run_in_their_order(schedule: str, half: int, more: int) -> None:
-    stages, micro = legal(schedule, half, more)
+    stages, micro = legal(half, more)
     every = orders(schedule, stages, micro)
     ready = set(entries(schedule, stages, micro))
     at = [0] * stages
@@ -110,7 +110,7 @@ def test_all_passes_can_be_run_in_their_order(schedule: str, half: int, more: in
 @settings(max_examples=80, deadline=None)
 @given(**DRAWN)
 def test_a_stage_keeps_no_more_than_the_schedule_says(schedule: str, half: int, more: int) -> None:
-    stages, micro = legal(schedule, half, more)
+    stages, micro = legal(half, more)
     most = {"gpipe": micro, "zb-h1": stages, "zb-v": 2 * stages, "dualpipe": stages + 1}[schedule]
     done = last_pass(schedule)
     peaks = []

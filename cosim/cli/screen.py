@@ -84,6 +84,8 @@ def _training_plan(row: Row) -> str:
     pieces = f", {row['plan.virtual_pipeline']} pieces a stage" if row["plan.virtual_pipeline"] > 1 else ""
     if row["plan.context_parallel"] > 1:
         pieces += f", context {row['plan.context_parallel']} by {row['plan.context_exchange']}"
+    if row["plan.schedule"] != "1f1b":
+        pieces = f", schedule {row['plan.schedule']}{pieces}"
     sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""
     return (
         f"of {row['plan.micro_batch']}{pieces}{sharing}, zero {row['plan.zero']}, recompute {row['plan.recompute']}, "

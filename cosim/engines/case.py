@@ -8,6 +8,7 @@ from typing import Literal
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.schedules import held
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
@@ -54,7 +55,12 @@ def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
 
 
 def stage_classes(case: Case) -> Stages:
-    """Stage classes of the case, shape (4, P)."""
+    """Stage classes of the case, shape (4, P), as its schedule has stages hold embedding and head."""
+    return held(split_layers(case), case.plan.schedule)
+
+
+def split_layers(case: Case) -> Stages:
+    """Stage classes as the pipeline splits the model, shape (4, P)."""
     model = case.model
     return stages(model.layers, case.plan.pipeline, model.dense_layers, between=model.dense_between)
 

@@ -21,6 +21,7 @@ from cosim.engines.pipeline import Schedule
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceVector
 from cosim.mapping.placement import Placement, data_placement, expert_data_placement, pair_placement
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages
 from cosim.mapping.training import Weights, expert_replicas
@@ -54,13 +55,13 @@ class Closing:
         ahead, back = schedule.forward / plan.virtual, schedule.backward / plan.virtual
         left = np.maximum(self.gather - _reached(schedule.forward, schedule, plan), 0.0)
         start = np.where(
-            present, _behind_pieces(left, ahead, _apart(schedule.forward, schedule, plan), plan, self.layers), 0.0
+            present, behind_pieces(left, ahead, _apart(schedule.forward, schedule, plan), plan, self.layers), 0.0
         )
         # Stage after stage works beside what is left of its own gathering.
         beside = np.minimum(left, schedule.stage.count * ahead)
         before = np.maximum(np.max(start, axis=0), cores * np.sum(beside, axis=0))
         slower = cores * np.minimum(self.reduce / plan.virtual, back)
-        after = _behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.layers)
+        after = behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.layers)
         chain = np.sum(schedule.stage.count * slower, axis=0)
         # A stage that waits for its traffic has lost nothing to it that it would not have waited for.
         after = np.maximum(after - slower, 0.0) + chain
@@ -108,10 +109,13 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
         gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
         wire = wire + np.where(zero < 1.0, plain.wire_bytes, np.where(once, given.wire_bytes, 0.0))
         wire = wire + np.where((zero >= 1.0) & (zero < 3.0), taken.wire_bytes, 0.0)
-    if case.model.tied_embeddings:
+    if case.model.tied_embeddings and case.plan.schedule not in BOTH_ENDS:
         time, sent = _tied(case, software)
         ends = stage.embeds + stage.heads
         reduce, wire = reduce + ends * time, wire + ends * sent
+    if case.plan.schedule == "dualpipe":
+        time, sent = _twins(case, software, owned)
+        reduce, wire = reduce + time, wire + sent
     layers = np.maximum(owned.layers, 1.0)
     return Closing(gather, reduce, layers, wire)
 
@@ -124,6 +128,23 @@ def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
     cost = all_reduce(size, pair, case.system)
     apart = plan.pipeline > 1.0
     return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
+
+
+def _twins(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:
+    """Sum of the gradients of all weights that two stages of a pipeline both hold [s], and bytes sent (4, P).
+
+    The stages of a pair lie 1 to p - 1 apart: all are taken to be half the pipeline apart. Under ZeRO each rank sums
+    what is left of its gradients after their reduction.
+    """
+    plan = case.plan
+    pair = pair_placement(plan.tensor * plan.replicas * plan.pipeline / 2.0, case.system.sizes)
+    ranks = plan.replicas, expert_replicas(plan)
+    shared, routed = (
+        numbers * np.where(plan.zero >= 1.0, 1.0 / each, 1.0)
+        for numbers, each in zip((owned.shared, owned.routed), ranks, strict=True)
+    )
+    cost = all_reduce((shared + routed) * software.reduced_bytes, pair, case.system)
+    return cost.time, cost.wire_bytes
 
 
 def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:
@@ -159,7 +180,7 @@ def _apart(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
     return longest
 
 
-def _behind_pieces(time: Array, first: Array, apart: Array, plan: PlanArrays, layers: Array) -> Array:
+def behind_pieces(time: Array, first: Array, apart: Array, plan: PlanArrays, layers: Array) -> Array:
     """What is exposed of `time` sent layer by layer behind passes of a piece of `first`, pieces lying `apart` [s].
 
     The last piece has one pass to hide behind; pieces before it also the time between.

@@ -11,19 +11,29 @@ goes round once for each of the v - 1 next pieces, and where transfers are longe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosim.mapping.stages import CLASSES, Stages
-from cosim.records import Array
+from cosim.records import Array, array
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Passes of one micro-batch on one piece of a stage of each class (4, P) [s]; `backward` holds `weight`."""
+
+    forward: Array
+    backward: Array
+    weight: Array
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Durations of one micro-batch [s]: `forward`, `backward` on a whole stage of each class (4, P).
 
+    `weight` is the part of `backward` that makes weight gradients; `pieces` are passes by piece where pieces differ.
     `inside`, `across` count the transfers between neighbours in a node and beyond (P,), each of its time.
     """
 
@@ -34,6 +44,8 @@ class Schedule:
     across: Array
     inside_time: Array
     across_time: Array
+    weight: Array = field(default_factory=lambda: array(0.0))
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def way(self) -> Array:

@@ -1,30 +1,30 @@
 """One training step as events on simpy: stages x micro-batches, links, a stream of data-parallel traffic.
 
 The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
-order of its schedule (1F1B, or interleaved pieces), each when what it needs has arrived; a transfer occupies its link
-alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer by
-layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
+order of its schedule (`order_of`, `cosim.engines.orders`), each when what it needs has arrived; a transfer occupies its
+link alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer
+by layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
 cores that the traffic takes. Agreement with `training` where nothing contends is a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cosim.engines.case import Case
 from cosim.engines.events import EventRun, Span
+from cosim.engines.orders import Block, Pass, entries, following, last_pass, orders
+from cosim.engines.pipeline import Piece
 from cosim.engines.training import software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
 from cosim.mapping.placement import crosses
+from cosim.mapping.schedules import copies
 from cosim.records import Array, at
 
 if TYPE_CHECKING:
     import simpy
-
-Pass = tuple[str, int, int]
-"""(forward or backward, piece, micro-batch)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class StepSchedule:
 
     `forward_s`, `backward_s` of one micro-batch on the whole stage, divided over `pieces`; `transfer_s` behind every
     stage, the last one back to the first; `gather_s`, `reduce_s` in `layers` pieces; `cores` that traffic takes.
+    `weight_s` is the part of `backward_s` that makes weight gradients; `pieces_s`: (forward, backward, weight) of every
+    piece of a stage where pieces differ.
     """
 
     forward_s: tuple[float, ...]
@@ -47,6 +49,9 @@ class StepSchedule:
     cores: float
     overlap: bool
     host_s: float
+    schedule: str = "1f1b"
+    weight_s: tuple[float, ...] = ()
+    pieces_s: tuple[tuple[tuple[float, float, float], ...], ...] = ()
 
 
 def step_schedule(case: Case, index: int = 0) -> StepSchedule:
@@ -72,13 +77,21 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         gather_s=along(table.closing.gather),
         reduce_s=along(table.closing.reduce),
         optimizer_s=along(table.optimizer),
-        layers=tuple(max(int(n), 1) for n in along(table.stage.layers)),
+        layers=tuple(max(int(n * copies(plan.schedule)), 1) for n in along(table.stage.layers)),
         pieces=int(plan.virtual),
         micro_batches=int(plan.micro_batches),
         cores=float(point.system.chip.collective_cores),
         overlap=software.gradient_overlap,
         host_s=float(software.host_step),
+        schedule=plan.schedule,
+        weight_s=along(move.weight),
+        pieces_s=tuple(zip(*(_each(piece, along) for piece in move.pieces), strict=True)),
     )
+
+
+def _each(piece: Piece, along: Callable[[Array], tuple[float, ...]]) -> tuple[tuple[float, float, float], ...]:
+    """(forward, backward, weight) of a piece on every stage."""
+    return tuple(zip(along(piece.forward), along(piece.backward), along(piece.weight), strict=True))
 
 
 def simulate_training(case: Case, index: int = 0) -> EventRun:
@@ -127,6 +140,14 @@ def order_of(plan: StepSchedule, stage: int) -> list[Pass]:
     return order + backward[total - ahead :]
 
 
+def blocks_of(plan: StepSchedule) -> list[list[Block]]:
+    """Blocks of passes of every stage in the order it runs them."""
+    stages = len(plan.forward_s)
+    if plan.schedule == "1f1b":
+        return [[(step,) for step in order_of(plan, stage)] for stage in range(stages)]
+    return orders(plan.schedule, stages, plan.micro_batches)
+
+
 def _place(k: int, stages: int, pieces: int) -> tuple[int, int]:
     """(piece, micro-batch) of the k-th forward pass."""
     if pieces == 1:
@@ -141,10 +162,11 @@ class _Step:
     def __init__(self, env: simpy.Environment, plan: StepSchedule) -> None:
         self.env, self.plan = env, plan
         self.stages = len(plan.forward_s)
-        keys = [(piece, micro) for piece in range(plan.pieces) for micro in range(plan.micro_batches)]
+        self.blocks = blocks_of(plan)
         self.arrived = [
-            {(kind, *key): env.event() for kind in ("forward", "backward") for key in keys} for _ in range(self.stages)
+            {step: env.event() for block in blocks for step in block if step[0] != "weight"} for blocks in self.blocks
         ]
+        self.ends = [_Ends(blocks, last_pass(plan.schedule)) for blocks in self.blocks]
         self.leaving = {(s, kind): _queue(env) for s in range(self.stages) for kind in ("forward", "backward")}
         layers = [max(n // plan.pieces, 1) for n in plan.layers]
         self.slices = layers
@@ -155,18 +177,22 @@ class _Step:
         self.since: list[float | None] = [None] * self.stages
         self.done: list[float] = []
         self.spans: list[Span] = []
-        for micro in range(plan.micro_batches):
-            self.arrived[0]["forward", 0, micro].succeed()
+        for stage, step in entries(plan.schedule, self.stages, plan.micro_batches):
+            self.arrived[stage][step].succeed()
 
     def stage(self, stage: int) -> Generator[Any, Any, None]:
         """One stage's passes in order, then the update once its gradients are reduced."""
-        for step in order_of(self.plan, stage):
-            kind, piece, micro = step
-            yield self.arrived[stage][step]
-            start = float(self.env.now)
-            yield from self._pass(stage, kind, piece, micro)
-            self._note(f"stage {stage}", f"{kind} {micro}" + (f" piece {piece}" if self.plan.pieces > 1 else ""), start)
-            self._hand_on(stage, kind, piece, micro)
+        for block in self.blocks[stage]:
+            for step in block:
+                if step[0] != "weight":
+                    yield self.arrived[stage][step]
+            for step in block:
+                start = float(self.env.now)
+                yield from self._pass(stage, step)
+                piece = f" piece {step[1]}" if self.plan.pieces > 1 else ""
+                self._note(f"stage {stage}", f"{step[0]} {step[2]}{piece}", start)
+            for step in block:
+                self._hand_on(stage, step)
         yield self.reduced[stage]
         start = float(self.env.now)
         yield self.env.timeout(self.plan.optimizer_s[stage])
@@ -177,11 +203,11 @@ class _Step:
         """The stream of data-parallel traffic: weights in before, gradients out after."""
         plan, slices = self.plan, self.slices[stage]
         parts = plan.pieces * slices
-        for piece in range(plan.pieces):
+        for piece in self.ends[stage].first or range(plan.pieces):
             for layer in range(slices):
                 yield from self._send(stage, plan.gather_s[stage] / parts, "gather")
                 self.gathered[stage][piece, layer].succeed()
-        for piece in reversed(range(plan.pieces)):
+        for piece in self.ends[stage].last or reversed(range(plan.pieces)):
             for layer in reversed(range(slices)):
                 yield self.reducible[stage][piece, layer]
                 yield from self._send(stage, plan.reduce_s[stage] / parts, "reduce")
@@ -199,26 +225,34 @@ class _Step:
             self._note(f"link {stage} to {neighbour}, {direction}", f"{target[0]} {target[2]}", start)
             self.arrived[neighbour][target].succeed()
 
-    def _pass(self, stage: int, kind: str, piece: int, micro: int) -> Generator[Any, Any, None]:
+    def _length(self, stage: int, kind: str, piece: int) -> float:
+        """Seconds of a pass when nothing lies beside it."""
+        plan = self.plan
+        whole = plan.forward_s[stage], plan.backward_s[stage], plan.weight_s[stage] if plan.weight_s else 0.0
+        forward, back, weight = plan.pieces_s[stage][piece] if plan.pieces_s else (each / plan.pieces for each in whole)
+        if last_pass(plan.schedule) == "backward":
+            weight = 0.0
+        return {"forward": forward, "backward": back - weight, "weight": weight}[kind]
+
+    def _pass(self, stage: int, step: Pass) -> Generator[Any, Any, None]:
         """One pass of a piece; the first waits for weights, the last frees gradients, layer by layer."""
-        plan, slices = self.plan, self.slices[stage]
-        whole = (plan.forward_s if kind == "forward" else plan.backward_s)[stage] / plan.pieces
-        first = kind == "forward" and micro == 0
-        last = kind == "backward" and micro == plan.micro_batches - 1
+        plan, slices, ends, piece = self.plan, self.slices[stage], self.ends[stage], step[1]
+        whole = self._length(stage, step[0], piece)
+        first, last = step in ends.first.values(), step in ends.last.values()
         if not (first or last):
             yield from self._compute(stage, whole)
             return
         waits = self.gathered[stage]
         if first and not plan.overlap:
             # Everything is gathered before the first pass of the first piece.
-            yield waits[plan.pieces - 1, slices - 1]
+            yield waits[list(ends.first)[-1], slices - 1]
         for layer in range(slices):
             if first:
                 yield waits[piece, layer]
             yield from self._compute(stage, whole / slices)
             if last and plan.overlap:
                 self.reducible[stage][piece, slices - 1 - layer].succeed()
-        if last and not plan.overlap and piece == 0:
+        if last and not plan.overlap and piece == list(ends.last)[-1]:
             for event in self.reducible[stage].values():
                 event.succeed()
 
@@ -242,9 +276,16 @@ class _Step:
         since = self.since[stage]
         return self.busy[stage] + (0.0 if since is None else float(self.env.now) - since)
 
-    def _hand_on(self, stage: int, kind: str, piece: int, micro: int) -> None:
+    def _hand_on(self, stage: int, step: Pass) -> None:
         """Makes the next pass of this micro-batch ready, here or behind a link."""
-        plan, last = self.plan, self.stages - 1
+        plan, last, (kind, piece, micro) = self.plan, self.stages - 1, step
+        if plan.schedule != "1f1b":
+            found = following(plan.schedule, self.stages, stage, step)
+            if found and found[0] == stage:
+                self.arrived[stage][found[1]].succeed()
+            elif found:
+                self.leaving[stage, "forward" if found[0] > stage else "backward"].put(found[1])
+            return
         if kind == "forward":
             ends = stage == last
             if ends and piece == plan.pieces - 1:
@@ -263,6 +304,21 @@ class _Step:
 
     def _note(self, resource: str, label: str, start: float) -> None:
         self.spans.append(Span(resource, label, start, float(self.env.now)))
+
+
+class _Ends:
+    """Of a stage: by piece the first forward pass and the pass that completes its gradients, in the order they run."""
+
+    def __init__(self, blocks: list[Block], completes: str) -> None:
+        steps = [step for block in blocks for step in block]
+        self.first: dict[int, Pass] = {}
+        self.last: dict[int, Pass] = {}
+        for step in steps:
+            if step[0] == "forward":
+                self.first.setdefault(step[1], step)
+            elif step[0] == completes:
+                self.last.pop(step[1], None)
+                self.last[step[1]] = step
 
 
 def _queue(env: simpy.Environment) -> simpy.Store:

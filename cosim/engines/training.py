@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cosim.engines.boundary import boundary_transfers
-from cosim.engines.case import Case, device_graph, micro_batch_graph, stage_classes
+from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
-from cosim.engines.pipeline import Schedule, pipeline_time
+from cosim.engines.pipeline import Piece, Schedule
+from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import tensor_placement
+from cosim.mapping.schedules import copies, hops, pieces
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.mapping.training import Weights, group_parameters, stage_parameters
@@ -113,7 +115,9 @@ def step_table(case: Case) -> StepTable:
     gradients = group_costs(case, every.gradients, every.gradient_ops, overlap=software.tensor_overlap)
     held = group_parameters(every.forward)
     classes = {name: np.zeros_like(stage.layers + forward["layer"].time) for name in CLASSES_OF_TIME}
-    ahead, back, host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(6))
+    host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(4))
+    weights = weight_seconds(case, every.forward, every.gradient_ops)
+    passes_of: dict[str, tuple[Array, Array, Array]] = {}
     for group in forward:
         runs = by_group(stage, group)
         returning = [part[group] for part in (again, gradients) if group in part]
@@ -131,19 +135,28 @@ def step_table(case: Case) -> StepTable:
         late_out = np.maximum(_host(software, [forward[group]]) - out, 0.0)
         late_ret = np.maximum(_host(software, returning) - ret, 0.0)
         classes["collective"] += runs * (waits_out + waits_ret)
-        ahead += runs * (out + late_out + waits_out)
-        back += runs * (ret + late_ret + waits_ret)
+        passes_of[group] = out + late_out + waits_out, ret + late_ret + waits_ret, weights.get(group, array(0.0))
         host += runs * (late_out + late_ret)
         energy += runs * link_energy(wire, case.system.chip)
     inside, across, within, beyond, link = _hops(case)
-    owned = stage_parameters(every.forward, stage)
+    owned = stage_parameters(every.forward, stage, copies(case.plan.schedule))
     ends = closing(case, software, owned, stage)
     update, update_energy = optimizer_step(case, software, owned)
-    hops = 2.0 * (case.plan.pipeline * case.plan.virtual - 1.0) / case.plan.pipeline
-    total = case.plan.micro_batches * (energy + hops * link)
+    whole = _on(stage, passes_of)
+    total = case.plan.micro_batches * (energy + hops(case.plan) * link)
     total = total + link_energy(ends.wire_bytes, case.system.chip) + update_energy
     return StepTable(
-        schedule=Schedule(stage, ahead, back, inside, across, within, beyond),
+        schedule=Schedule(
+            stage,
+            whole.forward,
+            whole.backward,
+            inside,
+            across,
+            within,
+            beyond,
+            whole.weight,
+            tuple(_on(part, passes_of) for part in pieces(split_layers(case), case.plan.schedule)),
+        ),
         classes=classes,
         host=host,
         closing=ends,
@@ -167,15 +180,22 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
     m = plan.micro_batches
     parts = {name: m * at_slowest(table.classes[name]) for name in CLASSES_OF_TIME}
     parts["host"] = m * at_slowest(table.host) + software.host_step
-    pipeline = pipeline_time(schedule, plan.pipeline, m, plan.virtual)
+    pipeline = schedule_time(schedule, plan)
     parts["bubble"] = np.maximum(pipeline - m * at_slowest(busy), 0.0)
-    before, after = table.closing.waits(schedule, plan, cores, overlap=software.gradient_overlap)
+    before, after = closing_waits(table.closing, schedule, plan, cores, overlap=software.gradient_overlap)
     ends = after + table.optimizer
     update, end = at_class(table.optimizer, fullest(stage, ends)), np.max(ends, axis=0)
     # A stage that ended early may have begun its update before the first one ended.
     parts["optimizer"] = np.minimum(update, end)
     parts["data_parallel"] = before + end - parts["optimizer"]
     return parts
+
+
+def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piece:
+    """Passes of one micro-batch on what `stage` holds: runs of every group times its seconds."""
+    zero = np.zeros_like(stage.layers)
+    sums = [sum((by_group(stage, group) * each[kind] for group, each in passes_of.items()), zero) for kind in range(3)]
+    return Piece(*sums)
 
 
 def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:

@@ -29,6 +29,8 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
             chosen[name] = row[name]
     if row["phase"] == "train" and row["plan.context_parallel"] > 1:
         chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
+    if row["phase"] == "train" and row["plan.schedule"] != "1f1b":
+        chosen["plan.schedule"] = row["plan.schedule"]
     if row["scenario.expert_imbalance"]:
         chosen["scenario.expert_imbalance"] = row["scenario.expert_imbalance"]
     return chosen

@@ -41,6 +41,7 @@ _TRAINING_ONLY = (
     "zero",
     "recompute",
     "software",
+    "schedule",
 )
 
 

@@ -49,6 +49,8 @@ def plan_text(case: Case, index: int) -> str:
     degrees = f"tensor {plan.tensor:g} x pipeline {plan.pipeline:g} x data {plan.data:g}"
     micro = f", {plan.micro_batches:g} micro-batches" if plan.micro_batches > 1 else ""
     trains = f", zero {plan.zero:g}, recompute {RECOMPUTES[int(plan.recompute)]}" if case.phase == "train" else ""
+    if plan.schedule != "1f1b":
+        trains += f", schedule {plan.schedule}"
     degrees += f" x context {plan.context:g}" if plan.context > 1 else ""
     experts = f" x experts {plan.expert:g}" if plan.expert > 1 else ""
     return f"{degrees}{experts}{micro}{trains}, {plan.dtype}"

@@ -98,6 +98,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.context_parallel": _where(trains, full(plan.context)),
         "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
+        "plan.schedule": same(plan.schedule) if trains else same(""),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
         "plan.zero": _where(trains, full(plan.zero)),
         "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),

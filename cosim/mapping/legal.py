@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.routing import expert_tensor
+from cosim.mapping.schedules import shortfalls
 from cosim.records import Array
 from cosim.workload.model import ModelArrays
 
@@ -59,6 +60,30 @@ LIMITS: tuple[Limit, ...] = (
         "remainder",
         "leaves a remainder of {} layers or micro-batches",
         "stages x pieces must divide layers, and stages the micro-batches, where stages hold several pieces",
+    ),
+    Limit(
+        "schedule_pieces",
+        "pieces",
+        "asks for {} pieces a stage more or fewer",
+        "plan.virtual_pipeline is 1 under gpipe and zb-h1, 2 under zb-v and dualpipe",
+    ),
+    Limit(
+        "schedule_stages",
+        "stages",
+        "leaves {} stage without a partner",
+        "zb-v and dualpipe need an even number of stages",
+    ),
+    Limit(
+        "schedule_layers",
+        "layers",
+        "leaves a remainder of {} layers",
+        "under zb-v twice the stages must divide layers, under dualpipe the stages",
+    ),
+    Limit(
+        "schedule_micro_batches",
+        "micro-batches",
+        "has {} micro-batches too few",
+        "zb-v needs as many micro-batches as stages, dualpipe an even number and twice as many",
     ),
     Limit(
         "context_parallel",
@@ -127,7 +152,10 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
             np.mod(model.layers, plan.pipeline * plan.virtual), np.mod(plan.micro_batches, plan.pipeline)
         )
         alone = np.where(plan.pipeline > 1.0, uneven, 1.0)
-        verdict = merged(verdict, "virtual_pipeline", np.where(plan.virtual > 1.0, alone, 0.0))
+        if plan.schedule == "1f1b":
+            verdict = merged(verdict, "virtual_pipeline", np.where(plan.virtual > 1.0, alone, 0.0))
+        for name, lack in shortfalls(plan, model.layers).items():
+            verdict = merged(verdict, name, lack)
         verdict = merged(verdict, "context_parallel", np.mod(scenario.context, plan.context))
         verdict = merged(verdict, "batch", np.mod(scenario.global_batch, plan.data * plan.micro_batch))
     else:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cosim.datum import Seconds
 from cosim.dtypes import Dtype
-from cosim.errors import SpecError
+from cosim.errors import SpecError, nearest
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
@@ -30,13 +30,15 @@ class Algorithms(Frozen):
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTES: tuple[str, ...] = get_args(Recompute)
 ContextExchange = Literal["ring", "all_gather", "all_to_all"]
+ScheduleName = Literal["1f1b", "gpipe", "zb-h1", "zb-v", "dualpipe"]
+SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 
 
 class Plan(Frozen):
     """Degrees of parallelism, micro-batches and formats. chips = tensor x context x pipeline x data.
 
     What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, recompute,
-    software.
+    software, schedule.
     What only serving knows: micro_batches (training derives it), kv_dtype.
     """
 
@@ -70,6 +72,15 @@ class Plan(Frozen):
     """What the backward pass computes again: nothing, the attention core, or whole layers."""
     software: str = "megatron"
     """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
+    schedule: ScheduleName = "1f1b"
+    """Order of the passes of a pipeline; 1f1b is interleaved where virtual_pipeline is more than one."""
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        if isinstance(value, str) and value not in SCHEDULES:
+            raise SpecError("no schedule has this name", value=value, hint=nearest(value, SCHEDULES))
+        return value
 
 
 class Scenario(Frozen):
@@ -119,6 +130,7 @@ class PlanArrays:
     context_exchange: str = "ring"
     sequence_parallel: bool = False
     latent: str = "best"
+    schedule: str = "1f1b"
 
     @property
     def replicas(self) -> Array:
@@ -164,6 +176,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         context_exchange=plan.context_exchange,
         sequence_parallel=plan.sequence_parallel,
         recompute=array(RECOMPUTES.index(plan.recompute)),
+        schedule=plan.schedule,
     )
 
 

@@ -25,6 +25,7 @@ from cosim.mapping.device import (
 )
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_tensor, load, sent
+from cosim.mapping.schedules import BOTH_ENDS
 from cosim.records import Array, array
 from cosim.workload.ops import Attention, Collective, Graph, Matmul, Routing, Saved, Vector
 
@@ -87,7 +88,8 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
     width: Array = sum((axis.shard(degree_n) for axis in op.n), array(0.0))
     depth = op.k.shard(plan.tensor) if op.split == "k" else op.k.size
     # A tied head multiplies by the embedding table: on one stage that is no second copy.
-    copies = np.where((plan.pipeline > 1.0) | op.owns_weights, 1.0, 0.0)
+    apart = (plan.pipeline > 1.0) & (plan.schedule not in BOTH_ENDS)
+    copies = np.where(apart | op.owns_weights, 1.0, 0.0)
     if op.activations:
         copies = array(0.0)
     products = array(1.0) if op.batch is None else op.batch.shard(plan.tensor if op.split == "batch" else array(1.0))

@@ -18,6 +18,7 @@ from cosim.mapping.device import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, De
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_tensor
+from cosim.mapping.schedules import PIECES, copies, live_passes
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.records import Array, array
@@ -36,7 +37,7 @@ def training_memory(
     device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, reserved: Array
 ) -> Memory:
     """Memory of a chip of the fullest stage class; `reserved` is what the runtime keeps [B]."""
-    held = stage_parameters(device, stage)
+    held = stage_parameters(device, stage, copies(plan.schedule))
     own = ((held.shared, plan.replicas), (held.routed, expert_replicas(plan)))
 
     def kept(level: float, each: Array | float) -> Array:
@@ -56,13 +57,13 @@ def training_memory(
     return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved)
 
 
-def stage_parameters(device: DeviceGraph, stage: Stages) -> Weights:
-    """Parameters of one rank on a stage of each class (4, P)."""
+def stage_parameters(device: DeviceGraph, stage: Stages, copies: float = 1.0) -> Weights:
+    """Parameters of one rank on a stage of each class (4, P); `copies` of every weight in the pipeline."""
     shared = routed = np.zeros_like(stage.layers)
     for group, held in group_parameters(device).items():
-        runs = by_group(stage, group)
+        runs = copies * by_group(stage, group)
         shared, routed = shared + runs * held.shared, routed + runs * held.routed
-    return Weights(shared, routed, stage.layers)
+    return Weights(shared, routed, copies * stage.layers)
 
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
@@ -80,7 +81,7 @@ def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
         kept[tensor.group] = kept.get(tensor.group, 0.0) + np.where(dropped, 0.0, size)
     per_pass = sum((by_group(stage, group) * size for group, size in kept.items() if group != "head"), 0.0)
     # The head's tensors live from the end of a forward pass to the backward pass that follows it at once.
-    total = per_pass * live_micro_batches(stage, plan) + stage.heads * kept.get("head", 0.0)
+    total = per_pass * live_micro_batches(stage, plan) + np.ceil(stage.heads) * kept.get("head", 0.0)
     others = [size for group, size in layer.items() if group != "layer"]
     whole_layer = layer.get("layer", 0.0) + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
     found: Array = total + np.where(full, whole_layer, 0.0)
@@ -89,6 +90,8 @@ def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
 
 def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
     """Micro-batches whose tensors the first stage of each class holds at once (4, P), in whole-stage units."""
+    if plan.schedule in PIECES:
+        return np.broadcast_to(live_passes(plan), stage.layers.shape)
     behind = plan.pipeline - 1.0 - stages_before(stage)
     pieces = np.where(plan.virtual > 1.0, 2.0 * behind + (plan.virtual - 1.0) * plan.pipeline + 1.0, behind + 1.0)
     return np.minimum(pieces, plan.micro_batches * plan.virtual) / plan.virtual

@@ -119,6 +119,8 @@ def training_plan_text(row: dict[str, Any]) -> str:
     degrees = "TP{} PP{} DP{}".format(*(row[f"plan.{name}_parallel"] for name in ("tensor", "pipeline", "data")))
     experts = f" EP{row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
     pieces = f" v{row['plan.virtual_pipeline']}" if row["plan.virtual_pipeline"] > 1 else ""
+    if row["plan.schedule"] != "1f1b":
+        pieces += f" {row['plan.schedule']}"
     zero = f" ZeRO{row['plan.zero']}" if row["plan.zero"] else ""
     degrees += f" CP{row['plan.context_parallel']}" if row["plan.context_parallel"] > 1 else ""
     return f"{degrees}{experts}{pieces} mb{row['plan.micro_batch']}{zero}, recompute {row['plan.recompute']}"

@@ -9,18 +9,21 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case
-from cosim.engines.train_events import simulate_training
+from cosim.engines.schedules import schedule_time
+from cosim.engines.train_events import run_training, simulate_training, step_schedule
+from cosim.engines.training import step_table, with_micro_batches
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import expert_degrees
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
+from cosim.mapping.schedules import PIECES, SPLIT
 from cosim.mapping.software import SoftwareArrays, load_software, lower_software
 from cosim.overrides import Varied, vary
 from cosim.records import array
@@ -32,6 +35,8 @@ LAYERS = {"llama-3.1-8b": 32, "megatron-22b": 48, "mixtral-8x7b": 32}
 WITHIN = 5e-3
 BESIDE_TRAFFIC = 6e-2
 """With the cores that collectives take on the shipped chips."""
+LONG_TRANSFER = 0.005
+"""Of the passes of a mean stage: the schedules beyond 1F1B take longer ones for hidden, or for all exposed."""
 Drawn = tuple[str, str, str, dict[str, Any], dict[str, int]]
 
 
@@ -190,3 +195,59 @@ def test_waiting_at_the_power_limit_is_what_the_events_leave_out(name: str) -> N
     assert waited > 0.0
     assert run.time_s == simulate_training(free).time_s
     assert float(result.time[0] - waited) == pytest.approx(run.time_s, rel=WITHIN)
+
+
+@st.composite
+def scheduled(draw: st.DrawFn) -> Drawn:
+    """The same under a schedule beyond 1F1B.
+
+    Left out: fewer than three micro-batches a stage, where a bubble that is not exact for unequal stages weighs more
+    (zb-v and dualpipe, 0.6 %).
+    """
+    machine, network = draw(st.sampled_from(sorted(NODES))), draw(st.sampled_from(sorted(LAYERS)))
+    schedule = draw(st.sampled_from(sorted(PIECES)))
+    layers, node = LAYERS[network], NODES[machine]
+    tensor = draw(st.sampled_from([1, 2, 4, 8]))
+    share = 2 if schedule == "zb-v" else 1
+    pipeline = draw(st.sampled_from([degree for degree in (2, 4, 6, 8) if layers % (share * degree) == 0]))
+    data = draw(
+        st.sampled_from([data for data in range(1, 17) if (tensor * data) % node == 0 or node % (tensor * data) == 0])
+    )
+    plan: dict[str, Any] = {
+        "tensor_parallel": tensor,
+        "pipeline_parallel": pipeline,
+        "data_parallel": data,
+        "micro_batch": draw(st.sampled_from([1, 2, 4])),
+        "virtual_pipeline": int(PIECES[schedule]),
+        "schedule": schedule,
+        "zero": draw(st.integers(0, 1)),
+        "recompute": draw(st.sampled_from(["none", "selective", "full"])),
+        "sequence_parallel": draw(st.booleans()),
+        "expert_parallel": draw(st.sampled_from(expert_degrees(model(network), tensor, data))),
+    }
+    micro = 3 * pipeline + 2 * draw(st.integers(0, 12))
+    scenario = {
+        "global_batch": data * plan["micro_batch"] * micro,
+        "context": draw(st.sampled_from([256, 1024, 2048])),
+    }
+    return machine, draw(st.sampled_from(["megatron", "megatron-2022"])), network, plan, scenario
+
+
+@settings(max_examples=120, deadline=None)
+@given(drawn=scheduled())
+def test_every_schedule_as_events_takes_the_time_of_its_closed_form(drawn: Drawn) -> None:
+    """Left out: transfers longer than LONG_TRANSFER; a closer look at traffic that hides is the next test's."""
+    case = case_of(drawn)
+    case = replace(case, system=without_contention(case.system))
+    step = step_schedule(case)
+    mean = sum(step.forward_s + step.backward_s) / len(step.forward_s)
+    assume(max(step.transfer_s) < LONG_TRANSFER * mean)
+    event(f"{step.schedule}, {drawn[1]}")
+    nothing = (0.0,) * len(step.forward_s)
+    alone = replace(step, gather_s=nothing, reduce_s=nothing, optimizer_s=nothing, host_s=0.0)
+    point = with_micro_batches(case)
+    closed = float(schedule_time(step_table(point).schedule, point.plan)[0])
+    assert run_training(alone).time_s == pytest.approx(closed, rel=WITHIN)
+    # Where weight gradients are passes of their own, traffic that hides starts at different times on every stage.
+    hides = step.overlap and step.schedule in SPLIT
+    assert difference(case) == pytest.approx(0.0, abs=BESIDE_TRAFFIC if hides else WITHIN)

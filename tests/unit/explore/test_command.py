@@ -30,6 +30,7 @@ DECODE: dict[str, Any] = {
     "plan.virtual_pipeline": None,
     "plan.context_parallel": None,
     "plan.context_exchange": "",
+    "plan.schedule": "",
     "plan.sequence_parallel": False,
     "plan.zero": None,
     "plan.recompute": "",
@@ -50,6 +51,7 @@ TRAIN = DECODE | {
     "plan.virtual_pipeline": 3,
     "plan.context_parallel": 1,
     "plan.context_exchange": "ring",
+    "plan.schedule": "1f1b",
     "plan.sequence_parallel": True,
     "plan.zero": 1,
     "plan.recompute": "full",
@@ -108,7 +110,11 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
     # In training micro-batches follow from the rest.
     degrees = set(_DEGREES) - {"micro_batches"}
     wide = settings_of(TRAIN | {"plan.context_parallel": 4})
-    assert {f"plan.{name}" for name in (*degrees, *_TRAINING_ONLY, "dtype")} <= set(wide)
+    training = set(_TRAINING_ONLY) - {"schedule"}
+    assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)
+    # The schedule that is taken anyhow goes unsaid.
+    assert "plan.schedule" not in wide
+    assert settings_of(TRAIN | {"plan.schedule": "zb-h1"})["plan.schedule"] == "zb-h1"
     # Where a sequence is not shared out, nothing has to say how.
     assert not [name for name in settings_of(TRAIN) if "context_" in name]
 

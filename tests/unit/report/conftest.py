@@ -90,6 +90,7 @@ def trained() -> Callable[..., Entry]:
         "plan.virtual_pipeline": 1,
         "plan.context_parallel": 1,
         "plan.context_exchange": "ring",
+        "plan.schedule": "1f1b",
         "plan.zero": 1,
         "plan.recompute": "full",
         "time_s": 12.3456,

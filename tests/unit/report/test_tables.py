@@ -254,6 +254,7 @@ def shown(line: list[str], name: str, per: str = "chip") -> str:
         ({}, "TP8 PP4 DP64 mb2 ZeRO1, recompute full"),
         ({"zero": 0, "recompute": "none"}, "TP8 PP4 DP64 mb2, recompute none"),
         ({"virtual_pipeline": 6}, "TP8 PP4 DP64 v6 mb2 ZeRO1, recompute full"),
+        ({"schedule": "zb-h1"}, "TP8 PP4 DP64 zb-h1 mb2 ZeRO1, recompute full"),
         ({"expert_parallel": 16, "zero": 3}, "TP8 PP4 DP64 EP16 mb2 ZeRO3, recompute full"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosim.engines.case import Case
 from cosim.engines.events import EventRun, Span
-from cosim.engines.training import software_of, step_table, with_micro_batches
+from cosim.engines.training import host_step, software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
 from cosim.mapping.placement import crosses
 from cosim.records import Array, at
@@ -77,7 +77,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         micro_batches=int(plan.micro_batches),
         cores=float(point.system.chip.collective_cores),
         overlap=software.gradient_overlap,
-        host_s=float(software.host_step),
+        host_s=float(host_step(case)),
     )
 
 

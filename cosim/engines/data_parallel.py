@@ -158,7 +158,8 @@ def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tupl
 @dataclass(frozen=True, slots=True)
 class Copies:
     """Weights of a rank and the ranks that hold copies: `every` one, `sharers` of them `inside` a group that shares out
-    states, and `across` the groups."""
+    states, and `across` the groups.
+    """
 
     numbers: Array
     sharers: Array

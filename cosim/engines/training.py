@@ -79,8 +79,7 @@ def software_of(case: Case) -> SoftwareArrays:
 
 def passes(case: Case) -> Passes:
     """Every kernel of a micro-batch with its cost; what runs again costs what it cost before."""
-    software, plan = software_of(case), case.plan
-    graph = micro_batch_graph(case)
+    plan, graph = case.plan, micro_batch_graph(case)
     device = device_graph(case, graph)
     gradients = _gradients(case, graph)
     again = recomputed(device, plan.recompute)

@@ -178,7 +178,11 @@ def _fastest(case: Case, system: str, degrees: Degrees, given: dict[str, float],
             one_format(machine, case.software), case.model, case.scenario, case.software, case.plan, given
         )
     except InfeasibleError as error:
-        raise CannotAnswerError(f"no plan was found: {error.limit}") from None
+        if error.limit != "memory" or degrees.micro_batch is not None or not degrees.are_ranks:
+            raise CannotAnswerError(f"no plan was found: {error.limit}") from None
+        # It ran, so it did fit: the least micro-batch is the likeliest to.
+        said.append("micro_batch 1")
+        return case.plan
     plan = map_leaves(found.case.plan, lambda leaf: leaf.reshape(-1)[0])
     names = {"tp": plan.tensor, "pp": plan.pipeline, "cp": plan.context, "dp": plan.data, "ep": plan.expert}
     names |= {"virtual_pp": plan.virtual, "micro_batch": plan.micro_batch}

@@ -49,9 +49,14 @@ class Degrees:
     micro_batch: int | None
 
     @property
+    def are_ranks(self) -> bool:
+        """Whether every kind of rank is known."""
+        return None not in (self.tensor, self.pipeline, self.data, self.context)
+
+    @property
     def is_open(self) -> bool:
         """Whether something is left to a search."""
-        return None in (self.tensor, self.pipeline, self.data, self.context, self.micro_batch)
+        return not self.are_ranks or self.micro_batch is None
 
 
 @dataclass(slots=True)

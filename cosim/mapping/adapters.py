@@ -60,10 +60,12 @@ def adapters_of(device: DeviceGraph) -> DeviceGraph:
 
 def gradients_of_adapters(device: DeviceGraph, gradients: DeviceGraph) -> DeviceGraph:
     """Gradient ops that are left where all but adapters are frozen; `device` is the forward pass with them."""
+    # Both gradients of a product of two activations are passed on.
+    inner = tuple(f"{op.name}." for op in device.matmuls if op.activations)
     sums = tuple(_sum(op, op.k, f"{SUM}.grad") for op in device.matmuls if is_adapted(op))
     return replace(
         gradients,
-        matmuls=tuple(op for op in gradients.matmuls if _is_left(op.name, op.group)),
+        matmuls=tuple(op for op in gradients.matmuls if op.name.startswith(inner) or _is_left(op.name, op.group)),
         vectors=(*(op for op in gradients.vectors if _is_left(op.name, op.group) and SUM not in op.name), *sums),
         collectives=tuple(op for op in gradients.collectives if op.group != "embed"),
     )

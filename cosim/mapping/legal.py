@@ -53,13 +53,13 @@ LIMITS: tuple[Limit, ...] = (
         "leaves a remainder of {}",
         "the expert degree must divide experts and tensor x data, and divide the tensor degree or be a multiple of it",
     ),
+    Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
     Limit(
         "shard",
         "replicas",
         "leaves {} replicas over",
         "the ranks that share out states must divide the replicas, and the copies of an expert",
     ),
-    Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
     Limit(
         "virtual_pipeline",
         "remainder",

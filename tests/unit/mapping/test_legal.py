@@ -51,7 +51,9 @@ def test_limits_are_in_the_documented_order() -> None:
         *ORDER[1:3],
         "expert_parallel",
         ORDER[3],
+        "shard",
         "virtual_pipeline",
+        "context_parallel",
         *ORDER[4:],
         *LATE,
     )

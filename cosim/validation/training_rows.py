@@ -199,7 +199,8 @@ class Reader:
         text = self.given("precision")
         if text not in EITHER:
             return (self.choice("precision", TRAINING_PRECISIONS),)
-        able = tuple(dtype for dtype in EITHER[text] if dtype in known)
+        # Nothing is trained in 4 bits without the scales of blocks.
+        able = tuple(dtype for dtype in EITHER[text] if dtype in known and dtype != "fp4")
         if not able:
             raise CannotAnswerError(f"the chip has no matrix rate in {text}")
         return able

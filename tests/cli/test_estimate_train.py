@@ -155,7 +155,7 @@ def test_groups_that_share_states_are_shown_and_kept(call: Call) -> None:
         2 * asked(call, *groups[:2], groups[3])["memory_bytes.optimizer"], rel=1e-9
     )
     code, _, err = call(*ASKED, *sets((*groups[:2], "plan.shard=3", groups[3])))
-    assert (code, err.startswith("infeasible: shard: leaves 2 replicas over")) == (3, True)
+    assert (code, "shard: " in err, "leaves 2 replicas over" in err) == (2, True, True)
 
 
 def test_what_a_step_updates_is_shown_and_changes_it(call: Call) -> None:

@@ -35,7 +35,8 @@ def test_flows_are_run_where_they_are_asked_for() -> None:
     (one,) = row["simulated"]
     assert one["time_s"] == pytest.approx(row["time_s"], rel=0.01)
     assert one["closed_form_s"] == row["time_s"]
-    assert row["busiest_links"][0]["name"].startswith("cluster0.")
+    # A chip's own ports carry all of it, eight cards a node together no less.
+    assert row["busiest_links"][0]["name"].startswith("node")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ DECODE: dict[str, Any] = {
     "plan.latent": "best",
     "plan.micro_batch": None,
     "plan.virtual_pipeline": None,
+    "plan.context_parallel": None,
+    "plan.context_exchange": "",
     "plan.sequence_parallel": False,
     "plan.zero": None,
     "plan.recompute": "",
@@ -46,6 +48,8 @@ TRAIN = DECODE | {
     "plan.latent": "",
     "plan.micro_batch": 2,
     "plan.virtual_pipeline": 3,
+    "plan.context_parallel": 1,
+    "plan.context_exchange": "ring",
     "plan.sequence_parallel": True,
     "plan.zero": 1,
     "plan.recompute": "full",
@@ -103,7 +107,10 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
         assert {f"plan.{name}" for name in (*_DEGREES, "dtype", "kv_dtype")} <= set(settings_of(row))
     # In training micro-batches follow from the rest.
     degrees = set(_DEGREES) - {"micro_batches"}
-    assert {f"plan.{name}" for name in (*degrees, *_TRAINING_ONLY, "dtype")} <= set(settings_of(TRAIN))
+    wide = settings_of(TRAIN | {"plan.context_parallel": 4, "plan.shard": 2})
+    assert {f"plan.{name}" for name in (*degrees, *_TRAINING_ONLY, "dtype")} <= set(wide)
+    # Where a sequence is not shared out, nothing has to say how.
+    assert not [name for name in settings_of(TRAIN) if "context_" in name]
 
 
 def test_settings_by_hand() -> None:
@@ -128,3 +135,10 @@ def test_a_command_by_hand() -> None:
         "--set plan.expert_parallel=4 --set plan.dtype=fp8 --set plan.micro_batches=2 --set plan.kv_dtype=bf16 "
         "--set scenario.batch=64 --set scenario.context=4608"
     )
+
+
+def test_groups_and_what_is_updated_are_named_where_they_are_not_usual() -> None:
+    usual = settings_of(TRAIN | {"plan.shard": None, "scenario.updates": "all", "scenario.adapter_rank": None})
+    assert not {"plan.shard", "scenario.updates", "scenario.adapter_rank"} & set(usual)
+    asked = {"plan.shard": 8, "scenario.updates": "adapters", "scenario.adapter_rank": 4}
+    assert usual | asked == settings_of(TRAIN | asked)

@@ -88,6 +88,8 @@ def trained() -> Callable[..., Entry]:
         "plan.expert_parallel": 1,
         "plan.micro_batch": 2,
         "plan.virtual_pipeline": 1,
+        "plan.context_parallel": 1,
+        "plan.context_exchange": "ring",
         "plan.zero": 1,
         "plan.recompute": "full",
         "time_s": 12.3456,

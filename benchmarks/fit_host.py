@@ -18,7 +18,8 @@ from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case
 from cosim.records import Array, array, stacked, structure, take
 from cosim.validation.cases import read_cases
-from cosim.validation.training import CannotAnswerError, training_case
+from cosim.validation.training import training_case
+from cosim.validation.training_rows import CannotAnswerError
 
 NAMES = ("host_kernel", "host_step")
 

@@ -36,6 +36,9 @@ SERVING_PRECISIONS: tuple[str, ...] = ("bf16", "fp8", "mxfp8", "int8", "nvfp4", 
 TRAINING_PRECISIONS: tuple[str, ...] = tuple(dtype for dtype in DTYPES if not dtype.startswith("int"))
 
 
+EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
+"""Words of measured rows that leave the format open: they are answered by the faster of those that a chip has."""
+
 WIDE_BYTES = 2.0
 """Bytes of an element from which a format is wide: see `is_wide`."""
 

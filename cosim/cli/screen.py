@@ -47,7 +47,12 @@ def estimate_text(row: Row) -> str:
 def _asked(row: Row) -> str:
     """The batch and, where there are tokens, their number."""
     if row["phase"] == "train":
-        return f"global batch {row['scenario.global_batch']}, length {row['scenario.context']:g}"
+        updates = {
+            "all": "",
+            "adapters": f", updates adapters of rank {row['scenario.adapter_rank']}",
+            "nothing": ", updates nothing",
+        }[row["scenario.updates"]]
+        return f"global batch {row['scenario.global_batch']}, length {row['scenario.context']:g}{updates}"
     context = row["scenario.context"]
     return f"batch {row['scenario.batch']}" + ("" if context is None else f", context {context:g}")
 
@@ -87,8 +92,9 @@ def _training_plan(row: Row) -> str:
     if row["plan.schedule"] != "1f1b":
         pieces = f", schedule {row['plan.schedule']}{pieces}"
     sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""
+    zero = f"zero {row['plan.zero']}" + (f" over {row['plan.shard']}" if row["plan.shard"] else "")
     return (
-        f"of {row['plan.micro_batch']}{pieces}{sharing}, zero {row['plan.zero']}, recompute {row['plan.recompute']}, "
+        f"of {row['plan.micro_batch']}{pieces}{sharing}, {zero}, recompute {row['plan.recompute']}, "
         f"{row['plan.dtype']}, {row['plan.software']}"
     )
 

@@ -35,8 +35,8 @@ from cosim.workload.training import training_graph
 
 BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle")
 CHUNK_POINTS = 16384
-TRAINING_FLOP = 3.0
-"""Forward, input gradients, weight gradients: every product three times."""
+TRAINING_FLOP = {"all": 3.0, "nothing": 3.0, "adapters": 2.0}
+"""Forward, input gradients and, unless they are frozen, weight gradients: every product so many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,8 @@ def _memory(case: Case, device: DeviceGraph, stage: Stages) -> Memory:
     """Memory of the fullest chip, as the phase needs it."""
     reserved = case.system.chip.memory["dram"].reserved
     if case.phase == "train":
-        return training_memory(device, stage, case.plan, training.software_of(case), reserved)
+        software = training.software_of(case)
+        return training_memory(device, stage, case.plan, software, reserved, case.scenario.updates)
     return serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
 
 
@@ -153,7 +154,7 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     server = energy + case.system.server_power * chips * time
     flop = model_flop(case.model, _counted(case)) * case.plan.micro_batches * case.plan.data
     if case.phase == "train":
-        flop = TRAINING_FLOP * flop
+        flop = TRAINING_FLOP[case.scenario.updates] * flop
     timed = {
         "time": time,
         "tokens": new_tokens(case),

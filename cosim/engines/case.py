@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cosim.hardware.lower import SystemArrays
+from cosim.mapping.adapters import adapted
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import held
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
+from cosim.mapping.widths import widened
 from cosim.records import Array, array
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
@@ -51,7 +53,16 @@ def micro_batch_graph(case: Case) -> Graph:
 
 def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
     """The same as one tensor rank sees it; `graph` spares making it anew."""
-    return shard(micro_batch_graph(case) if graph is None else graph, case.plan, case.system.node_chips)
+    graph = micro_batch_graph(case) if graph is None else graph
+    device = shard(graph, case.plan, case.system.node_chips)
+    if case.phase != "train" or case.software is None:
+        return device
+    return widened(with_adapters(device, case), graph, case.plan, case.software)
+
+
+def with_adapters(device: DeviceGraph, case: Case) -> DeviceGraph:
+    """The forward pass with adapters, where the scenario trains these."""
+    return adapted(device, case.scenario.adapter_rank) if case.scenario.updates == "adapters" else device
 
 
 def stage_classes(case: Case) -> Stages:

@@ -4,6 +4,7 @@
     ZeRO 1   reduce-scatter of gradients, all-gather of weights before the next step
     ZeRO 2   gradients scattered in every micro-batch, because a shard has no room for their sum
     ZeRO 3   weights gathered in every pass of every micro-batch too
+    shard    ZeRO inside groups of so many replicas; after the last micro-batch each shard is summed over the groups
 
 Software that overlaps sends layer by layer behind the passes: what is left is the last layer's share, or what the
 passes are too short for, and the cores that collectives take meanwhile. Experts have replicas of their own: the ranks
@@ -18,13 +19,15 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
-from cosim.mapping.device import ACTIVATION_BYTES, DeviceVector
-from cosim.mapping.placement import Placement, data_placement, expert_data_placement, pair_placement
+from cosim.mapping.device import DeviceVector
+from cosim.mapping.placement import Placement, data_placement, expert_group, pair_placement
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.routing import expert_replicas, expert_sharers
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages
-from cosim.mapping.training import Weights, expert_replicas
+from cosim.mapping.training import Weights
+from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
 from cosim.timing.energy import kernel_energy
@@ -78,18 +81,23 @@ def _reached(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
     return (np.cumsum(count * passes, axis=0) - count * passes) / plan.virtual
 
 
-def layer_traffic(case: Case, software: SoftwareArrays, held: Weights) -> tuple[Array, Array, Array]:
+def layer_traffic(
+    case: Case, software: SoftwareArrays, held: Weights, updated: Weights | None = None
+) -> tuple[Array, Array, Array]:
     """Of one run of a group in every micro-batch: gather [s], reduce-scatter [s], bytes that a chip sends, (P,).
 
-    Both are zero below ZeRO 3 and 2; gathers happen twice, forward and back.
+    Both are zero below ZeRO 3 and 2; gathers happen twice, forward and back. `updated` weights alone have gradients;
+    None is all that are held.
     """
     zero = case.plan.zero
     if not np.any(zero >= 2.0):
         return array(0.0), array(0.0), array(0.0)
     gather = scatter = wire = array(0.0)
-    for numbers, group in _replicated(case, held):
-        taken = all_gather(numbers * ACTIVATION_BYTES, group, case.system)
-        given = reduce_scatter(numbers * software.reduced_bytes, group, case.system)
+    wide = element_bytes(case.plan, software)
+    parts = zip(_replicated(case, held), _replicated(case, held if updated is None else updated), strict=True)
+    for whole, changed in parts:
+        taken = all_gather(whole.numbers * wide, whole.inside, case.system)
+        given = reduce_scatter(changed.numbers * software.reduced_bytes, changed.inside, case.system)
         gather = gather + np.where(zero >= 3.0, taken.time, 0.0)
         scatter = scatter + np.where(zero >= 2.0, given.time, 0.0)
         wire = wire + np.where(zero >= 3.0, 2.0 * taken.wire_bytes, 0.0) + np.where(zero >= 2.0, given.wire_bytes, 0.0)
@@ -97,19 +105,23 @@ def layer_traffic(case: Case, software: SoftwareArrays, held: Weights) -> tuple[
 
 
 def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages) -> Closing:
-    """Gathers before and reductions after a step, of all weights of a stage."""
+    """Gathers before and reductions after a step, of all weights of a stage that are updated."""
     zero = case.plan.zero
     gather = reduce = wire = np.zeros_like(owned.shared + owned.routed)
-    for numbers, group in _replicated(case, owned):
-        plain = all_reduce(numbers * software.reduced_bytes, group, case.system)
-        given = reduce_scatter(numbers * software.reduced_bytes, group, case.system)
-        taken = all_gather(numbers * ACTIVATION_BYTES, group, case.system)
+    for part in _replicated(case, owned):
+        gradients = part.numbers * software.reduced_bytes
+        plain = all_reduce(gradients, part.every, case.system)
+        given = reduce_scatter(gradients, part.inside, case.system)
+        shared = all_reduce(gradients / part.sharers, part.across, case.system)
+        taken = all_gather(part.numbers * element_bytes(case.plan, software), part.inside, case.system)
         once = (zero >= 1.0) & (zero < 2.0)
-        reduce = reduce + np.where(zero < 1.0, plain.time, np.where(once, given.time, 0.0))
+        reduce = reduce + np.where(zero < 1.0, plain.time, np.where(once, given.time, 0.0) + shared.time)
         gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
-        wire = wire + np.where(zero < 1.0, plain.wire_bytes, np.where(once, given.wire_bytes, 0.0))
+        scattered = np.where(once, given.wire_bytes, 0.0) + shared.wire_bytes
+        wire = wire + np.where(zero < 1.0, plain.wire_bytes, scattered)
         wire = wire + np.where((zero >= 1.0) & (zero < 3.0), taken.wire_bytes, 0.0)
-    if case.model.tied_embeddings and case.plan.schedule not in BOTH_ENDS:
+    trained = case.scenario.updates != "adapters"
+    if case.model.tied_embeddings and case.plan.schedule not in BOTH_ENDS and trained:
         time, sent = _tied(case, software)
         ends = stage.embeds + stage.heads
         reduce, wire = reduce + ends * time, wire + ends * sent
@@ -150,25 +162,50 @@ def _twins(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array,
 def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array, Array]:
     """Time [s] and energy [J] of the update on a stage of each class: one pass over gradient, state and weight."""
     chip = case.system.chip
+    if case.scenario.updates == "nothing":
+        none = np.zeros_like(owned.shared + owned.routed)
+        return none, none
     share, routed = (
-        np.where(case.plan.zero >= 1.0, 1.0 / ranks, 1.0) for ranks in (case.plan.replicas, expert_replicas(case.plan))
+        np.where(case.plan.zero >= 1.0, 1.0 / ranks, 1.0) for ranks in (case.plan.sharers, expert_sharers(case.plan))
     )
     mine = owned.shared * share + owned.routed * routed
     # Gradients are read twice (their norm, the update) and cleared; state is read and written.
     read = mine * (2.0 * software.gradient_bytes + software.optimizer_bytes)
-    written = mine * (software.gradient_bytes + software.optimizer_bytes + ACTIVATION_BYTES)
+    written = mine * (software.gradient_bytes + software.optimizer_bytes + element_bytes(case.plan, software))
     op = DeviceVector("optimizer", "step", array(1.0), read, written, 12.0 * mine, mine, np.zeros_like(read))
     cost = vector_cost(op, chip)
     return cost.time + chip.launch.gap, kernel_energy(cost, chip, "fp32")
 
 
-def _replicated(case: Case, weights: Weights) -> list[tuple[Array, Placement]]:
-    """Weights with the group of ranks that hold copies of them: all replicas, or those of an expert."""
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Weights of a rank and the ranks that hold copies: `every` one, `sharers` of them `inside` a group that shares out
+    states, and `across` the groups.
+    """
+
+    numbers: Array
+    sharers: Array
+    every: Placement
+    inside: Placement
+    across: Placement
+
+
+def _replicated(case: Case, weights: Weights) -> list[Copies]:
+    """Weights with the groups of ranks that hold copies of them: all replicas, or those of an expert."""
     plan, sizes = case.plan, case.system.sizes
-    found = [(weights.shared, data_placement(plan.tensor, plan.replicas, sizes, plan.chips))]
+    kinds = [(weights.shared, plan.tensor, plan.replicas, plan.sharers)]
     if case.model.is_moe:
-        found.append((weights.routed, expert_data_placement(plan, sizes)))
-    return found
+        kinds.append((weights.routed, expert_group(plan), expert_replicas(plan), expert_sharers(plan)))
+    return [
+        Copies(
+            numbers,
+            sharers,
+            data_placement(stride, copies, sizes),
+            data_placement(stride, sharers, sizes),
+            data_placement(stride * sharers, copies / sharers, sizes),
+        )
+        for numbers, stride, copies, sharers in kinds
+    ]
 
 
 def _apart(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:

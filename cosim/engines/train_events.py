@@ -17,7 +17,7 @@ from cosim.engines.case import Case
 from cosim.engines.events import EventRun, Span
 from cosim.engines.orders import Block, Pass, entries, following, last_pass, orders
 from cosim.engines.pipeline import Piece
-from cosim.engines.training import software_of, step_table, with_micro_batches
+from cosim.engines.training import host_step, software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
 from cosim.mapping.placement import crosses
 from cosim.mapping.schedules import copies
@@ -82,7 +82,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         micro_batches=int(plan.micro_batches),
         cores=float(point.system.chip.collective_cores),
         overlap=software.gradient_overlap,
-        host_s=float(software.host_step),
+        host_s=float(host_step(case)),
         schedule=plan.schedule,
         weight_s=along(move.weight),
         pieces_s=tuple(zip(*(_each(piece, along) for piece in move.pieces), strict=True)),

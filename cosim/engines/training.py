@@ -14,21 +14,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cosim.engines.boundary import boundary_transfers
-from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes
+from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes, with_adapters
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
 from cosim.engines.pipeline import Piece, Schedule
 from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
+from cosim.mapping.adapters import gradients_of_adapters
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
-from cosim.mapping.device import ACTIVATION_BYTES, DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
+from cosim.mapping.device import DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import tensor_placement
 from cosim.mapping.schedules import copies, hops, pieces
+from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
-from cosim.mapping.training import Weights, group_parameters, stage_parameters
+from cosim.mapping.training import Weights, group_parameters, stage_parameters, updated_part
+from cosim.mapping.widths import element_bytes, widened
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, exposed
 from cosim.timing.energy import link_energy
+from cosim.workload.ops import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,9 @@ def software_of(case: Case) -> SoftwareArrays:
 
 def passes(case: Case) -> Passes:
     """Every kernel of a micro-batch with its cost; what runs again costs what it cost before."""
-    software, plan = software_of(case), case.plan
-    graph = micro_batch_graph(case)
+    plan, graph = case.plan, micro_batch_graph(case)
     device = device_graph(case, graph)
-    gradients = backward(device, graph, plan, software)
+    gradients = _gradients(case, graph)
     again = recomputed(device, plan.recompute)
     together = DeviceGraph(
         "train",
@@ -100,6 +103,16 @@ def passes(case: Case) -> Passes:
     return Passes(device, again, gradients, of(device), of(again), of(gradients))
 
 
+def _gradients(case: Case, graph: Graph) -> DeviceGraph:
+    """Gradient ops of a micro-batch: of all weights, or of adapters alone."""
+    software, plan = software_of(case), case.plan
+    device = with_adapters(shard(graph, plan, case.system.node_chips), case)
+    gradients = backward(device, graph, plan, software)
+    if case.scenario.updates == "adapters":
+        gradients = gradients_of_adapters(device, gradients)
+    return widened(gradients, graph, plan, software)
+
+
 def kernels(case: Case) -> tuple[OpCost, ...]:
     """Every kernel of a micro-batch in the order of its passes: forward, run again, gradients."""
     every = passes(case)
@@ -113,7 +126,8 @@ def step_table(case: Case) -> StepTable:
     forward = group_costs(case, every.forward, every.forward_ops)
     again = group_costs(case, every.again, every.again_ops)
     gradients = group_costs(case, every.gradients, every.gradient_ops, overlap=software.tensor_overlap)
-    held = group_parameters(every.forward)
+    changed = updated_part(every.forward, case.scenario.updates)
+    held, updated = group_parameters(every.forward), group_parameters(changed)
     classes = {name: np.zeros_like(stage.layers + forward["layer"].time) for name in CLASSES_OF_TIME}
     host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(4))
     weights = weight_seconds(case, every.forward, every.gradient_ops)
@@ -128,7 +142,8 @@ def step_table(case: Case) -> StepTable:
             clocked += runs * cost.clocked
             core += runs * cost.core_energy
         out, ret = forward[group].time, sum((cost.time for cost in returning), array(0.0))
-        gathered, scattered, wire = layer_traffic(case, software, held.get(group, Weights()))
+        owns = held.get(group, Weights()), updated.get(group, Weights())
+        gathered, scattered, wire = layer_traffic(case, software, *owns)
         waits_out, waits_ret = gathered, gathered + scattered
         if software.gradient_overlap:
             waits_out, waits_ret = exposed(waits_out, out, cores), exposed(waits_ret, ret, cores)
@@ -139,7 +154,7 @@ def step_table(case: Case) -> StepTable:
         host += runs * (late_out + late_ret)
         energy += runs * link_energy(wire, case.system.chip)
     inside, across, within, beyond, link = _hops(case)
-    owned = stage_parameters(every.forward, stage, copies(case.plan.schedule))
+    owned = stage_parameters(changed, stage, copies(case.plan.schedule))
     ends = closing(case, software, owned, stage)
     update, update_energy = optimizer_step(case, software, owned)
     whole = _on(stage, passes_of)
@@ -179,7 +194,7 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
 
     m = plan.micro_batches
     parts = {name: m * at_slowest(table.classes[name]) for name in CLASSES_OF_TIME}
-    parts["host"] = m * at_slowest(table.host) + software.host_step
+    parts["host"] = m * at_slowest(table.host) + host_step(case)
     pipeline = schedule_time(schedule, plan)
     parts["bubble"] = np.maximum(pipeline - m * at_slowest(busy), 0.0)
     before, after = closing_waits(table.closing, schedule, plan, cores, overlap=software.gradient_overlap)
@@ -204,10 +219,17 @@ def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
     return issued * software.host_kernel
 
 
+def host_step(case: Case) -> Array:
+    """Host time of an optimizer step [s]; none where nothing is updated."""
+    host: Array = software_of(case).host_step * (0.0 if case.scenario.updates == "nothing" else 1.0)
+    return host
+
+
 def _hops(case: Case) -> tuple[Array, Array, Array, Array, Array]:
     """Transfers between stages: counts inside and across nodes, time of each [s], energy per chip [J]."""
     chip, plan = case.system.chip, case.plan
-    size = plan.micro_batch * case.scenario.context / plan.context * case.model.hidden * ACTIVATION_BYTES
+    wide = element_bytes(plan, software_of(case))
+    size = plan.micro_batch * case.scenario.context / plan.context * case.model.hidden * wide
     inside, across, within, beyond = boundary_transfers(size / plan.tensor, plan.tensor * plan.replicas, case)
     if not plan.sequence_parallel:
         # Every rank sends its slice and the receivers put the whole together inside their group.

@@ -31,6 +31,11 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
         chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
     if row["phase"] == "train" and row["plan.schedule"] != "1f1b":
         chosen["plan.schedule"] = row["plan.schedule"]
+    for name in ("plan.shard", "scenario.adapter_rank"):
+        if row.get(name) is not None and row[name] == row[name]:
+            chosen[name] = row[name]
+    if row.get("scenario.updates", "") not in ("", "all"):
+        chosen["scenario.updates"] = row["scenario.updates"]
     if row["scenario.expert_imbalance"]:
         chosen["scenario.expert_imbalance"] = row["scenario.expert_imbalance"]
     return chosen

@@ -191,8 +191,8 @@ def mixed(a: Case, b: Case, from_b: set[str]) -> Case:
         server_power=of("power").system.server_power,
         pue=of("power").system.pue,
     )
-    free = {"ttft_limit": array(np.inf), "tpot_limit": array(np.inf)}
-    mixture = replace(planned, system=system, scenario=replace(planned.scenario, **free))
+    free = replace(planned.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
+    mixture = replace(planned, system=system, scenario=free)
     return map_leaves(mixture, lambda leaf: leaf.reshape(-1)[0])
 
 

@@ -24,6 +24,7 @@ from cosim.hardware.system import System
 from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.mapping.software import load_software, lower_software
+from cosim.mapping.widths import one_format
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
 from cosim.timing.collective import check_algorithm
@@ -33,6 +34,7 @@ from cosim.workload.network import forward_only
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
 _TRAINING_ONLY = (
+    "shard",
     "micro_batch",
     "context_parallel",
     "context_exchange",
@@ -127,6 +129,9 @@ def prepare(
     planned = vary(Varied(Plan()), plan, root="plan.")
     forward_only(network, phase)
     _belongs(phase, plan, scenario)
+    if "adapter_rank" in scenario and asked.spec.updates != "adapters":
+        hint = "scenario.updates=adapters trains them"
+        raise SpecError("is the rank of adapters", field="scenario.adapter_rank", hint=hint)
     if network.network:
         _of_network(network, plan, scenario)
     if "latent" in plan and not network.is_latent:
@@ -171,6 +176,7 @@ def _training(
 ) -> tuple[Case, Estimates, int]:
     """The case of a training step, its estimates, the plans tried: with a degree as given, or the best that agrees."""
     software = lower_software(load_software(planned.spec.software))
+    machine = one_format(machine, software)
     if any(name in plan for name in _DEGREES):
         case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
         result = evaluate(case)
@@ -193,7 +199,7 @@ def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
         "plan": ("micro_batches", "kv_dtype", "latent"),
         "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit"),
     }
-    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch",)}
+    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch", "updates", "adapter_rank")}
     other, hint = (serving, "training has plan.micro_batch and scenario.global_batch")
     if phase != "train":
         other, hint = (training, "it belongs to 'estimate train'")

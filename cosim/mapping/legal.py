@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.routing import expert_tensor
+from cosim.mapping.routing import expert_replicas, expert_sharers, expert_tensor
 from cosim.mapping.schedules import shortfalls
 from cosim.records import Array
 from cosim.workload.model import ModelArrays
@@ -55,6 +55,12 @@ LIMITS: tuple[Limit, ...] = (
         "the expert degree must divide experts and tensor x data, and divide the tensor degree or be a multiple of it",
     ),
     Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
+    Limit(
+        "shard",
+        "replicas",
+        "leaves {} replicas over",
+        "the ranks that share out states must divide the replicas, and the copies of an expert",
+    ),
     Limit(
         "virtual_pipeline",
         "remainder",
@@ -148,6 +154,7 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
     verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
     if phase == "train":
+        verdict = merged(verdict, "shard", _unshared(plan, model))
         uneven = np.maximum(
             np.mod(model.layers, plan.pipeline * plan.virtual), np.mod(plan.micro_batches, plan.pipeline)
         )
@@ -162,6 +169,14 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
         verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
     longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
     return merged(verdict, "positions", longest - model.max_positions)
+
+
+def _unshared(plan: PlanArrays, model: ModelArrays) -> Array:
+    """Replicas, or copies of an expert, that groups of ranks which share out states leave over."""
+    over = np.mod(plan.replicas, plan.sharers)
+    if model.is_moe:
+        over = np.maximum(over, np.mod(expert_replicas(plan), expert_sharers(plan)))
+    return np.where(plan.zero >= 1.0, over, 0.0)
 
 
 def _expert_remainder(plan: PlanArrays, model: ModelArrays) -> Array:

@@ -101,11 +101,16 @@ def serving_stage(plan: PlanArrays) -> Array:
     return np.maximum(plan.tensor, plan.expert)
 
 
+def expert_group(plan: PlanArrays) -> Array:
+    """Ranks that hold all experts once, next to each other; copies of an expert lie so far apart."""
+    group: Array = plan.expert * np.maximum(plan.tensor / plan.expert, 1.0)
+    return group
+
+
 def expert_data_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
     """Copies of an expert: ranks of the same place in their expert group, which lies next to each other."""
-    group = plan.expert * np.maximum(plan.tensor / plan.expert, 1.0)
-    copies = plan.tensor * plan.replicas / group
-    return data_placement(group, copies, sizes, plan.chips)
+    group = expert_group(plan)
+    return data_placement(group, plan.tensor * plan.replicas / group, sizes, plan.chips)
 
 
 def pair_placement(apart: Array, sizes: Sizes) -> Placement:

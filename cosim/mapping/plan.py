@@ -29,6 +29,7 @@ class Algorithms(Frozen):
 
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTES: tuple[str, ...] = get_args(Recompute)
+Updates = Literal["all", "adapters", "nothing"]
 ContextExchange = Literal["ring", "all_gather", "all_to_all"]
 ScheduleName = Literal["1f1b", "gpipe", "zb-h1", "zb-v", "dualpipe"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
@@ -37,8 +38,8 @@ SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 class Plan(Frozen):
     """Degrees of parallelism, micro-batches and formats. chips = tensor x context x pipeline x data.
 
-    What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, recompute,
-    software, schedule.
+    What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, shard,
+    recompute, software, schedule.
     What only serving knows: micro_batches (training derives it), kv_dtype.
     """
 
@@ -68,6 +69,9 @@ class Plan(Frozen):
     """Norms and residuals split over the tensor ranks along the sequence."""
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     """What data ranks share out: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    shard: Degree | None = None
+    """Neighbouring replicas that share it out among themselves; groups of them hold the same and sum their gradients.
+    None is all replicas."""
     recompute: Recompute = "none"
     """What the backward pass computes again: nothing, the attention core, or whole layers."""
     software: str = "megatron"
@@ -92,6 +96,11 @@ class Scenario(Frozen):
     """Decode: cached tokens that a step reads. Prefill: length of the prompts. Training: of the sequences."""
     global_batch: Degree = 512
     """Training: sequences of one optimizer step over the whole system."""
+    updates: Updates = "all"
+    """Training: what a step updates. All weights; adapters of low rank beside frozen weights (LoRA); or nothing: a
+    forward and backward pass whose gradients are summed over the replicas and then left."""
+    adapter_rank: Degree = 16
+    """Training of adapters: their inner width."""
     capacity: Tokens | None = None
     """Cached tokens that memory must hold per sequence, at least `context`; None is `context`."""
     ttft_limit: Seconds | None = None
@@ -123,6 +132,8 @@ class PlanArrays:
     micro_batch: Array = field(default_factory=lambda: array(1.0))
     virtual: Array = field(default_factory=lambda: array(1.0))
     zero: Array = field(default_factory=lambda: array(0.0))
+    shard: Array = field(default_factory=lambda: array(np.inf))
+    """Replicas that share out states; inf is all of them."""
     expert: Array = field(default_factory=lambda: array(1.0))
     recompute: Array = field(default_factory=lambda: array(0.0))
     """Index in RECOMPUTES: a number, so that a search over it is one batch."""
@@ -136,6 +147,11 @@ class PlanArrays:
     def replicas(self) -> Array:
         """Ranks that hold the same weights: data replicas, and those that share out their sequences."""
         return self.context * self.data
+
+    @property
+    def sharers(self) -> Array:
+        """Replicas that share out what ZeRO shares out."""
+        return np.minimum(self.shard, self.replicas)
 
     @property
     def chips(self) -> Array:
@@ -154,6 +170,8 @@ class ScenarioArrays:
     tpot_limit: Array
     global_batch: Array = field(default_factory=lambda: array(512.0))
     expert_imbalance: Array = field(default_factory=lambda: array(0.0))
+    updates: str = "all"
+    adapter_rank: Array = field(default_factory=lambda: array(16.0))
 
 
 def lower_plan(varied: Varied[Plan]) -> PlanArrays:
@@ -170,6 +188,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         micro_batch=arrays.get("micro_batch", array(plan.micro_batch)),
         virtual=arrays.get("virtual_pipeline", array(plan.virtual_pipeline)),
         zero=arrays.get("zero", array(plan.zero)),
+        shard=arrays.get("shard", array(np.inf if plan.shard is None else plan.shard)),
         expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
         latent=plan.latent,
         context=arrays.get("context_parallel", array(plan.context_parallel)),
@@ -202,4 +221,6 @@ def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
         tpot_limit=number("tpot_limit", inf),
         global_batch=number("global_batch", 0.0),
         expert_imbalance=number("expert_imbalance", 0.0),
+        updates=scenario.updates,
+        adapter_rank=number("adapter_rank", 0.0),
     )

@@ -34,6 +34,16 @@ def expert_tensor(plan: PlanArrays) -> Array:
     return np.maximum(plan.tensor / plan.expert, 1.0)
 
 
+def expert_replicas(plan: PlanArrays) -> Array:
+    """Copies of an expert among the ranks of a stage."""
+    return plan.tensor * plan.replicas / (plan.expert * expert_tensor(plan))
+
+
+def expert_sharers(plan: PlanArrays) -> Array:
+    """Copies of an expert that share out what ZeRO shares out."""
+    return np.minimum(plan.shard, expert_replicas(plan))
+
+
 def load(routing: Routing, rows: Array, plan: PlanArrays) -> Load:
     """Load of the busiest of `plan.expert` ranks for `rows` tokens a replica."""
     tokens = rows * np.maximum(plan.expert / plan.tensor, 1.0)

@@ -6,12 +6,47 @@ One file per family and release in `accelerators/software`. Fitted numbers belon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
-from cosim.datum import Capacity, Count, Time
+from pydantic import Field, model_validator
+
+from cosim.datum import Capacity, Count, Kind, Time
+from cosim.errors import SpecError
 from cosim.hardware.load import described
+from cosim.mapping.plan import Degree, Recompute
 from cosim.records import Array, array
 from cosim.schema import Frozen, Source, validated
+
+T = TypeVar("T")
+
+
+class Choice(Frozen, Generic[T]):
+    """A choice that software makes where a run does not, with where that is known from."""
+
+    value: T
+    kind: Kind
+    source: str
+    note: str | None = None
+
+
+class Defaults(Frozen):
+    """What a run of a stack does that does not say otherwise; None: not known, or its own to say.
+
+    Only measured runs are completed so, see `cosim.validation.training_rows`: a plan has defaults of its own.
+    """
+
+    recompute: Choice[Recompute] | None = None
+    recompute_words: dict[str, Choice[Recompute]] = {}
+    """The stack's own words for what it computes again, each with the nearest level that is modelled."""
+    sequence_parallel: Choice[bool] | None = None
+    """Where there are tensor ranks."""
+    zero: Choice[Annotated[int, Field(ge=0, le=3)]] | None = None
+    micro_batch: Choice[Literal["whole"] | Degree] | None = None
+    """`whole`: all sequences of a replica at once."""
+    layout: Choice[Literal["data", "fastest"]] | None = None
+    """Degrees of a run that names none: replicas on all chips, or the fastest plan that fits (tuned runs)."""
+    ranks_per_chip: Count | None = None
+    """Ranks of a tensor or data group that one chip holds where the stack's degrees count smaller units."""
 
 
 class Software(Frozen):
@@ -38,8 +73,19 @@ class Software(Frozen):
     """Host time to issue one kernel or collective; a layer pass takes the longer of device and host."""
     host_step: Time
     """Host time of an optimizer step that no kernel hides: scaling, norms, logging."""
+    mixed: bool = True
+    """Mixed precision: activations, norms, embedding and head at 16 bits beside linear layers in the plan's format. If
+    not, the whole model runs in the plan's format."""
     vocabulary: Count | None = None
     """Padded vocabulary where a case does not state one: the family's usual."""
+    defaults: Defaults = Defaults()
+
+    @model_validator(mode="after")
+    def _fused_is_narrow(self) -> Software:
+        if not self.mixed and self.attention == "fused":
+            hint = "fused attention is modelled at 16 bits: mixed: true, or attention: unfused"
+            raise SpecError("needs unfused attention", field="mixed", value=False, hint=hint)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +102,7 @@ class SoftwareArrays:
     gradient_overlap: bool
     host_kernel: Array
     host_step: Array
+    mixed: bool = True
 
 
 def load_software(name: str) -> Software:
@@ -77,4 +124,5 @@ def lower_software(software: Software) -> SoftwareArrays:
         gradient_overlap=software.gradient_overlap,
         host_kernel=array(software.host_kernel.si),
         host_step=array(software.host_step.si),
+        mixed=software.mixed,
     )

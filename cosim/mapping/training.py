@@ -4,7 +4,8 @@
     kept          none: every saved tensor; selective: all but the attention core's; full: the layer's input alone,
                   plus what one layer keeps while it is computed again
 
-ZeRO stage 1, 2, 3 divides the optimizer's state, gradients, weights by the data ranks.
+ZeRO stage 1, 2, 3 divides the optimizer's state, gradients, weights by the data ranks that share them out. Frozen
+weights have neither gradients nor state; where nothing is updated there is no state.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cosim.mapping.adapters import adapters_of
 from cosim.mapping.backward import FULL, SELECTIVE
-from cosim.mapping.device import ACTIVATION_BYTES, DeviceGraph, DeviceMatmul, DeviceVector
+from cosim.mapping.device import DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.routing import expert_tensor
+from cosim.mapping.routing import expert_sharers
 from cosim.mapping.schedules import PIECES, copies, live_passes
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
+from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
 
 
@@ -34,27 +37,38 @@ class Weights:
 
 
 def training_memory(
-    device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, reserved: Array
+    device: DeviceGraph,
+    stage: Stages,
+    plan: PlanArrays,
+    software: SoftwareArrays,
+    reserved: Array,
+    updates: str = "all",
 ) -> Memory:
     """Memory of a chip of the fullest stage class; `reserved` is what the runtime keeps [B]."""
-    held = stage_parameters(device, stage, copies(plan.schedule))
-    own = ((held.shared, plan.replicas), (held.routed, expert_replicas(plan)))
+    held, wide = stage_parameters(device, stage, copies(plan.schedule)), element_bytes(plan, software)
+    updated = stage_parameters(updated_part(device, updates), stage, copies(plan.schedule))
 
-    def kept(level: float, each: Array | float) -> Array:
+    def kept(numbers: Weights, level: float, each: Array | float) -> Array:
         """Bytes of what ZeRO shares out from `level` on."""
-        parts = [numbers * np.where(plan.zero >= level, 1.0 / ranks, 1.0) for numbers, ranks in own]
+        own = ((numbers.shared, plan.sharers), (numbers.routed, expert_sharers(plan)))
+        parts = [count * np.where(plan.zero >= level, 1.0 / ranks, 1.0) for count, ranks in own]
         return (parts[0] + parts[1]) * each
 
-    weights = kept(3.0, ACTIVATION_BYTES)
-    weights = np.minimum(weights + _gathered(device, plan), (held.shared + held.routed) * ACTIVATION_BYTES)
-    gradients = kept(2.0, software.gradient_bytes)
-    optimizer = kept(1.0, software.optimizer_bytes)
+    weights = kept(held, 3.0, wide)
+    weights = np.minimum(weights + _gathered(device, plan, wide), (held.shared + held.routed) * wide)
+    gradients = kept(updated, 2.0, software.gradient_bytes)
+    optimizer = kept(updated, 1.0, software.optimizer_bytes * (0.0 if updates == "nothing" else 1.0))
     live = saved_bytes(device, stage, plan)
     total = weights + gradients + optimizer + live
     most = fullest(stage, total)
     zero = np.zeros_like(total[0])
     held_of = [at_class(kind, most) for kind in (weights, live, gradients, optimizer)]
     return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved)
+
+
+def updated_part(device: DeviceGraph, updates: str) -> DeviceGraph:
+    """The ops whose weights have gradients: all, or adapters alone."""
+    return adapters_of(device) if updates == "adapters" else device
 
 
 def stage_parameters(device: DeviceGraph, stage: Stages, copies: float = 1.0) -> Weights:
@@ -102,11 +116,6 @@ def stages_before(stage: Stages) -> Array:
     return np.cumsum(stage.count, axis=0) - stage.count
 
 
-def expert_replicas(plan: PlanArrays) -> Array:
-    """Copies of an expert among the ranks of a stage."""
-    return plan.tensor * plan.replicas / (plan.expert * expert_tensor(plan))
-
-
 def group_parameters(device: DeviceGraph) -> dict[str, Weights]:
     """Parameters of one rank per run of each group."""
     held: dict[str, Weights] = {}
@@ -119,11 +128,11 @@ def group_parameters(device: DeviceGraph) -> dict[str, Weights]:
     return held
 
 
-def _gathered(device: DeviceGraph, plan: PlanArrays) -> Array:
+def _gathered(device: DeviceGraph, plan: PlanArrays, wide: float) -> Array:
     """Under ZeRO 3 the weights of the layer in hand and of the next are whole on every rank [B]."""
     groups = group_parameters(device)
     common = groups.pop("layer", Weights())
     others = [held.shared + held.routed for name, held in groups.items() if name not in {"embed", "head"}]
     layer = common.shared + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
-    whole: Array = np.where(plan.zero >= 3.0, 2.0 * layer * ACTIVATION_BYTES, 0.0)
+    whole: Array = np.where(plan.zero >= 3.0, 2.0 * layer * wide, 0.0)
     return whole

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosim import library
-from cosim.dtypes import DTYPES
+from cosim.dtypes import DTYPES, EITHER
 from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
@@ -24,9 +24,6 @@ from cosim.validation import attention, collective, training
 from cosim.validation.cases import Case
 from cosim.validation.faults import kernel_fault
 from cosim.validation.kernels import matmul_kernel
-
-EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
-"""Rows whose log does not tell the format are answered by the faster of those that the chip has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Predictions of measured training steps: each row becomes a training case, rows of one structure one batch.
 
-What a row leaves open is completed as its software does it, and said: the vocabulary of the family, data
-parallelism from what is left of the chips, the shape of a plain GPT where the workload is not in the library.
-A row that ran did fit: memory is not asked.
+What a row leaves open is completed as its software does it, and said: see `cosim.validation.training_rows`. Where a
+stack is tuned, open degrees are those of the fastest plan that fits. A row that ran did fit: its memory is not asked.
 """
 
 from __future__ import annotations
@@ -10,35 +9,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 
 from cosim import library
-from cosim.dtypes import TRAINING_PRECISIONS
 from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case
-from cosim.errors import SpecError
-from cosim.hardware.load import load_system
+from cosim.errors import InfeasibleError, SpecError
+from cosim.explore.train import best_plan
+from cosim.hardware.load import load_system, usual_systems
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import LIMITS
-from cosim.mapping.plan import RECOMPUTES, Plan, Scenario, lower_plan, lower_scenario
+from cosim.mapping.plan import Plan, PlanArrays, Scenario, lower_plan, lower_scenario
 from cosim.mapping.software import Software, load_software, lower_software
+from cosim.mapping.widths import one_format
 from cosim.overrides import Varied
-from cosim.records import array, stacked, structure
+from cosim.records import array, map_leaves, stacked, structure
 from cosim.validation.cases import Case as Row
-from cosim.workload.load import load_model
-from cosim.workload.model import Model, lower_model
-
-QUANTITIES = ("seconds_per_step", "tokens_per_s_per_chip", "samples_per_s")
-Spec = TypeVar("Spec", bound=BaseModel)
-_DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
-
-
-class CannotAnswerError(Exception):
-    """A row that the model cannot answer; the text says why."""
+from cosim.validation.training_rows import (
+    UPDATES,
+    CannotAnswerError,
+    Degrees,
+    Reader,
+    check,
+    described,
+    model_of,
+)
+from cosim.workload.model import lower_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,168 +50,192 @@ class Answer:
     completed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RowCase:
+    """A row as a case, with what was completed in it."""
+
+    case: Case
+    completed: tuple[str, ...]
+
+
 def answers(rows: Sequence[Row]) -> list[Answer]:
     """Answers to all rows, in order."""
-    found: dict[int, Answer] = {}
-    together: dict[tuple[object, ...], list[tuple[int, Case]]] = {}
-    notes: dict[int, tuple[str, ...]] = {}
+    reasons: dict[int, str] = {}
+    tried: dict[int, list[Answer]] = {}
+    together: dict[tuple[object, ...], list[tuple[int, RowCase]]] = {}
     for index, row in enumerate(rows):
         try:
-            case, notes[index] = training_case(row)
+            cases = training_cases(row)
         except CannotAnswerError as error:
-            found[index] = Answer(None, None, str(error))
-        else:
-            together.setdefault(structure(case), []).append((index, case))
-    for cases in together.values():
-        result = evaluate(stacked([case for _, case in cases]))
-        for place, (index, _) in enumerate(cases):
+            reasons[index] = str(error)
+            continue
+        for each in cases:
+            together.setdefault(structure(each.case), []).append((index, each))
+    for batch in together.values():
+        result = evaluate(stacked([each.case for _, each in batch]))
+        for place, (index, each) in enumerate(batch):
             code = int(result.verdict.code[place])
             reason = f"the plan is not legal here: {LIMITS[code].name}" if code else ""
-            value = None if code else _in_quantity(float(result.time[place]), rows[index])
-            found[index] = Answer(value, rows[index].number("measured_value"), reason, notes[index])
-    return [found[index] for index in range(len(rows))]
+            value = None if code else float(result.time[place])
+            tried.setdefault(index, []).append(Answer(value, None, reason, each.completed))
+    return [
+        Answer(None, None, reasons[index]) if index in reasons else _answer(row, tried[index])
+        for index, row in enumerate(rows)
+    ]
+
+
+def _answer(row: Row, tried: Sequence[Answer]) -> Answer:
+    """The fastest of a row's answers, whose `predicted` are seconds, in the quantity of the row."""
+    best = min(tried, key=lambda each: np.inf if each.predicted is None else each.predicted)
+    value = None if best.predicted is None else _in_quantity(best.predicted, row)
+    return replace(best, predicted=value, measured=row.number("measured_value"))
 
 
 def training_case(row: Row) -> tuple[Case, tuple[str, ...]]:
-    """The case of a row and what was completed in it. Raises CannotAnswerError."""
-    _check(row)
-    software = _software(row.values.get("software_stack", ""))
-    completed: list[str] = []
-    model = _model(row, software, completed)
-    degrees = _degrees(row, completed)
-    system = _system(row, int(np.prod(list(degrees.values()))))
-    plan = _described(
-        Plan,
-        **degrees,
-        micro_batch=_whole(row, "micro_batch"),
-        expert_parallel=_whole(row, "ep", 1),
-        virtual_pipeline=_whole(row, "virtual_pp", 1),
-        sequence_parallel=_choice(row, "sp", ("", "0", "1")) == "1",
-        zero=_zero(row, degrees["data_parallel"]),
-        recompute=_choice(row, "recompute", RECOMPUTES),
-        dtype=_choice(row, "precision", TRAINING_PRECISIONS),
+    """The first case of a row and what was completed in it. Raises CannotAnswerError."""
+    first = training_cases(row)[0]
+    return first.case, first.completed
+
+
+def training_cases(row: Row) -> list[RowCase]:
+    """The cases of a row, one for each format that it may mean. Raises CannotAnswerError."""
+    check(row)
+    reader = Reader(row, _software(row.values.get("software_stack", "")))
+    model, degrees = model_of(reader), reader.degrees()
+    name, system = _system(reader, degrees)
+    system = one_format(system, lower_software(reader.software))
+    formats = reader.formats(tuple(system.chip.matrix.peak))
+    for dtype in formats:
+        if dtype not in system.chip.matrix.peak:
+            raise CannotAnswerError(f"{system.chip.name} has no matrix rate in {dtype}")
+    scenario = described(
+        Scenario,
+        context=reader.whole("seq_len"),
+        global_batch=reader.whole("global_batch"),
+        updates=UPDATES[reader.given("task")],
     )
-    if plan.dtype not in system.chip.matrix.peak:
-        raise CannotAnswerError(f"{system.chip.name} has no matrix rate in {plan.dtype}")
-    scenario = _described(Scenario, context=_whole(row, "seq_len"), global_batch=_whole(row, "global_batch"))
+    fields = _fields(reader, degrees, int(np.max(system.node_chips)))
     case = Case(
         "train",
         system,
         # Without its name, models of one structure make one batch.
         replace(lower_model(Varied(model)), name=""),
-        lower_plan(Varied(plan)),
+        lower_plan(Varied(described(Plan, **fields))),
         lower_scenario(Varied(scenario)),
-        lower_software(software),
+        lower_software(reader.software),
     )
-    return case, tuple(completed)
+    cases = []
+    for dtype in formats:
+        said = list(reader.completed) + ([f"precision {dtype}"] if len(formats) > 1 else [])
+        plan = replace(case.plan, dtype=dtype)
+        if degrees.is_open:
+            plan = _fastest(replace(case, plan=plan), name, degrees, _given(reader, degrees, plan), said)
+        cases.append(RowCase(replace(case, plan=plan), tuple(said)))
+    return cases
 
 
-def _check(row: Row) -> None:
-    """What the model does not cover yet, said before anything is built."""
-    values = row.values
-    if values.get("measured_quantity") not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
-        raise CannotAnswerError("measured quantity or value is unknown")
-    if values.get("task", "pretrain") not in ("", "pretrain"):
-        raise CannotAnswerError(f"task {values['task']} is not modelled yet")
-    if values.get("arch", "dense") not in ("", "dense", "moe", "moe-mla"):
-        raise CannotAnswerError(f"architecture {values['arch']} is not trained yet")
-
-
-def _model(row: Row, software: Software, completed: list[str]) -> Model:
-    """The workload of the library with the row's dimensions, or a plain GPT of these."""
-    name = row.values.get("workload", "")
-    dims = {d: _whole(row, d) for d in _DIMS if row.values.get(d, "").strip()}
-    vocab = _whole(row, "vocab") if row.values.get("vocab", "").strip() else None
-    length = _whole(row, "seq_len")
-    if name in library.names("workloads"):
-        known = load_model(name)
-        # A table's ffn is the width of an expert where there are any, its head_dim of MLA a sum: the library knows.
-        chosen = dims if known.experts is None else {name: dims[name] for name in dims if name == "layers"}
-        if "heads" in chosen and known.kv_heads == known.heads:
-            # Tables of models whose heads share no keys often leave kv_heads out.
-            chosen.setdefault("kv_heads", chosen["heads"])
-        chosen = chosen | ({} if vocab is None else {"vocab": vocab})
-        longest = max(length, known.max_positions)
-        return _described(Model, **{**known.model_dump(), **chosen, "max_positions": longest})
-    if row.values.get("arch", "") in ("moe", "moe-mla"):
-        raise CannotAnswerError(f"mixture of experts {name or '(blank)'} is not in the library")
-    missing = [d for d in _DIMS if d not in dims]
-    if missing:
-        raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library and {missing[0]} is not given")
-    if dims["ffn"] != 4 * dims["hidden"]:
-        raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library and is no plain GPT")
-    if vocab is None and software.vocabulary is None:
-        raise CannotAnswerError("the vocabulary is not given")
-    if vocab is None and software.vocabulary is not None:
-        vocab = int(software.vocabulary.si)
-        completed.append(f"vocab {vocab}")
-    completed.append("plain GPT")
-    return _described(
-        Model,
-        name=name or "gpt",
-        title=name or "GPT",
-        source="row",
-        **dims,
-        vocab=vocab,
-        gated=False,
-        norm="layer",
-        position="learned",
-        max_positions=length,
-        tied_embeddings=True,
-        qkv_bias=True,
-        output_bias=True,
-        ffn_bias=True,
-        dropout=True,
-    )
-
-
-def _degrees(row: Row, completed: list[str]) -> dict[str, int]:
-    """Tensor, pipeline, context and data degrees; data parallelism takes what is left of the chips."""
-    chips = _whole(row, "num_accelerators")
-    tensor, pipeline, context = _whole(row, "tp"), _whole(row, "pp"), _whole(row, "cp", 1)
-    if row.values.get("dp", "").strip():
-        data = _whole(row, "dp")
-    else:
-        data = chips // (tensor * pipeline * context)
-        completed.append(f"dp {data}")
-    if tensor * pipeline * context * data != chips:
-        raise CannotAnswerError("tp x pp x cp x dp is not the number of accelerators")
+def _fields(reader: Reader, degrees: Degrees, node_chips: int) -> dict[str, Any]:
+    """Fields of the row's plan; degrees that are open stand at one."""
+    tensor, data, context = degrees.tensor or 1, degrees.data or 1, degrees.context or 1
+    zero, shard = reader.zero(), reader.shard(node_chips)
     return {
         "tensor_parallel": tensor,
-        "pipeline_parallel": pipeline,
+        "pipeline_parallel": degrees.pipeline or 1,
         "data_parallel": data,
         "context_parallel": context,
+        "micro_batch": degrees.micro_batch or 1,
+        "expert_parallel": reader.whole("ep", 1),
+        "virtual_pipeline": reader.whole("virtual_pp", 1),
+        "sequence_parallel": reader.sequence_parallel(degrees.tensor or 2),
+        "zero": zero,
+        "shard": None if shard is None or shard >= data * context else shard,
+        "recompute": reader.recompute(),
     }
 
 
-def _zero(row: Row, data: int) -> int:
-    """ZeRO stage; full sharding over fewer ranks than all is not modelled yet."""
-    text = row.values.get("zero", "").strip()
-    stage, _, over = text.partition(":fsdp")
-    if text and (stage not in {"0", "1", "2", "3"} or (over and over != str(data))):
-        raise CannotAnswerError(f"sharding {text} is not modelled yet")
-    return int(stage or 0)
+def _given(reader: Reader, degrees: Degrees, plan: PlanArrays) -> dict[str, float]:
+    """What a search of the open degrees must leave as it is."""
+    known = {
+        "tensor_parallel": degrees.tensor,
+        "pipeline_parallel": degrees.pipeline,
+        "data_parallel": degrees.data,
+        "context_parallel": degrees.context,
+        "micro_batch": degrees.micro_batch,
+        "expert_parallel": reader.whole("ep") if reader.given("ep") else None,
+        "virtual_pipeline": reader.whole("virtual_pp") if reader.given("virtual_pp") else None,
+    }
+    fixed = {"zero": float(plan.zero), "recompute": float(plan.recompute), "sequence_parallel": 1.0}
+    return {name: float(value) for name, value in known.items() if value is not None} | fixed
 
 
-def _system(row: Row, chips: int) -> SystemArrays:
-    name, chip = row.values.get("system", ""), row.values.get("accelerator", "")
+def _fastest(case: Case, system: str, degrees: Degrees, given: dict[str, float], said: list[str]) -> PlanArrays:
+    """The fastest plan that agrees with what is given and fits the memory of the chips. Raises CannotAnswerError."""
+    machine = replace(_lowered(system, degrees.chips, roomy=False), chips=array(degrees.chips))
+    if case.software is None:
+        raise CannotAnswerError("a search needs the software")
+    try:
+        found = best_plan(
+            one_format(machine, case.software), case.model, case.scenario, case.software, case.plan, given
+        )
+    except InfeasibleError as error:
+        if error.limit != "memory" or degrees.micro_batch is not None or not degrees.are_ranks:
+            raise CannotAnswerError(f"no plan was found: {error.limit}") from None
+        # It ran, so it did fit: the least micro-batch is the likeliest to.
+        said.append("micro_batch 1")
+        return case.plan
+    plan = map_leaves(found.case.plan, lambda leaf: leaf.reshape(-1)[0])
+    names = {"tp": plan.tensor, "pp": plan.pipeline, "cp": plan.context, "dp": plan.data, "ep": plan.expert}
+    names |= {"virtual_pp": plan.virtual, "micro_batch": plan.micro_batch}
+    chosen = ", ".join(f"{name} {int(value)}" for name, value in names.items())
+    said.append(f"fastest of {found.tried} plans: {chosen}")
+    return plan
+
+
+def _system(reader: Reader, degrees: Degrees) -> tuple[str, SystemArrays]:
+    """The row's system, or the usual one of its chip."""
+    name, chip = reader.given("system"), reader.given("accelerator")
+    if not name:
+        usual = _usual().get(chip)
+        if usual is None:
+            raise CannotAnswerError(f"system (blank) is not in the library, nor a usual one of {chip or '(blank)'}")
+        name = usual
+        reader.complete("system", name)
     if name not in library.names("systems"):
-        raise CannotAnswerError(f"system {name or '(blank)'} is not in the library")
-    system = _lowered(name, chips)
+        raise CannotAnswerError(f"system {name} is not in the library")
+    system = _lowered(name, degrees.chips)
     if chip and system.chip.name != chip:
         raise CannotAnswerError(f"system {name} has {system.chip.name}, not {chip}")
-    return system
+    return name, system
+
+
+@lru_cache(maxsize=1)
+def _usual() -> dict[str, str]:
+    return usual_systems()
 
 
 @lru_cache(maxsize=256)
-def _lowered(name: str, chips: int) -> SystemArrays:
-    """The system with nodes for `chips`, and memory without a limit: what ran did fit."""
+def _lowered(name: str, chips: int, *, roomy: bool = True) -> SystemArrays:
+    """The system with nodes, or a slice of a torus, for `chips`; where `roomy` with memory without a limit."""
     spec = load_system(name)
     per_node = spec.chips / spec.nodes.si
-    lowered = lower_system(vary_system(Varied(spec), {"nodes": max(int(np.ceil(chips / per_node)), 1)}))
+    changes: dict[str, Any] = {"nodes": max(int(np.ceil(chips / per_node)), 1)}
+    first = spec.tiers[0]
+    if first.shape and chips < np.prod(first.shape):
+        changes[f"tiers.{first.name}.shape"] = _slice(first.shape, chips)
+    lowered = lower_system(vary_system(Varied(spec), changes))
+    if not roomy:
+        return lowered
     memory = dict(lowered.chip.memory)
     memory["dram"] = replace(memory["dram"], capacity=array(np.inf))
     return replace(lowered, chip=replace(lowered.chip, memory=memory))
+
+
+def _slice(shape: Sequence[int], chips: int) -> list[int]:
+    """Sides of the smallest slice of a torus that holds `chips`: the longest side halved as often as that goes."""
+    sides = sorted(shape)
+    while sides[-1] % 2 == 0 and np.prod(sides) // 2 >= chips:
+        sides = sorted([*sides[:-1], sides[-1] // 2])
+    return sides
 
 
 @lru_cache(maxsize=64)
@@ -223,36 +246,6 @@ def _software(name: str) -> Software:
         return load_software(name)
     except SpecError as error:
         raise CannotAnswerError(str(error)) from None
-
-
-def _whole(row: Row, column: str, default: int | None = None) -> int:
-    """A positive whole number of the row, or `default` where the column is blank or absent."""
-    if default is not None and not row.values.get(column, "").strip():
-        return default
-    value = row.number(column)
-    if value is None or value < 1 or value != round(value):
-        shown = row.values.get(column, "").strip()
-        raise CannotAnswerError(
-            f"{column} {shown} is not a positive whole number" if shown else f"{column} is not given"
-        )
-    return int(value)
-
-
-def _described(kind: type[Spec], **fields: Any) -> Spec:  # noqa: ANN401  # whatever the description holds
-    """The description, checked. Raises CannotAnswerError that names what is wrong with it."""
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CannotAnswerError(f"{where or kind.__name__.lower()} is not possible: {first['msg']}") from None
-
-
-def _choice(row: Row, column: str, known: Sequence[str]) -> str:
-    value = row.values.get(column, "").strip()
-    if value not in known:
-        raise CannotAnswerError(f"{column} {value} is not modelled" if value else f"{column} is not given")
-    return value
 
 
 def _in_quantity(seconds: float, row: Row) -> float:

@@ -134,11 +134,45 @@ def test_settings_reach_all_four_roots(call: Call) -> None:
 
 def test_the_given_best_plan_is_the_best_plan(call: Call) -> None:
     free = asked(call, *SMALL)
-    names = [name for name in free if name.startswith("plan.") and name != "plan.micro_batches" and free[name] != ""]
+    names = [
+        name
+        for name in free
+        if name.startswith("plan.") and name != "plan.micro_batches" and free[name] not in ("", None)
+    ]
     fixed = asked(call, *SMALL, *(f"{name}={free[name]}" for name in names))
     assert fixed["time_s"] == pytest.approx(free["time_s"], rel=1e-12)
     assert (free["plans_tried"] > 100, fixed["plans_tried"]) == (True, 0)
     assert asked(call, *GIVEN)["time_s"] >= free["time_s"]
+
+
+def test_groups_that_share_states_are_shown_and_kept(call: Call) -> None:
+    groups = ("plan.data_parallel=8", "plan.zero=3", "plan.shard=4", "scenario.global_batch=64")
+    assert "zero 3 over 4," in line(call(*ASKED, *sets(groups))[1], "plan")
+    row = asked(call, *groups)
+    assert row["plan.shard"] == 4
+    assert asked(call, *groups[:2], groups[3])["plan.shard"] is None
+    assert row["memory_bytes.optimizer"] == pytest.approx(
+        2 * asked(call, *groups[:2], groups[3])["memory_bytes.optimizer"], rel=1e-9
+    )
+    code, _, err = call(*ASKED, *sets((*groups[:2], "plan.shard=3", groups[3])))
+    assert (code, "shard: " in err, "leaves 2 replicas over" in err) == (2, True, True)
+
+
+def test_what_a_step_updates_is_shown_and_changes_it(call: Call) -> None:
+    small = ("plan.data_parallel=8", "plan.zero=3", "scenario.global_batch=64")
+    whole, few, none = (asked(call, *small, f"scenario.updates={each}") for each in ("all", "adapters", "nothing"))
+    assert whole["time_s"] > none["time_s"] > few["time_s"]
+    assert (few["scenario.adapter_rank"], whole["scenario.adapter_rank"]) == (16, None)
+    shown = call(*ASKED, *sets((*small, "scenario.updates=adapters", "scenario.adapter_rank=8")))[1]
+    assert ", updates adapters of rank 8 " in line(shown, "asked")
+    assert ", updates nothing" in line(call(*ASKED, *sets((*small, "scenario.updates=nothing")))[1], "asked")
+
+
+def test_a_rank_of_adapters_needs_adapters(call: Call) -> None:
+    code, _, err = call(*ASKED, *sets((*GIVEN, "scenario.adapter_rank=8")))
+    assert (code, "scenario.adapter_rank: is the rank of adapters" in err) == (2, True)
+    code, _, err = call("estimate", "decode", *ASKED[2:], *sets(("scenario.updates=nothing",)))
+    assert (code, "scenario.updates: is not part of decode" in err) == (2, True)
 
 
 def test_what_is_set_without_degrees_stays_in_the_search(call: Call) -> None:

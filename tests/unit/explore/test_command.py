@@ -109,7 +109,7 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
         assert {f"plan.{name}" for name in (*_DEGREES, "dtype", "kv_dtype")} <= set(settings_of(row))
     # In training micro-batches follow from the rest.
     degrees = set(_DEGREES) - {"micro_batches"}
-    wide = settings_of(TRAIN | {"plan.context_parallel": 4})
+    wide = settings_of(TRAIN | {"plan.context_parallel": 4, "plan.shard": 2})
     training = set(_TRAINING_ONLY) - {"schedule"}
     assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)
     # The schedule that is taken anyhow goes unsaid.
@@ -141,3 +141,10 @@ def test_a_command_by_hand() -> None:
         "--set plan.expert_parallel=4 --set plan.dtype=fp8 --set plan.micro_batches=2 --set plan.kv_dtype=bf16 "
         "--set scenario.batch=64 --set scenario.context=4608"
     )
+
+
+def test_groups_and_what_is_updated_are_named_where_they_are_not_usual() -> None:
+    usual = settings_of(TRAIN | {"plan.shard": None, "scenario.updates": "all", "scenario.adapter_rank": None})
+    assert not {"plan.shard", "scenario.updates", "scenario.adapter_rank"} & set(usual)
+    asked = {"plan.shard": 8, "scenario.updates": "adapters", "scenario.adapter_rank": 4}
+    assert usual | asked == settings_of(TRAIN | asked)

@@ -51,6 +51,7 @@ def test_limits_are_in_the_documented_order() -> None:
         *ORDER[1:3],
         "expert_parallel",
         ORDER[3],
+        "shard",
         "virtual_pipeline",
         "schedule_pieces",
         "schedule_stages",

@@ -34,8 +34,25 @@ def test_degrees_reach_their_places_and_multiply_to_chips(
 
 def test_a_plan_says_one_chip_and_sixteen_bits_unless_told(plan_of: PlanOf) -> None:
     plan = plan_of()
-    assert [float(leaf) for leaf in leaves(plan)] == [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    assert [float(leaf) for leaf in leaves(plan)] == [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, np.inf, 1.0, 0.0, 1.0]
     assert (plan.dtype, plan.kv_dtype, plan.all_reduce) == ("bf16", "bf16", "fastest")
+
+
+@pytest.mark.parametrize(("shard", "data", "sharers"), [(None, 8, 16), (4, 8, 4), (16, 8, 16), (64, 8, 16), (1, 1, 1)])
+def test_states_are_shared_by_all_replicas_or_by_as_many_as_told(
+    plan_of: PlanOf, shard: int | None, data: int, sharers: int
+) -> None:
+    told = {} if shard is None else {"shard": shard}
+    assert float(plan_of(data_parallel=data, context_parallel=2, **told).sharers) == sharers
+
+
+def test_a_scenario_says_what_is_updated(scenario_of: ScenarioOf) -> None:
+    assert (scenario_of().updates, float(scenario_of().adapter_rank)) == ("all", 16.0)
+    few = scenario_of(updates="adapters", adapter_rank=[4, 8])
+    assert few.updates == "adapters"
+    np.testing.assert_array_equal(few.adapter_rank, [4.0, 8.0])
+    with pytest.raises(SpecError, match=r"updates: .*'all', 'adapters' or 'nothing'"):
+        scenario_of(updates="some")
 
 
 def test_formats_and_algorithm_are_structure(plan_of: PlanOf) -> None:

@@ -105,3 +105,55 @@ def test_a_slip_is_told_at_its_line(tmp_path: Path, line: str, said: str) -> Non
 def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"own\.yaml.*: attention: is missing"):
         load_software(written(tmp_path, "name: own\ntitle: Ours\n"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_default_says_where_it_is_known_from(name: str) -> None:
+    software = load_software(name)
+    texts = {
+        source.text + ("" if source.checked else " [unverified recollection]") for source in software.sources.values()
+    }
+    defaults = software.defaults
+    said = [
+        value
+        for field in type(defaults).model_fields
+        if (value := getattr(defaults, field)) and field != "recompute_words"
+    ]
+    for choice in (*said, *defaults.recompute_words.values()):
+        assert choice.source in texts
+        assert choice.kind in ("datasheet", "derived", "estimated")
+
+
+def test_a_stack_takes_the_constants_of_its_base_as_estimates() -> None:
+    for name, base in (
+        ("megatron-2021", "megatron-2022"),
+        ("megatron-deepspeed", "megatron-2022"),
+        ("nemo", "megatron"),
+    ):
+        own, other = load_software(name), load_software(base)
+        for field in ("host_kernel", "host_step"):
+            assert getattr(own, field).si == getattr(other, field).si
+            assert getattr(own, field).kind == "estimated"
+            low, high = getattr(own, field).si_range
+            assert low < getattr(own, field).si < high
+
+
+def test_defaults_of_a_base_stay_where_a_file_has_none_of_its_own(tmp_path: Path) -> None:
+    text = OWN + "defaults:\n  zero: {value: 3, kind: given, source: our own runs}\n"
+    own, base = load_software(written(tmp_path, text)).defaults, load_software("megatron").defaults
+    assert (own.zero is not None and own.zero.value, own.recompute) == (3, base.recompute)
+    assert load_software("megatron-2022").defaults.recompute is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mixed: false", r"own\.yaml:7: mixed: needs unfused attention"),
+        ("defaults: {zero: {value: 4, kind: given, source: our own runs}}", r"own\.yaml.*: defaults\.zero"),
+        ("defaults: {recompute: {value: some, kind: given, source: our own runs}}", r"defaults\.recompute"),
+        ("defaults: {layout: {value: best}}", r"defaults\.layout"),
+    ],
+)
+def test_a_slip_in_a_default_is_told(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        load_software(written(tmp_path, f"{OWN}{line}\n"))

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from cosim.engines.analytic import evaluate
 from cosim.mapping.plan import RECOMPUTES
 from cosim.records import structure
-from cosim.validation import training
+from cosim.validation import training, training_rows
 from cosim.validation.cases import Case
 from cosim.validation.predict import predict
-from cosim.validation.training import Answer, CannotAnswerError, answers, training_case
+from cosim.validation.training import Answer, answers, training_case
+from cosim.validation.training_rows import QUANTITIES, CannotAnswerError
 from cosim.workload.load import load_model
 
 ROW: dict[str, object] = {
@@ -52,7 +53,7 @@ PLAIN: dict[str, object] = {
 @pytest.fixture(scope="module", autouse=True)
 def _read_models_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "load_model", functools.cache(load_model))
+        patch.setattr(training_rows, "load_model", functools.cache(load_model))
         yield
 
 
@@ -99,7 +100,7 @@ def test_quantities_are_those_of_the_row() -> None:
         "samples_per_s": 64 / step,
         "tokens_per_s_per_chip": 64 * 2048 / 64 / step,
     }
-    assert set(by_hand) == set(training.QUANTITIES)
+    assert set(by_hand) == set(QUANTITIES)
     for quantity, value in by_hand.items():
         found = answer(measured_quantity=quantity, measured_value=7.5)
         assert found.predicted == pytest.approx(value, rel=1e-12)
@@ -171,6 +172,14 @@ def test_sharding_over_all_data_ranks_is_a_zero_stage() -> None:
     assert seconds(zero="3:fsdp4", **wide) == seconds(zero="3", **wide) > seconds(zero="0", **wide)
 
 
+def test_sharding_over_fewer_ranks_is_a_shard() -> None:
+    wide = {"num_accelerators": 256, "global_batch": 256}
+    case, _ = training_case(row(zero="3:fsdp2", **wide))
+    assert (float(case.plan.zero), float(case.plan.shard)) == (3.0, 2.0)
+    assert seconds(zero="3:fsdp2", **wide) != seconds(zero="3", **wide)
+    assert answer(zero="3:fsdp3", **wide).reason == "the plan is not legal here: shard"
+
+
 def test_a_row_that_ran_did_fit() -> None:
     case, _ = training_case(row(**{**PLAIN, "hidden": 12288, "ffn": 49152, "heads": 96, "kv_heads": 96}, pp=1, tp=8))
     assert np.isinf(case.system.chip.memory["dram"].capacity)
@@ -184,13 +193,20 @@ REASONS: list[tuple[dict[str, object], str]] = [
     ({"measured_value": 0}, "measured quantity or value is unknown"),
     ({"measured_value": -2.5}, "measured quantity or value is unknown"),
     ({"measured_value": "fast"}, "measured quantity or value is unknown"),
-    ({"task": "lora"}, "task lora is not modelled yet"),
+    ({"task": "distil"}, "task distil is not modelled yet"),
+    ({"arch": "encoder"}, "architecture encoder is not trained yet"),
     ({"arch": "ssm"}, "architecture ssm is not trained yet"),
     ({"software_stack": "abacus"}, "software stack abacus is not in the library"),
     ({"software_stack": None}, "software stack (blank) is not in the library"),
     ({"system": "abacus"}, "system abacus is not in the library"),
-    ({"system": ""}, "system (blank) is not in the library"),
+    ({"system": "", "accelerator": "x"}, "system (blank) is not in the library, nor a usual one of x"),
+    ({"system": "", "accelerator": ""}, "system (blank) is not in the library, nor a usual one of (blank)"),
     ({"accelerator": "h100-sxm"}, "system dgx-a100 has a100-80gb-sxm, not h100-sxm"),
+    (
+        {**PLAIN, "workload": "gemma4-31b"},
+        "workload gemma4-31b is not in the library and its name is not that of a plain GPT",
+    ),
+    ({**PLAIN, "arch": "moe"}, "mixture of experts gpt-8b is not in the library"),
     ({"workload": "gpt-9"}, "workload gpt-9 is not in the library and layers is not given"),
     ({"workload": ""}, "workload (blank) is not in the library and layers is not given"),
     ({**PLAIN, "head_dim": None}, "workload gpt-8b is not in the library and head_dim is not given"),
@@ -212,13 +228,18 @@ REASONS: list[tuple[dict[str, object], str]] = [
     ({"precision": "int4"}, "precision int4 is not modelled"),
     ({"num_accelerators": 100}, "tp x pp x cp x dp is not the number of accelerators"),
     ({"dp": 3}, "tp x pp x cp x dp is not the number of accelerators"),
-    ({"zero": "4"}, "sharding 4 is not modelled yet"),
-    ({"zero": "3:fsdp8"}, "sharding 3:fsdp8 is not modelled yet"),
+    ({"zero": "4"}, "sharding 4 is not modelled"),
+    ({"zero": "3:fsdp0"}, "sharding 3:fsdp0 says no number of ranks"),
+    ({"zero": "3:fsdpall"}, "sharding 3:fsdpall says no number of ranks"),
+    ({"zero": "ici_tensor=8"}, "sharding ici_tensor=8 is not modelled"),
+    ({"tp": None}, "tp is not given"),
+    ({"pp": ""}, "pp is not given"),
     ({"recompute": "block"}, "recompute block is not modelled"),
     ({"recompute": ""}, "recompute is not given"),
     ({"precision": "fp99"}, "precision fp99 is not modelled"),
     ({"precision": None}, "precision is not given"),
     ({"precision": "fp8"}, "a100-80gb-sxm has no matrix rate in fp8"),
+    ({"precision": "fp8-or-fp4"}, "the chip has no matrix rate in fp8-or-fp4"),
 ]
 
 
@@ -243,6 +264,88 @@ def test_a_row_that_cannot_be_answered_says_why(values: dict[str, object], reaso
 def test_a_plan_that_is_not_legal_is_named(values: dict[str, object], limit: str) -> None:
     found = answer(**values)
     assert (found.predicted, found.reason) == (None, f"the plan is not legal here: {limit}")
+
+
+H100: dict[str, object] = {
+    "accelerator": "h100-sxm",
+    "system": "dgx-h100",
+    "software_stack": "nemo",
+    "workload": "llama-3-8b",
+    "num_accelerators": 8,
+    "tp": 1,
+    "pp": 1,
+    "virtual_pp": "",
+    "sp": "",
+    "dp": 8,
+    "micro_batch": 1,
+    "global_batch": 32,
+    "seq_len": 4096,
+    "recompute": "",
+    "precision": "bf16",
+    "vocab": "",
+}
+
+
+def test_tasks_update_all_adapters_or_nothing() -> None:
+    tasks = ("", "pretrain", "sft", "lora", "forward-backward-only")
+    updates = [training_case(row(**H100, task=task))[0].scenario.updates for task in tasks]
+    assert updates == ["all", "all", "all", "adapters", "nothing"]
+    whole, tuned, few, none = (seconds(**H100, task=task) for task in tasks[1:])
+    assert whole == tuned > none > few
+
+
+def test_a_name_that_says_its_task_is_the_workload_without_it() -> None:
+    tuned = {**H100, "task": "lora"}
+    assert seconds(**{**tuned, "workload": "llama-3-8b-lora"}) == seconds(**tuned)
+    assert "llama-3-8b-lora is not in the library" in answer(**{**H100, "workload": "llama-3-8b-lora"}).reason
+
+
+def test_an_open_format_is_the_faster_that_the_chip_has_and_said() -> None:
+    blackwell = {**H100, "accelerator": "b200-sxm", "system": "dgx-b200"}
+    either = answer(**{**blackwell, "precision": "fp8-or-fp4"})
+    formats = {each: seconds(**{**blackwell, "precision": each}) for each in ("fp8", "nvfp4", "mxfp4")}
+    assert either.predicted == min(formats.values())
+    assert f"precision {min(formats, key=lambda each: formats[each])}" in either.completed
+    one = answer(**{**H100, "precision": "fp8-or-fp4"})
+    assert one.predicted == seconds(**{**H100, "precision": "fp8"})
+    assert not [word for word in one.completed if word.startswith("precision")]
+
+
+def test_open_degrees_of_a_tuned_stack_are_the_fastest_that_fit() -> None:
+    left_open = {"tp": "", "pp": "", "dp": "", "micro_batch": ""}
+    small = {**H100, "layers": 8}  # which fits in many ways
+    found = answer(**{**small, **left_open})
+    assert found.predicted is not None
+    assert found.completed[-1].startswith("fastest of ")
+    assert found.predicted <= seconds(**small) * (1 + 1e-9)
+    case, _ = training_case(row(**{**small, **left_open}))
+    assert float(case.plan.chips) == 8.0
+    # Stacks that nobody tuned for a row say which degree is missing.
+    assert answer(**{**H100, **left_open, "software_stack": "megatron"}).reason == "tp is not given"
+
+
+def test_a_search_keeps_what_the_row_gives_and_takes_the_chips_of_the_row() -> None:
+    # One tray of a rack of 72.
+    few = {**H100, "accelerator": "gb200", "system": "gb200-nvl72", "num_accelerators": 4, "micro_batch": "", "dp": 2}
+    case, completed = training_case(row(**{**few, "tp": 2}))
+    degrees = (case.plan.tensor, case.plan.pipeline, case.plan.data, case.plan.chips)
+    assert tuple(float(each) for each in degrees) == (2.0, 1.0, 2.0, 4.0)
+    assert "tp 2, pp 1, cp 1, dp 2" in completed[-1]
+
+
+def test_a_run_that_does_not_fit_by_our_count_has_the_least_micro_batch() -> None:
+    huge = {**H100, "workload": "llama-3.1-405b", "micro_batch": "", "zero": 0}
+    case, completed = training_case(row(**huge))
+    assert (float(case.plan.micro_batch), completed[-1]) == (1.0, "micro_batch 1")
+    assert answer(**huge).reason == ""
+
+
+def test_a_slice_of_a_torus_has_the_chips_of_the_row() -> None:
+    tpu = {"accelerator": "tpu-v6e", "system": "", "software_stack": "maxtext", "tp": "", "pp": "", "dp": ""}
+    case, completed = training_case(row(**{**H100, **tpu, "num_accelerators": 32, "micro_batch": "", "recompute": ""}))
+    assert (float(case.system.chips), float(case.plan.data), float(case.plan.micro_batch)) == (32.0, 32.0, 1.0)
+    assert (float(case.plan.zero), RECOMPUTES[int(case.plan.recompute)]) == (3.0, "full")
+    assert {"tp 1", "pp 1", "dp 32", "system tpu-v6e-pod", "recompute full", "zero 3"} <= set(completed)
 
 
 VARIED = st.fixed_dictionaries(

@@ -270,14 +270,6 @@ def _tree(way: Way, size: Array, times: float) -> Array:
     return _sent(way, steps, [way.busy(t, times * size / way.flat(t)) for t in _tiers(way)])
 
 
-def _branching(way: Way, tier: int, data: Array) -> Array:
-    """A tree over the units of one tier that passes `data` bytes through every rank, up and down [s]."""
-    depth: Array = np.ceil(np.log2(np.maximum(way.group.ranks[tier], 1.0)))
-    both = (2.0 * depth, data / way.ring(tier))
-    steps, wires = ([value if u == tier else array(0.0) for u in _tiers(way)] for value in both)
-    return _sent(way, steps, wires)
-
-
 def _halving_doubling(way: Way, size: Array, times: float) -> Array:
     steps = [times * np.log2(ranks) for ranks in way.group.ranks]
     wires = [
@@ -316,9 +308,6 @@ def _hierarchical(way: Way, size: Array, times: float) -> Array:
         for repeat, runs in ((1.0, np.where(beyond, times, 0.0)), (times, np.where(beyond, 0.0, 1.0))):
             steps, wires = ([repeat * value if u == t else array(0.0) for u in _tiers(way)] for value in (hops, data))
             once = _sent(way, steps, wires, own=repeat / times * part / ranks)
-            if "tree" in tiers[t].algorithms and tiers[t].kind in NEAR and times > 1.0:
-                # The outermost phase is a whole all-reduce, by the faster way of its library.
-                once = np.where(beyond, once, np.minimum(once, _branching(way, t, times * part)))
             time = time + np.where(way.uses(t), runs * once, 0.0)
         beyond = beyond | way.uses(t)
     return time

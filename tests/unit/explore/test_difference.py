@@ -86,7 +86,10 @@ def made(
 
 @cache
 def best(phase: str, name: str, workload: str, nodes: int = 1, batch: int = 64) -> Estimate | None:
-    """The best plan of a shipped system in its best format, None where nothing fits."""
+    """The best plan of a shipped system in its best format, None where nothing fits or no network is there."""
+    spec = system(name).spec
+    if nodes > 1 and len(spec.tiers) == spec.node_tier + 1:
+        return None  # it has no network to another node
     try:
         return made(phase, name, workload, {"nodes": nodes}, {}, batch)
     except InfeasibleError:

@@ -38,7 +38,7 @@ def test_show_says_why_an_area_is_unknown(call: Call) -> None:
 def test_technology_is_listed_shown_and_described(call: Call) -> None:
     code, out, _ = call("list", "technology")
     assert code == 0
-    assert out.splitlines()[0] == "technology (1)"
+    assert out.splitlines()[0] == "technology (2)"
     assert "reticle 858 mm2" in out
     assert "TSMC N7" in out
     code, out, _ = call("show", "silicon", "--json", "-")

@@ -38,7 +38,7 @@ def measured(folder: Path) -> None:
         found = cosim.validate(kind, path, group="accelerator" if kind in ("matmul", "attention") else "system")
         print(line(f"{kind}, all answered", found))
         for name, figures in found["groups"].items():
-            print(line(f"{kind} on {name}", figures))
+            print(line(f"{kind} on {name or 'no system stated'}", figures))
         if kind == "matmul":
             by_dtype(found)
         print(f"  skipped {len(found['skipped'])} of {found['cases']}")

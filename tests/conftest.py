@@ -26,7 +26,7 @@ from cosim.measure.timing import Facts, UnableError
 from cosim.overrides import Varied
 from cosim.records import array
 from cosim.report.page import report_run
-from cosim.timing.collective import ALGORITHMS
+from cosim.timing.algorithms import ALGORITHMS
 
 # Examples are drawn anew on a developer's machine and are the same ones wherever a change is accepted.
 settings.register_profile("ci", derandomize=True, deadline=None)

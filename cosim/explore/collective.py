@@ -16,7 +16,8 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.placement import Placement
 from cosim.overrides import Varied, split_overrides
 from cosim.records import points
-from cosim.timing.collective import GATHERS, check_algorithm
+from cosim.timing.algorithms import GATHERS
+from cosim.timing.collective import check_algorithm
 from cosim.timing.collective_parts import Parts, group_of, parts_of
 from cosim.units import parse_quantity
 

@@ -18,7 +18,8 @@ from cosim.hardware.topology import held
 from cosim.mapping.placement import tensor_placement
 from cosim.overrides import Varied
 from cosim.records import array
-from cosim.timing.collective import ALGORITHMS, all_reduce
+from cosim.timing.algorithms import ALGORITHMS
+from cosim.timing.collective import all_reduce
 
 Row = dict[str, Any]
 SIZES = tuple(2.0**power for power in (10, 14, 18, 22, 26, 30))

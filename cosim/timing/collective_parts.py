@@ -15,11 +15,13 @@ import numpy as np
 
 from cosim.errors import SpecError, nearest
 from cosim.hardware.lower import SystemArrays
-from cosim.hardware.tiers import ProtocolArrays, TierArrays
+from cosim.hardware.tiers import TierArrays
 from cosim.mapping.placement import Placement
 from cosim.records import array
 from cosim.timing import collective
-from cosim.timing.collective import ALGORITHMS, CollectiveCost
+from cosim.timing.algorithms import ALGORITHMS
+from cosim.timing.collective import CollectiveCost
+from cosim.timing.way import protocol_of
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "broadcast", "send_recv")
 TWICE = "all_reduce"
@@ -131,7 +133,7 @@ def _part(cost: Cost, size: float, system: SystemArrays, used: list[int], algori
     best: Part | None = None
     least = np.inf
     for name in dict.fromkeys(protocol.name for tier in system.tiers for protocol in tier.protocols):
-        chosen = [_protocol(tier, name) for tier in system.tiers]
+        chosen = [protocol_of(tier, name) for tier in system.tiers]
         alone = tuple(
             replace(tier, protocols=(one,), algorithms=(algorithm,))
             for tier, one in zip(system.tiers, chosen, strict=True)
@@ -184,10 +186,3 @@ def _phase(op: str, size: float, system: SystemArrays, group: Placement, used: l
     found = _part(_cost(op if last else "all_gather", one, ranks, "ring"), part, one, [used[place]], "ring")
     # The two passes of an all-reduce copy a rank's own part once, half of it each.
     return replace(found, copy_s=found.copy_s / 2.0) if op == TWICE and not last else found
-
-
-def _protocol(tier: TierArrays, name: str) -> ProtocolArrays | None:
-    """The protocol of this name; a tier that has one alone sends everything with it."""
-    if len(tier.protocols) == 1:
-        return tier.protocols[0]
-    return next((protocol for protocol in tier.protocols if protocol.name == name), None)

@@ -18,7 +18,7 @@ from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System, Tier
 from cosim.overrides import Varied
 from cosim.records import Array, array
-from cosim.timing.collective import reached
+from cosim.timing.way import reached
 from cosim.validation.cases import Case
 from cosim.validation.collective import Rows, checked_rows, predicted
 

@@ -20,8 +20,8 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.placement import Placement, tensor_placement
 from cosim.overrides import Varied
 from cosim.records import array
+from cosim.timing.algorithms import ALGORITHMS
 from cosim.timing.collective import (
-    ALGORITHMS,
     CollectiveCost,
     all_gather,
     all_reduce,

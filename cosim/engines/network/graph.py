@@ -26,7 +26,7 @@ from cosim.errors import SpecError
 from cosim.hardware.lower import SystemArrays
 from cosim.hardware.tiers import TierArrays
 from cosim.records import Array
-from cosim.timing.collective import reached
+from cosim.timing.way import reached
 
 Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]

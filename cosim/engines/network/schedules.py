@@ -26,8 +26,8 @@ from cosim.engines.network.routes import Loads, around, routes
 from cosim.errors import SpecError
 from cosim.hardware.lower import SystemArrays
 from cosim.records import Array, array
-from cosim.timing.collective import reached
 from cosim.timing.collective_parts import TWICE, Part, Parts
+from cosim.timing.way import reached
 
 STEPWISE_MOST = 256
 """Ranks of a stepwise ring: its steps are their square."""

@@ -15,7 +15,8 @@ from cosim.hardware.vary import vary_system
 from cosim.mapping.placement import tensor_placement
 from cosim.overrides import Varied
 from cosim.records import array
-from cosim.timing.collective import ALGORITHMS, all_reduce
+from cosim.timing.algorithms import ALGORITHMS
+from cosim.timing.collective import all_reduce
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
 CUBE = {"tiers.cube.optical": True, "tiers.cube.wrap_from": 4, "tiers.cube.size": 512, "tiers.cube.shape": "8x8x8"}

@@ -13,20 +13,20 @@ from cosim.hardware.lower import SystemArrays
 from cosim.hardware.tiers import ProtocolArrays, TierArrays
 from cosim.mapping.placement import Placement
 from cosim.records import Array, array
+from cosim.timing.algorithms import ALGORITHMS
 from cosim.timing.collective import (
-    ALGORITHMS,
     CollectiveCost,
     all_gather,
     all_reduce,
     barrier,
     broadcast,
     exposed,
-    reached,
     reduce_scatter,
     send,
     send_pair,
     taken,
 )
+from cosim.timing.way import reached
 
 TierOf = Callable[..., TierArrays]
 NetworkOf = Callable[..., SystemArrays]

@@ -15,8 +15,8 @@ from cosim.hardware.lower import SystemArrays
 from cosim.hardware.tiers import ProtocolArrays, TierArrays
 from cosim.mapping.placement import Placement, placed
 from cosim.records import Array, array
+from cosim.timing.algorithms import ALGORITHMS
 from cosim.timing.collective import (
-    ALGORITHMS,
     CollectiveCost,
     all_gather,
     all_reduce,

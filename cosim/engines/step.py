@@ -22,7 +22,7 @@ from cosim.mapping.device import (
     DeviceMatmul,
     DeviceVector,
 )
-from cosim.mapping.placement import context_placement, expert_placement, serving_stage, tensor_placement
+from cosim.mapping.placement import Placement, context_placement, expert_placement, serving_stage, tensor_placement
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
@@ -140,8 +140,7 @@ def group_costs(
     names = (*CLASSES_OF_TIME, *POWER, "kernels")
     groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
     sums = {group: {name: np.zeros(count) for name in names} for group in groups}
-    behind: dict[str, tuple[Array, Array]] = {}
-    dram = chip.memory["dram"].bandwidth * chip.quality.memory
+    behind: dict[str, KernelCost] = {}
     for op in ops:
         own = sums[op.group]
         own[op.kind] += op.count * op.cost.time
@@ -150,19 +149,26 @@ def group_costs(
         own["core_energy"] += op.count * op.core_energy
         own["clocked"] += op.count * op.cost.clocked
         own["kernels"] += op.count
-        busy = op.cost.dram_bytes / dram / np.where(op.cost.time > 0.0, op.cost.time, np.inf)
-        behind[op.name] = op.cost.time, np.minimum(busy, 1.0)
+        behind[op.name] = op.cost
+    group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
     for collective in device.collectives:
-        cost = _collective(collective, case)
+        cost = _collective(collective, case, group)
         time = cost.time
         if (overlap or collective.hides) and collective.behind in behind:
-            work, busy = behind[collective.behind]
-            time = exposed(time, work, taken(cost, case.system, busy))
+            work = behind[collective.behind]
+            time = exposed(time, work.time, taken(cost, case.system, _dram_busy(work, chip)))
         own = sums[collective.group]
         own["collective"] += collective.count * time
         own["energy"] += collective.count * link_energy(cost.wire_bytes, chip)
         own["kernels"] += collective.count
     return {group: GroupCosts(**own) for group, own in sums.items()}
+
+
+def _dram_busy(cost: KernelCost, chip: ChipArrays) -> Array:
+    """Share of the achievable DRAM bandwidth that a kernel takes while it runs."""
+    rate = chip.memory["dram"].bandwidth * chip.quality.memory
+    busy: Array = np.minimum(cost.dram_bytes / rate / np.where(cost.time > 0.0, cost.time, np.inf), 1.0)
+    return busy
 
 
 def transfers(case: Case) -> Transfers:
@@ -218,8 +224,8 @@ def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple
     return np.broadcast_to(whole, (count,)), np.broadcast_to(core, (count,))
 
 
-def _collective(op: DeviceCollective, case: Case) -> CollectiveCost:
-    group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
+def _collective(op: DeviceCollective, case: Case, group: Placement) -> CollectiveCost:
+    """Cost of one run; `group` are the tensor ranks."""
     if op.kind == "all_reduce":
         return all_reduce(op.size_bytes, group, case.system, case.plan.all_reduce)
     if op.kind == "all_to_all":

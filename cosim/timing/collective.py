@@ -139,9 +139,14 @@ def _fastest(way: Way, size: Array, named: str, known: tuple[str, ...], *, twice
         hint = "the tiers have " + ", ".join(have)
         raise SpecError("no tier has such a collective", field=ALL_REDUCE, value=named, hint=hint)
     alone = way.group.total <= 1.0
+    if np.all(alone):
+        nothing = np.zeros(np.broadcast_shapes(alone.shape, size.shape))
+        return nothing, nothing
     forced = is_legal(way, named) if named in known else np.asarray(False)
     times, indices = [np.where(alone, 0.0, np.inf) + 0.0 * size], [0.0]
     for name in known:
+        if name not in have:
+            continue
         legal = is_legal(way, name) & (~forced | (name == named))
         if np.any(legal):
             times.append(np.where(legal, TIMES[name](way, size, 2.0 if twice else 1.0), np.inf))

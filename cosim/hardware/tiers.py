@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cosim.hardware.system import System, Tier, closed, size_of
+from cosim.hardware.system import SWITCHED, System, Tier, closed, size_of
 from cosim.records import Array, array
 
 
@@ -155,4 +155,4 @@ def _tier(
 
 def _switches(tier: Tier) -> float:
     """Switches between two neighbours of a ring that fills unit after unit: one, none where chips are wired up."""
-    return 1.0 if tier.kind in ("switch", "fat_tree", "dragonfly") else 0.0
+    return 1.0 if tier.kind in SWITCHED else 0.0

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from cosim.datum import Seconds
 from cosim.dtypes import Dtype
 from cosim.errors import SpecError, nearest
+from cosim.hardware.collectives import Algorithm
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
@@ -22,9 +23,7 @@ Degree = Annotated[int, Field(ge=1, le=1_000_000)]
 class Algorithms(Frozen):
     """Collective algorithm by operation; `fastest` takes the best that the tier's library has."""
 
-    all_reduce: Literal["fastest", "ring", "tree", "halving_doubling", "direct", "hierarchical", "in_network"] = (
-        "fastest"
-    )
+    all_reduce: Literal["fastest", Algorithm] = "fastest"
 
 
 Recompute = Literal["none", "selective", "full"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosim.report.style import COLOURS, MARKERS, new_figure
 from cosim.report.tier_pictures import FIRST, Field, height, picture
+from cosim.timing.algorithms import ALGORITHMS
 from cosim.units import format_si
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 WIDTH, WORDS, PAD, GAP, HEAD = 6.4, 2.5, 0.14, 0.24, 0.26
 """Of the drawing, its words beside a picture, the edge of a box, between boxes, a box's title [inch]."""
-_ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "in_network", "hierarchical")
 
 
 def topology_figure(content: Row) -> Figure:
@@ -112,7 +112,7 @@ def _bus_bandwidth(axes: Axes, rows: list[Row]) -> None:
     from matplotlib.lines import Line2D
 
     groups = list(dict.fromkeys((row["tier"], row["chips"]) for row in rows))
-    used = [name for name in _ALGORITHMS if any(row["algorithm"] == name for row in rows)]
+    used = [name for name in ALGORITHMS if any(row["algorithm"] == name for row in rows)]
     keys = []
     for (tier, chips), colour in zip(groups, COLOURS, strict=False):
         mine = [row for row in rows if (row["tier"], row["chips"]) == (tier, chips)]
@@ -120,10 +120,10 @@ def _bus_bandwidth(axes: Axes, rows: list[Row]) -> None:
         for name in used:
             marked = [row for row in mine if row["algorithm"] == name]
             places = [row["bytes"] for row in marked], [row["bus_bandwidth"] for row in marked]
-            axes.scatter(*places, color=colour, marker=MARKERS[_ALGORITHMS.index(name)], s=18, linewidths=0)
+            axes.scatter(*places, color=colour, marker=MARKERS[ALGORITHMS.index(name)], s=18, linewidths=0)
         keys.append(Line2D([], [], color=colour, label=f"{tier}, {chips:,g} chips"))
     for name in used:
-        marker = MARKERS[_ALGORITHMS.index(name)]
+        marker = MARKERS[ALGORITHMS.index(name)]
         label = name.replace("_", " ")
         keys.append(Line2D([], [], color="#555555", marker=marker, linestyle="", markersize=5, label=label))
     axes.set_title("all-reduce", fontsize=10)

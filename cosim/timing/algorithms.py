@@ -14,16 +14,18 @@ Gathers take half of the steps and bytes. What is legal is what the library of t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.hardware.collectives import Algorithm
 from cosim.hardware.system import SWITCHED
 from cosim.records import Array, array
 from cosim.timing.reach import ring_hops
 from cosim.timing.way import Way, chain, ringed, sent_over, tiers_of
 
-ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "in_network", "hierarchical")
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 NEAR = (*SWITCHED, "bus")
 """Kinds of tiers on which a message takes the same wires to any other unit."""
 GATHERS = ("ring", "halving_doubling", "direct", "hierarchical")

@@ -27,9 +27,8 @@ def ring_bandwidth(tier: TierArrays, ranks: Array, stride: Array, shared: Array)
     if tier.kind == "bus":
         return _fed(tier, tier.bandwidth / np.maximum(shared, 1.0))
     if tier.kind == "mesh":
-        return _fed(
-            tier, tier.bandwidth * np.minimum((ranks - 1.0) / np.maximum(tier.size - 1.0, 1.0), 1.0) + (ranks <= 1.0)
-        )
+        part = np.minimum((ranks - 1.0) / np.maximum(tier.size - 1.0, 1.0), 1.0)
+        return _fed(tier, tier.bandwidth * np.where(ranks > 1.0, part, 1.0))
     if tier.kind == "hypercube_mesh":
         dimensions = np.log2(np.maximum(tier.size, 2.0))
         spanned = np.ceil(np.log2(np.maximum(ranks, 2.0)))

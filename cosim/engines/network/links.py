@@ -9,6 +9,7 @@ import numpy as np
 
 from cosim.engines.network.graph import WIRED, Graph, Index, TierLinks
 from cosim.errors import SpecError, nearest
+from cosim.hardware.system import SWITCHED
 from cosim.records import Array
 
 AXES = "xyzuvw"
@@ -70,7 +71,7 @@ def _joining_all(tier: TierLinks, source: Index, target: Index) -> Iterator[Inde
     """Links that every pair takes one of."""
     units = tier.first + 2 * tier.chips
     number = tier.chips // tier.held
-    if tier.kind in ("switch", "fat_tree", "dragonfly"):
+    if tier.kind in SWITCHED:
         yield up(tier, source)
         if tier.kind == "dragonfly" or (tier.kind == "fat_tree" and not tier.by_place):
             yield units + source // tier.held

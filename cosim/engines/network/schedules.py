@@ -107,9 +107,6 @@ def _in_network(work: Work, part: Part) -> Burst:
     """Each rank sends its data up once and receives the sum once, and a rank's part of it more."""
     depth = max(part.shares)
     tier, arrays = work.graph.tiers[depth], work.system.tiers[depth]
-    if tier.kind not in ("switch", "fat_tree", "dragonfly"):
-        hint = f"it is a {tier.kind}; a switch adds up"
-        raise SpecError(f"tier '{tier.name}' has no switch to reduce in", field="algorithm", hint=hint)
     links = np.concatenate([up(tier, work.chips), down(tier, work.chips)])
     share = float(arrays.in_network / reached(work.system, arrays))
     loads = Loads(np.zeros(len(links), np.int64), links, np.full(len(links), 1.0 / share), 1)

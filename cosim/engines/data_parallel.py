@@ -19,6 +19,7 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
+from cosim.engines.stack import as_stack_sends
 from cosim.mapping.device import DeviceVector
 from cosim.mapping.placement import Placement, data_placement, expert_group, pair_placement
 from cosim.mapping.plan import PlanArrays
@@ -96,8 +97,10 @@ def layer_traffic(
     wide = element_bytes(case.plan, software)
     parts = zip(_replicated(case, held), _replicated(case, held if updated is None else updated), strict=True)
     for whole, changed in parts:
-        taken = all_gather(whole.numbers * wide, whole.inside, case.system)
-        given = reduce_scatter(changed.numbers * software.reduced_bytes, changed.inside, case.system)
+        taken = as_stack_sends(all_gather(whole.numbers * wide, whole.inside, case.system), software)
+        given = as_stack_sends(
+            reduce_scatter(changed.numbers * software.reduced_bytes, changed.inside, case.system), software
+        )
         gather = gather + np.where(zero >= 3.0, taken.time, 0.0)
         scatter = scatter + np.where(zero >= 2.0, given.time, 0.0)
         wire = wire + np.where(zero >= 3.0, 2.0 * taken.wire_bytes, 0.0) + np.where(zero >= 2.0, given.wire_bytes, 0.0)
@@ -110,10 +113,12 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
     gather = reduce = wire = np.zeros_like(owned.shared + owned.routed)
     for part in _replicated(case, owned):
         gradients = part.numbers * software.reduced_bytes
-        plain = all_reduce(gradients, part.every, case.system)
-        given = reduce_scatter(gradients, part.inside, case.system)
-        shared = all_reduce(gradients / part.sharers, part.across, case.system)
-        taken = all_gather(part.numbers * element_bytes(case.plan, software), part.inside, case.system)
+        plain = as_stack_sends(all_reduce(gradients, part.every, case.system), software)
+        given = as_stack_sends(reduce_scatter(gradients, part.inside, case.system), software)
+        shared = as_stack_sends(all_reduce(gradients / part.sharers, part.across, case.system), software)
+        taken = as_stack_sends(
+            all_gather(part.numbers * element_bytes(case.plan, software), part.inside, case.system), software
+        )
         once = (zero >= 1.0) & (zero < 2.0)
         reduce = reduce + np.where(zero < 1.0, plain.time, np.where(once, given.time, 0.0) + shared.time)
         gather = gather + np.where((zero >= 1.0) & (zero < 3.0), taken.time, 0.0)
@@ -137,7 +142,7 @@ def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
     plan = case.plan
     size = np.ceil(case.model.vocab / plan.tensor) * case.model.hidden * software.reduced_bytes
     pair = pair_placement(plan.tensor * plan.replicas * (plan.pipeline - 1.0), case.system.sizes)
-    cost = all_reduce(size, pair, case.system)
+    cost = as_stack_sends(all_reduce(size, pair, case.system), software)
     apart = plan.pipeline > 1.0
     return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
 
@@ -155,7 +160,7 @@ def _twins(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array,
         numbers * np.where(plan.zero >= 1.0, 1.0 / each, 1.0)
         for numbers, each in zip((owned.shared, owned.routed), ranks, strict=True)
     )
-    cost = all_reduce((shared + routed) * software.reduced_bytes, pair, case.system)
+    cost = as_stack_sends(all_reduce((shared + routed) * software.reduced_bytes, pair, case.system), software)
     return cost.time, cost.wire_bytes
 
 

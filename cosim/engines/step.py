@@ -6,12 +6,13 @@ The closed form sums it up; the event engine schedules it. Neither has an op tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case
+from cosim.engines.stack import as_stack_runs, as_stack_sends
 from cosim.hardware.lower import ChipArrays
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
@@ -115,7 +116,11 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
     matmuls = _matmul_costs(device.matmuls, chip, count)
     attentions = [_attention(op, chip, count) for op in device.attentions]
     vectors = [_vector(op, chip, count) for op in device.vectors]
-    return (*matmuls, *attentions, *vectors)
+    every = (*matmuls, *attentions, *vectors)
+    software = case.software
+    if software is None:
+        return every
+    return tuple(replace(op, cost=as_stack_runs(op.cost, op.kind, software, chip)) for op in every)
 
 
 def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: Stages) -> StageCosts:
@@ -152,7 +157,8 @@ def group_costs(
         behind[op.name] = op.cost
     group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
     for collective in device.collectives:
-        cost = _collective(collective, case, group)
+        exchange = collective.kind == "all_to_all"
+        cost = as_stack_sends(_collective(collective, case, group), case.software, exchange=exchange)
         time = cost.time
         if (overlap or collective.hides) and collective.behind in behind:
             work = behind[collective.behind]

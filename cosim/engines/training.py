@@ -235,6 +235,8 @@ def _hops(case: Case) -> tuple[Array, Array, Array, Array, Array]:
         # Every rank sends its slice and the receivers put the whole together inside their group.
         joined = all_gather(size, tensor_placement(plan.tensor, case.system.sizes, plan.chips), case.system).time
         within, beyond = within + joined, beyond + joined
+    reached = software_of(case).collective_rate
+    within, beyond = within / reached, beyond / reached
     alone = plan.pipeline > 1.0
     return inside, across, within, beyond, np.where(alone, link_energy(size / plan.tensor, chip), 0.0)
 

@@ -5,12 +5,13 @@ One file per family and release in `accelerators/software`. Fitted numbers belon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from cosim.datum import Capacity, Count, Kind, Time
+from cosim.datum import Capacity, Count, Datum, Factor, FlopPerCycle, Kind, Time
 from cosim.errors import SpecError
 from cosim.hardware.load import described
 from cosim.mapping.plan import Degree, Recompute
@@ -49,6 +50,18 @@ class Defaults(Frozen):
     """Ranks of a tensor or data group that one chip holds where the stack's degrees count smaller units."""
 
 
+class Rates(Frozen):
+    """What the stack's kernels and traffic reach, over what the chip's own libraries do; None is as much."""
+
+    matmul: Factor | None = None
+    vector: Factor | None = None
+    """Elementwise work, norms, softmax: below 1 where a stack runs more and smaller kernels than the graph holds."""
+    collective: Factor | None = None
+    """Between ranks of every kind but experts; below 1 where buffers are copied in and out, or ranks wait."""
+    exchange: Factor | None = None
+    """Tokens to their experts and back: with what a stack does to sort and count them."""
+
+
 class Software(Frozen):
     """A training stack. Sizes are per parameter."""
 
@@ -73,6 +86,10 @@ class Software(Frozen):
     """Host time to issue one kernel or collective; a layer pass takes the longer of device and host."""
     host_step: Time
     """Host time of an optimizer step that no kernel hides: scaling, norms, logging."""
+    rates: Rates = Rates()
+    attention_per_core: FlopPerCycle | None = None
+    """Most that a fused attention kernel does in a core's cycle: kernels of an older generation of instructions run no
+    faster on cores that have newer ones. None: as fast as the chip's own."""
     mixed: bool = True
     """Mixed precision: activations, norms, embedding and head at 16 bits beside linear layers in the plan's format. If
     not, the whole model runs in the plan's format."""
@@ -103,6 +120,12 @@ class SoftwareArrays:
     host_kernel: Array
     host_step: Array
     mixed: bool = True
+    matmul_rate: Array = field(default_factory=lambda: array(1.0))
+    vector_rate: Array = field(default_factory=lambda: array(1.0))
+    collective_rate: Array = field(default_factory=lambda: array(1.0))
+    exchange_rate: Array = field(default_factory=lambda: array(1.0))
+    attention_per_core: Array = field(default_factory=lambda: array(np.inf))
+    """FLOP per core and cycle; inf where the stack has the chip's own kernels."""
 
 
 def load_software(name: str) -> Software:
@@ -125,4 +148,10 @@ def lower_software(software: Software) -> SoftwareArrays:
         host_kernel=array(software.host_kernel.si),
         host_step=array(software.host_step.si),
         mixed=software.mixed,
+        **{f"{name}_rate": _rate(getattr(software.rates, name)) for name in Rates.model_fields},
+        attention_per_core=array(np.inf if software.attention_per_core is None else software.attention_per_core.si),
     )
+
+
+def _rate(factor: Datum | None) -> Array:
+    return array(1.0 if factor is None else factor.si)

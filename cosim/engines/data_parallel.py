@@ -31,7 +31,7 @@ from cosim.mapping.training import Weights
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
-from cosim.timing.energy import kernel_energy
+from cosim.timing.energy import step_energy
 from cosim.timing.vector import vector_cost
 
 
@@ -179,7 +179,7 @@ def optimizer_step(case: Case, software: SoftwareArrays, owned: Weights) -> tupl
     written = mine * (software.gradient_bytes + software.optimizer_bytes + element_bytes(case.plan, software))
     op = DeviceVector("optimizer", "step", array(1.0), read, written, 12.0 * mine, mine, np.zeros_like(read))
     cost = vector_cost(op, chip)
-    return cost.time + chip.launch.gap, kernel_energy(cost, chip, "fp32")
+    return cost.time + chip.launch.gap, step_energy(cost, chip, "fp32")[0]
 
 
 @dataclass(frozen=True, slots=True)

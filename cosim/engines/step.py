@@ -38,7 +38,7 @@ from cosim.timing.collective import (
     uniform_all_to_all,
 )
 from cosim.timing.cost import KernelCost, math_dtype
-from cosim.timing.energy import core_energy, kernel_energy, link_energy
+from cosim.timing.energy import link_energy, step_energy
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.vector import vector_cost
 from cosim.workload.ops import Attention
@@ -93,9 +93,13 @@ class StageCosts(ClassTimes):
 
 @dataclass(frozen=True, slots=True)
 class GroupCosts(ClassTimes):
-    """In one run of a group, arrays (P,), with the kernels that are issued, collectives among them."""
+    """In one run of a group, arrays (P,), with the kernels that are issued, collectives among them.
+
+    `exchanges` are the collectives that carry tokens to experts or back.
+    """
 
     kernels: Array
+    exchanges: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +139,16 @@ def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: S
 
 
 def group_costs(
-    case: Case, device: DeviceGraph, ops: Sequence[OpCost], *, overlap: bool = False
+    case: Case, device: DeviceGraph, ops: Sequence[OpCost], *, overlap: bool = False, pieces: Array | None = None
 ) -> dict[str, GroupCosts]:
     """Cost of one run of each group (a layer, the embedding, the head) of one micro-batch, arrays (P,).
 
-    With `overlap` a collective that has a kernel to run behind is exposed only where it takes longer.
+    With `overlap` a collective that has a kernel to run behind is exposed only where it takes longer. With `pieces` one
+    that feeds a product, or is fed by it, runs beside it piece by piece: the first or last piece has nothing to hide
+    behind.
     """
     chip, count = case.system.chip, points(case)
-    names = (*CLASSES_OF_TIME, *POWER, "kernels")
+    names = (*CLASSES_OF_TIME, *POWER, "kernels", "exchanges")
     groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
     sums = {group: {name: np.zeros(count) for name in names} for group in groups}
     behind: dict[str, KernelCost] = {}
@@ -163,10 +169,14 @@ def group_costs(
         if (overlap or collective.hides) and collective.behind in behind:
             work = behind[collective.behind]
             time = exposed(time, work.time, taken(cost, case.system, _dram_busy(work, chip)))
+        elif pieces is not None and collective.beside in behind:
+            work, first = behind[collective.beside], time / pieces
+            time = first + exposed(time - first, work.time, taken(cost, case.system, _dram_busy(work, chip)))
         own = sums[collective.group]
         own["collective"] += collective.count * time
         own["energy"] += collective.count * link_energy(cost.wire_bytes, chip)
         own["kernels"] += collective.count
+        own["exchanges"] += collective.count if exchange else 0.0
     return {group: GroupCosts(**own) for group, own in sums.items()}
 
 
@@ -200,7 +210,7 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
         cost = matmul_cost(**dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved)
-        energy, core = kernel_energy(cost, stacked, dtype), core_energy(cost, stacked, dtype)
+        energy, core = step_energy(cost, stacked, dtype)
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
             own = take(cost, rows)
@@ -226,7 +236,7 @@ def _vector(op: DeviceVector, chip: ChipArrays, count: int) -> OpCost:
 
 def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple[Array, Array]:
     """Dynamic energy of a kernel and the part of the cores, (P,)."""
-    whole, core = kernel_energy(cost, chip, dtype), core_energy(cost, chip, dtype)
+    whole, core = step_energy(cost, chip, dtype)
     return np.broadcast_to(whole, (count,)), np.broadcast_to(core, (count,))
 
 

@@ -123,9 +123,10 @@ def step_table(case: Case) -> StepTable:
     """Durations and energies of a step: made once, summed by the closed form, scheduled by the events."""
     software, stage, every = software_of(case), stage_classes(case), passes(case)
     cores = case.system.chip.collective_cores
-    forward = group_costs(case, every.forward, every.forward_ops)
-    again = group_costs(case, every.again, every.again_ops)
-    gradients = group_costs(case, every.gradients, every.gradient_ops, overlap=software.tensor_overlap)
+    cut = case.plan.tensor if software.tensor_pieces else None
+    forward = group_costs(case, every.forward, every.forward_ops, pieces=cut)
+    again = group_costs(case, every.again, every.again_ops, pieces=cut)
+    gradients = group_costs(case, every.gradients, every.gradient_ops, overlap=software.tensor_overlap, pieces=cut)
     changed = updated_part(every.forward, case.scenario.updates)
     held, updated = group_parameters(every.forward), group_parameters(changed)
     classes = {name: np.zeros_like(stage.layers + forward["layer"].time) for name in CLASSES_OF_TIME}
@@ -216,7 +217,8 @@ def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piec
 def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
     """Host time to issue the kernels of a layer pass, collectives among them [s]."""
     issued: Array = sum((cost.kernels for cost in costs), array(0.0))
-    return issued * software.host_kernel
+    exchanged: Array = sum((cost.exchanges for cost in costs), array(0.0))
+    return issued * software.host_kernel + exchanged * software.host_exchange
 
 
 def host_step(case: Case) -> Array:

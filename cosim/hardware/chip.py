@@ -6,7 +6,19 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cosim.datum import Area, Bandwidth, Count, EnergyPerByte, EnergyPerFlop, FlopRate, Money, Power, Ratio, Time
+from cosim.datum import (
+    Area,
+    Bandwidth,
+    Count,
+    EnergyPerByte,
+    EnergyPerFlop,
+    Factor,
+    FlopRate,
+    Money,
+    Power,
+    Ratio,
+    Time,
+)
 from cosim.dtypes import Dtype
 from cosim.errors import SpecError, nearest
 from cosim.hardware.compute import KernelConstants, MatrixEngine, SpecialEngine, VectorEngine
@@ -27,6 +39,9 @@ class PowerSpec(Frozen):
     energy_per_flop: dict[Dtype, EnergyPerFlop]
     energy_per_byte: dict[str, EnergyPerByte]
     """By memory role, and `link` for bytes sent off the chip."""
+    real_data: Factor | None = None
+    """Energy of the cores on numbers of real models, hour after hour, over that on operands of a benchmark, which the
+    energies above and the limit are set on; None: as much."""
 
 
 class Die(Frozen):

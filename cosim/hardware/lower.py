@@ -82,6 +82,8 @@ class PowerArrays:
     energy_per_byte: Mapping[str, Array]
     floor_voltage: Array = field(default_factory=lambda: array(1.0))
     """Voltage at no clock over that at the full one, on the line that clocks follow."""
+    real_data: Array = field(default_factory=lambda: array(1.0))
+    """Energy of the cores in a step of a model over that in a benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,7 @@ def _or_zero(value: Array | None) -> Array:
 def _chip(chip: Chip, values: Values) -> ChipArrays:
     constants = chip.calibration.constants if chip.calibration is not None else {}
     limit, idle, floor = values.si("power.limit"), values.si("power.idle"), values.maybe("power.floor_voltage")
+    real = values.maybe("power.real_data")
     if np.any(limit <= idle):
         hint = "the limit covers idle"
         raise SpecError("is not above power.idle", field="chip.power.limit", value=float(np.min(limit)), hint=hint)
@@ -233,6 +236,7 @@ def _chip(chip: Chip, values: Values) -> ChipArrays:
             energy_per_flop={d: values.si(f"power.energy_per_flop.{d}") for d in chip.power.energy_per_flop},
             energy_per_byte={r: values.si(f"power.energy_per_byte.{r}") for r in chip.power.energy_per_byte},
             floor_voltage=array(1.0) if floor is None else floor,
+            real_data=array(1.0) if real is None else real,
         ),
         launch=LaunchArrays(*(values.si(f"launch.{name}") for name in ("gap", "latency", "host_step"))),
         quality=QualityArrays(

@@ -73,6 +73,8 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
 
     def again(op: Op) -> Op:
         is_core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
+        if isinstance(op, DeviceCollective) and op.beside:
+            op = replace(op, beside=op.beside + RECOMPUTED)
         return replace(op, name=op.name + RECOMPUTED, count=op.count * (core if is_core else layer))
 
     def inside(ops: tuple[Op, ...]) -> tuple[Op, ...]:
@@ -153,7 +155,8 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
         forward = sizes.get(op.name)
         scattered = forward is not None and forward.kind == "reduce_scatter"
         if scattered and forward is not None:
-            found.append(replace(forward, name=f"{name}_gather", kind="all_gather"))
+            beside = f"{op.out_of}.dgrad" if op.out_of else ""
+            found.append(replace(forward, name=f"{name}_gather", kind="all_gather", beside=beside))
         if not op.into:
             continue
         slices = sizes.get(f"{op.name}{SLICES}")

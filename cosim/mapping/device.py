@@ -88,6 +88,8 @@ class DeviceCollective:
     size_bytes: Array
     behind: str = ""
     far_bytes: Array = field(default_factory=lambda: array(0.0))
+    beside: str = ""
+    """The product that makes or takes its data: software that cuts both into pieces runs them at once."""
     hides: bool = False
     """Whether it runs beside `behind` by its nature, whatever the software overlaps."""
 

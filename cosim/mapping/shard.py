@@ -219,10 +219,10 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
         return (gathered,) if plan.sequence_parallel else ()
     if not plan.sequence_parallel or op.kind != "all_reduce" or not (op.into or op.group == "embed"):
         return (DeviceCollective(op.name, op.group, op.kind, op.count, size),)
-    scattered = DeviceCollective(op.name, op.group, "reduce_scatter", op.count, size)
+    scattered = DeviceCollective(op.name, op.group, "reduce_scatter", op.count, size, beside=op.out_of)
     if not op.into:
         return (scattered,)
-    return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", op.count, size))
+    return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", op.count, size, beside=op.into))
 
 
 def _routed_sum(op: Collective, size: Array, plan: PlanArrays) -> tuple[DeviceCollective, ...]:

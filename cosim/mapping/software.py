@@ -80,12 +80,18 @@ class Software(Frozen):
     """Whether the product of a weight gradient adds to what is kept; if not, a kernel of its own does."""
     tensor_overlap: bool
     """Whether sums of input gradients run behind the products of weight gradients."""
+    tensor_pieces: bool = False
+    """Whether gathers and scatters of sequence parallelism run beside the product that they feed, or that feeds them,
+    both cut into as many pieces as there are tensor ranks."""
     gradient_overlap: bool
     """Whether the data-parallel reduction runs behind the backward pass of the last micro-batch."""
     host_kernel: Time
     """Host time to issue one kernel or collective; a layer pass takes the longer of device and host."""
     host_step: Time
     """Host time of an optimizer step that no kernel hides: scaling, norms, logging."""
+    host_exchange: Time | None = None
+    """Host time that an exchange of tokens with their experts adds: counts are read back before the next kernel can be
+    issued. None is nothing."""
     rates: Rates = Rates()
     attention_per_core: FlopPerCycle | None = None
     """Most that a fused attention kernel does in a core's cycle: kernels of an older generation of instructions run no
@@ -120,6 +126,8 @@ class SoftwareArrays:
     host_kernel: Array
     host_step: Array
     mixed: bool = True
+    tensor_pieces: bool = False
+    host_exchange: Array = field(default_factory=lambda: array(0.0))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
     vector_rate: Array = field(default_factory=lambda: array(1.0))
     collective_rate: Array = field(default_factory=lambda: array(1.0))
@@ -148,6 +156,8 @@ def lower_software(software: Software) -> SoftwareArrays:
         host_kernel=array(software.host_kernel.si),
         host_step=array(software.host_step.si),
         mixed=software.mixed,
+        tensor_pieces=software.tensor_pieces,
+        host_exchange=array(0.0 if software.host_exchange is None else software.host_exchange.si),
         **{f"{name}_rate": _rate(getattr(software.rates, name)) for name in Rates.model_fields},
         attention_per_core=array(np.inf if software.attention_per_core is None else software.attention_per_core.si),
     )

@@ -1,4 +1,7 @@
-"""Energy of a kernel and of a step: FLOP, bytes by level, link bytes; static power is added per step."""
+"""Energy of a kernel and of a step: FLOP, bytes by level, link bytes; static power is added per step.
+
+Energies of a chip are those of a benchmark; in a step of a model its cores draw `power.real_data` times as much.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,13 @@ def kernel_energy(cost: KernelCost, chip: ChipArrays, dtype: str) -> Array:
 def core_energy(cost: KernelCost, chip: ChipArrays, dtype: str) -> Array:
     """The part of it that falls with the voltage of the cores: arithmetic and on-chip bytes [J]."""
     return cost.flop * chip.power.energy_per_flop[dtype] + cost.cache_bytes * chip.near_energy
+
+
+def step_energy(cost: KernelCost, chip: ChipArrays, dtype: str) -> tuple[Array, Array]:
+    """Dynamic energy of one kernel in a step of a model, and the part of the cores in it [J]."""
+    core = core_energy(cost, chip, dtype)
+    more = core * (chip.power.real_data - 1.0)
+    return kernel_energy(cost, chip, dtype) + more, core + more
 
 
 def link_energy(wire_bytes: Array, chip: ChipArrays) -> Array:

@@ -30,7 +30,7 @@ def attention_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool = Fals
     rope = Vector(
         "rotary_and_cache", "layer", rows, (query, keys, keys), 1.0, 1.0, flop=rope_flop, splits=True, parameters=scales
     )
-    summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden, into="qkv")
+    summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden, into="qkv", out_of="attention_out")
     # Side by side, both blocks are summed at once: by the feed-forward's collective.
     sums = () if model.parallel_norms else (summed,)
     return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), sums)
@@ -55,7 +55,7 @@ def feed_forward_block(model: ModelArrays, tokens: Tokens, group: Group = "layer
     reads = 2.0 if model.gated else 1.0
     flop, special = activation_work(model)
     act = Vector("activation", group, tokens.rows, (wide,), reads, 1.0, flop=flop, special=special, splits=True)
-    summed = Collective("ffn_sum", group, "all_reduce", tokens.rows, model.hidden, into="ffn_in")
+    summed = Collective("ffn_sum", group, "all_reduce", tokens.rows, model.hidden, into="ffn_in", out_of="ffn_out")
     return Graph(tokens.phase, (into, out), (), (act,), (summed,))
 
 

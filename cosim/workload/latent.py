@@ -29,7 +29,14 @@ def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph
     # Down-projections are whole on every rank: what is summed on the way back are gradients of the latents.
     latents = model.kv_latent + model.rope_dim + (model.query_latent if model.compresses_query else model.hidden)
     summed = Collective(
-        "attention_sum", "layer", "all_reduce", tokens.rows, model.hidden, into=into, gradient_width=latents
+        "attention_sum",
+        "layer",
+        "all_reduce",
+        tokens.rows,
+        model.hidden,
+        into=into,
+        out_of="attention_out",
+        gradient_width=latents,
     )
     attention = latent_attention(model, tokens, absorbed=absorbed)
     return Graph(tokens.phase, (*down, *up, out), (attention,), (*norms, cache), (summed,))

@@ -170,6 +170,8 @@ class Collective:
     width: Array
     count: Array = field(default_factory=lambda: array(1.0))
     into: str = ""
+    out_of: str = ""
+    """The product whose partial results it sums."""
     routed: Routing | None = None
     gradient_width: Array | None = None
     """Width of the input gradient that is summed, where it is not `width`: a latent that every rank holds whole."""

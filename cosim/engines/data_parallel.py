@@ -97,9 +97,9 @@ def layer_traffic(
     wide = element_bytes(case.plan, software)
     parts = zip(_replicated(case, held), _replicated(case, held if updated is None else updated), strict=True)
     for whole, changed in parts:
-        taken = as_stack_sends(all_gather(whole.numbers * wide, whole.inside, case.system), software)
+        taken = as_stack_sends(all_gather(whole.numbers * wide, whole.inside, case.system), software, "shard")
         given = as_stack_sends(
-            reduce_scatter(changed.numbers * software.reduced_bytes, changed.inside, case.system), software
+            reduce_scatter(changed.numbers * software.reduced_bytes, changed.inside, case.system), software, "shard"
         )
         gather = gather + np.where(zero >= 3.0, taken.time, 0.0)
         scatter = scatter + np.where(zero >= 2.0, given.time, 0.0)

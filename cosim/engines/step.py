@@ -93,12 +93,13 @@ class StageCosts(ClassTimes):
 
 @dataclass(frozen=True, slots=True)
 class GroupCosts(ClassTimes):
-    """In one run of a group, arrays (P,), with the kernels that are issued, collectives among them.
+    """In one run of a group, arrays (P,), with the kernels and the collectives that are issued.
 
     `exchanges` are the collectives that carry tokens to experts or back.
     """
 
     kernels: Array
+    collectives: Array
     exchanges: Array
 
 
@@ -148,7 +149,7 @@ def group_costs(
     behind.
     """
     chip, count = case.system.chip, points(case)
-    names = (*CLASSES_OF_TIME, *POWER, "kernels", "exchanges")
+    names = (*CLASSES_OF_TIME, *POWER, "kernels", "collectives", "exchanges")
     groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
     sums = {group: {name: np.zeros(count) for name in names} for group in groups}
     behind: dict[str, KernelCost] = {}
@@ -164,7 +165,9 @@ def group_costs(
     group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
     for collective in device.collectives:
         exchange = collective.kind == "all_to_all"
-        cost = as_stack_sends(_collective(collective, case, group), case.software, exchange=exchange)
+        cost = as_stack_sends(
+            _collective(collective, case, group), case.software, "exchange" if exchange else "collective"
+        )
         time = cost.time
         if (overlap or collective.hides) and collective.behind in behind:
             work = behind[collective.behind]
@@ -175,8 +178,10 @@ def group_costs(
         own = sums[collective.group]
         own["collective"] += collective.count * time
         own["energy"] += collective.count * link_energy(cost.wire_bytes, chip)
-        own["kernels"] += collective.count
-        own["exchanges"] += collective.count if exchange else 0.0
+        # A group of one rank issues nothing.
+        sent = np.where(cost.wire_bytes > 0.0, collective.count, 0.0)
+        own["collectives"] += sent
+        own["exchanges"] += sent if exchange else 0.0
     return {group: GroupCosts(**own) for group, own in sums.items()}
 
 

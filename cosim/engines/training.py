@@ -215,10 +215,11 @@ def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piec
 
 
 def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
-    """Host time to issue the kernels of a layer pass, collectives among them [s]."""
+    """Host time to issue the kernels and collectives of a layer pass [s]."""
     issued: Array = sum((cost.kernels for cost in costs), array(0.0))
+    sent: Array = sum((cost.collectives for cost in costs), array(0.0))
     exchanged: Array = sum((cost.exchanges for cost in costs), array(0.0))
-    return issued * software.host_kernel + exchanged * software.host_exchange
+    return issued * software.host_kernel + sent * software.host_collective + exchanged * software.host_exchange
 
 
 def host_step(case: Case) -> Array:

@@ -57,7 +57,9 @@ class Rates(Frozen):
     vector: Factor | None = None
     """Elementwise work, norms, softmax: below 1 where a stack runs more and smaller kernels than the graph holds."""
     collective: Factor | None = None
-    """Between ranks of every kind but experts; below 1 where buffers are copied in and out, or ranks wait."""
+    """Between ranks of every kind but those below; less than 1 where ranks wait for each other."""
+    shard: Factor | None = None
+    """Weights and gradients of ZeRO 2 and 3, layer by layer: with the copies in and out of flat buffers."""
     exchange: Factor | None = None
     """Tokens to their experts and back: with what a stack does to sort and count them."""
 
@@ -86,7 +88,9 @@ class Software(Frozen):
     gradient_overlap: bool
     """Whether the data-parallel reduction runs behind the backward pass of the last micro-batch."""
     host_kernel: Time
-    """Host time to issue one kernel or collective; a layer pass takes the longer of device and host."""
+    """Host time to issue one kernel; a layer pass takes the longer of device and host."""
+    host_collective: Time | None = None
+    """Host time to issue one collective: streams wait for each other. None is that of a kernel."""
     host_step: Time
     """Host time of an optimizer step that no kernel hides: scaling, norms, logging."""
     host_exchange: Time | None = None
@@ -127,10 +131,12 @@ class SoftwareArrays:
     host_step: Array
     mixed: bool = True
     tensor_pieces: bool = False
+    host_collective: Array = field(default_factory=lambda: array(0.0))
     host_exchange: Array = field(default_factory=lambda: array(0.0))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
     vector_rate: Array = field(default_factory=lambda: array(1.0))
     collective_rate: Array = field(default_factory=lambda: array(1.0))
+    shard_rate: Array = field(default_factory=lambda: array(1.0))
     exchange_rate: Array = field(default_factory=lambda: array(1.0))
     attention_per_core: Array = field(default_factory=lambda: array(np.inf))
     """FLOP per core and cycle; inf where the stack has the chip's own kernels."""
@@ -157,6 +163,7 @@ def lower_software(software: Software) -> SoftwareArrays:
         host_step=array(software.host_step.si),
         mixed=software.mixed,
         tensor_pieces=software.tensor_pieces,
+        host_collective=array((software.host_collective or software.host_kernel).si),
         host_exchange=array(0.0 if software.host_exchange is None else software.host_exchange.si),
         **{f"{name}_rate": _rate(getattr(software.rates, name)) for name in Rates.model_fields},
         attention_per_core=array(np.inf if software.attention_per_core is None else software.attention_per_core.si),

@@ -47,6 +47,8 @@ class Degrees:
     data: int | None
     context: int | None
     micro_batch: int | None
+    inner: bool = False
+    """Whether ranks of experts, or pieces of stages, are left to a search."""
 
     @property
     def are_ranks(self) -> bool:
@@ -56,7 +58,7 @@ class Degrees:
     @property
     def is_open(self) -> bool:
         """Whether something is left to a search."""
-        return not self.are_ranks or self.micro_batch is None
+        return not self.are_ranks or self.micro_batch is None or self.inner
 
 
 @dataclass(slots=True)
@@ -157,7 +159,15 @@ class Reader:
             raise CannotAnswerError("tp x pp x cp x dp is not the number of accelerators")
         tensor, data, more = self._folded(tensor, data, unit)
         micro_batch = self._micro_batch(data, searched=layout is not None and layout.value == "fastest")
-        return Degrees(chips, tensor, pipeline, data, context, None if micro_batch is None else micro_batch * more)
+        inner = searched and self._leaves_inner(pipeline)
+        micro_batch = None if micro_batch is None else micro_batch * more
+        return Degrees(chips, tensor, pipeline, data, context, micro_batch, inner)
+
+    def _leaves_inner(self, pipeline: int | None) -> bool:
+        """Whether pieces of a pipeline's stages or ranks of experts are not said."""
+        return bool(
+            ((pipeline or 1) > 1 and not self.given("virtual_pp")) or (self.given("experts") and not self.given("ep"))
+        )
 
     def _degree(self, column: str) -> int | None:
         return self.whole(column) if self.given(column) else None

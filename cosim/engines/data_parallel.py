@@ -19,7 +19,7 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
-from cosim.engines.stack import as_stack_sends
+from cosim.engines.stack import as_stack_sends, as_stack_shards
 from cosim.mapping.device import DeviceVector
 from cosim.mapping.placement import Placement, data_placement, expert_group, pair_placement
 from cosim.mapping.plan import PlanArrays
@@ -97,10 +97,9 @@ def layer_traffic(
     wide = element_bytes(case.plan, software)
     parts = zip(_replicated(case, held), _replicated(case, held if updated is None else updated), strict=True)
     for whole, changed in parts:
-        taken = as_stack_sends(all_gather(whole.numbers * wide, whole.inside, case.system), software, "shard")
-        given = as_stack_sends(
-            reduce_scatter(changed.numbers * software.reduced_bytes, changed.inside, case.system), software, "shard"
-        )
+        weights, gradients = whole.numbers * wide, changed.numbers * software.reduced_bytes
+        taken = as_stack_shards(all_gather(weights, whole.inside, case.system), weights, software)
+        given = as_stack_shards(reduce_scatter(gradients, changed.inside, case.system), gradients, software)
         gather = gather + np.where(zero >= 3.0, taken.time, 0.0)
         scatter = scatter + np.where(zero >= 2.0, given.time, 0.0)
         wire = wire + np.where(zero >= 3.0, 2.0 * taken.wire_bytes, 0.0) + np.where(zero >= 2.0, given.wire_bytes, 0.0)

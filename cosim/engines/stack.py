@@ -2,7 +2,8 @@
 
     kernel      seconds / rate of its class
     attention   at least  FLOP / (FLOP per core and cycle x cores x clock)  of the kernels that the stack has
-    traffic     seconds / rate of its kind: shards of weights and experts' exchanges apart
+    traffic     seconds / rate of its kind: experts' exchanges apart
+    shards      and bytes / rate of the buffers that they pass through
 
 Rates are constants of the stack (`cosim.mapping.software.Rates`), the same on every chip and for every model.
 """
@@ -10,7 +11,6 @@ Rates are constants of the stack (`cosim.mapping.software.Rates`), the same on e
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -29,18 +29,17 @@ def as_stack_runs(cost: KernelCost, kind: str, software: SoftwareArrays, chip: C
     return replace(cost, time=cost.time / rate, compute=cost.compute / rate, memory=cost.memory / rate)
 
 
-def as_stack_sends(
-    cost: CollectiveCost,
-    software: SoftwareArrays | None,
-    what: Literal["collective", "shard", "exchange"] = "collective",
-) -> CollectiveCost:
-    """A collective as the stack runs it: of shards of weights layer by layer, an exchange of tokens with their experts,
-    or any other. Serving has no rates here.
-    """
+def as_stack_sends(cost: CollectiveCost, software: SoftwareArrays | None, *, exchange: bool = False) -> CollectiveCost:
+    """A collective as the stack runs it; `exchange`: of tokens with their experts. Serving has no rates here."""
     if software is None:
         return cost
-    rate: Array = getattr(software, f"{what}_rate")
-    return replace(cost, time=cost.time / rate)
+    return replace(cost, time=cost.time / (software.exchange_rate if exchange else software.collective_rate))
+
+
+def as_stack_shards(cost: CollectiveCost, size: Array, software: SoftwareArrays) -> CollectiveCost:
+    """A collective of `size` bytes of a layer's weights or gradients, with their copy through flat buffers."""
+    sent = as_stack_sends(cost, software)
+    return replace(sent, time=sent.time + np.where(cost.wire_bytes > 0.0, size, 0.0) / software.shard_copy)
 
 
 def _attention(cost: KernelCost, software: SoftwareArrays, chip: ChipArrays) -> KernelCost:

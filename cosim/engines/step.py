@@ -165,9 +165,7 @@ def group_costs(
     group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
     for collective in device.collectives:
         exchange = collective.kind == "all_to_all"
-        cost = as_stack_sends(
-            _collective(collective, case, group), case.software, "exchange" if exchange else "collective"
-        )
+        cost = as_stack_sends(_collective(collective, case, group), case.software, exchange=exchange)
         time = cost.time
         if (overlap or collective.hides) and collective.behind in behind:
             work = behind[collective.behind]

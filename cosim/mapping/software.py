@@ -11,7 +11,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from cosim.datum import Capacity, Count, Datum, Factor, FlopPerCycle, Kind, Time
+from cosim.datum import Bandwidth, Capacity, Count, Datum, Factor, FlopPerCycle, Kind, Time
 from cosim.errors import SpecError
 from cosim.hardware.load import described
 from cosim.mapping.plan import Degree, Recompute
@@ -58,8 +58,6 @@ class Rates(Frozen):
     """Elementwise work, norms, softmax: below 1 where a stack runs more and smaller kernels than the graph holds."""
     collective: Factor | None = None
     """Between ranks of every kind but those below; less than 1 where ranks wait for each other."""
-    shard: Factor | None = None
-    """Weights and gradients of ZeRO 2 and 3, layer by layer: with the copies in and out of flat buffers."""
     exchange: Factor | None = None
     """Tokens to their experts and back: with what a stack does to sort and count them."""
 
@@ -96,6 +94,9 @@ class Software(Frozen):
     host_exchange: Time | None = None
     """Host time that an exchange of tokens with their experts adds: counts are read back before the next kernel can be
     issued. None is nothing."""
+    shard_copy: Bandwidth | None = None
+    """Rate at which weights that ZeRO 3 gathers, and gradients that ZeRO 2 and 3 scatter, pass through flat buffers: added
+    to their time on links. None: they are sent from where they lie."""
     rates: Rates = Rates()
     attention_per_core: FlopPerCycle | None = None
     """Most that a fused attention kernel does in a core's cycle: kernels of an older generation of instructions run no
@@ -136,7 +137,7 @@ class SoftwareArrays:
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
     vector_rate: Array = field(default_factory=lambda: array(1.0))
     collective_rate: Array = field(default_factory=lambda: array(1.0))
-    shard_rate: Array = field(default_factory=lambda: array(1.0))
+    shard_copy: Array = field(default_factory=lambda: array(np.inf))
     exchange_rate: Array = field(default_factory=lambda: array(1.0))
     attention_per_core: Array = field(default_factory=lambda: array(np.inf))
     """FLOP per core and cycle; inf where the stack has the chip's own kernels."""
@@ -163,6 +164,7 @@ def lower_software(software: Software) -> SoftwareArrays:
         host_step=array(software.host_step.si),
         mixed=software.mixed,
         tensor_pieces=software.tensor_pieces,
+        shard_copy=array(np.inf if software.shard_copy is None else software.shard_copy.si),
         host_collective=array((software.host_collective or software.host_kernel).si),
         host_exchange=array(0.0 if software.host_exchange is None else software.host_exchange.si),
         **{f"{name}_rate": _rate(getattr(software.rates, name)) for name in Rates.model_fields},

@@ -95,8 +95,10 @@ class Software(Frozen):
     """Host time that an exchange of tokens with their experts adds: counts are read back before the next kernel can be
     issued. None is nothing."""
     shard_copy: Bandwidth | None = None
-    """Rate at which weights that ZeRO 3 gathers, and gradients that ZeRO 2 and 3 scatter, pass through flat buffers: added
-    to their time on links. None: they are sent from where they lie."""
+    """Rate at which weights that ZeRO 3 gathers, and gradients that ZeRO 2 and 3 scatter, pass through flat buffers.
+
+    Added to their time on links. None: they are sent from where they lie.
+    """
     rates: Rates = Rates()
     attention_per_core: FlopPerCycle | None = None
     """Most that a fused attention kernel does in a core's cycle: kernels of an older generation of instructions run no

@@ -164,6 +164,13 @@ def group_costs(
     return {group: GroupCosts(**own) for group, own in sums.items()}
 
 
+def summed(costs: Sequence[GroupCosts], like: GroupCosts) -> GroupCosts:
+    """Several passes of a group together, nothing of the shape of `like` where there are none."""
+    names = (*CLASSES_OF_TIME, *POWER, "kernels")
+    none = np.zeros_like(like.kernels)
+    return GroupCosts(**{name: sum((getattr(cost, name) for cost in costs), none) for name in names})
+
+
 def _dram_busy(cost: KernelCost, chip: ChipArrays) -> Array:
     """Share of the achievable DRAM bandwidth that a kernel takes while it runs."""
     rate = chip.memory["dram"].bandwidth * chip.quality.memory

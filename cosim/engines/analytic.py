@@ -13,8 +13,8 @@ BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens
 from cosim.engines.pipeline import Schedule
 from cosim.engines.repeats import Repeats, end_key, kernel_key, repeats, round_key
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
-from cosim.engines.training import Busiest, Ends, GroupPasses
+from cosim.engines.training import Busiest, Ends
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
 from cosim.mapping.memory import KINDS, Memory, serving_memory
@@ -43,8 +43,6 @@ BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "
 CHUNK_POINTS = 16384
 TRAINING_POINTS = 262144
 """Points of a training case that share kernels."""
-TRAINING_CHUNK = 8192
-"""Points whose stages are summed up at a time: four classes of a few of their numbers stay in a core's cache."""
 TRAINING_FLOP = {"all": 3.0, "nothing": 3.0, "adapters": 2.0}
 """Forward, input gradients and, unless they are frozen, weight gradients: every product so many times."""
 
@@ -88,9 +86,7 @@ def evaluate(case: Case) -> Estimates:
 
 def _chunks(case: Case, total: int, size: int) -> list[Case]:
     """The points in turn, `size` at a time."""
-    if total <= size:
-        return [case]
-    return [take(case, np.arange(s, min(s + size, total), dtype=np.intp)) for s in range(0, total, size)]
+    return [case] if total <= size else [take(case, rows) for rows in _turns(total, size)]
 
 
 def _trained_many(case: Case) -> Estimates:
@@ -98,12 +94,11 @@ def _trained_many(case: Case) -> Estimates:
     parts = []
     for part in _chunks(case, points(case), TRAINING_POINTS):
         total = points(part)
-        kernels = repeats(kernel_key(part), total)
-        if kernels.first.size <= CHUNK_POINTS:
+        kernels = repeats(partial(kernel_key, part), total)
+        if total <= CHUNK_POINTS or kernels.first.size <= CHUNK_POINTS:
             parts.append(_evaluate_training(part, total, kernels))
-            continue
-        few = _chunks(part, total, CHUNK_POINTS)
-        parts += [_evaluate_training(each, points(each), repeats(kernel_key(each), points(each))) for each in few]
+        else:
+            parts += [_trained_many(each) for each in _chunks(part, total, CHUNK_POINTS)]
     return joined(parts)
 
 
@@ -142,49 +137,43 @@ def _evaluate_chunk(case: Case, total: int) -> Estimates:
 
 def _evaluate_training(case: Case, total: int, kernels: Repeats) -> Estimates:
     """The same of a training case: kernels that repeat are costed once, and only those of points that pass."""
-    few = take(case, kernels.first)
+    few = kernels.chosen(case)
     device = holdings(device_graph(few))
     found = []
-    for start in range(0, total, TRAINING_CHUNK):
-        rows = np.arange(start, min(start + TRAINING_CHUNK, total), dtype=np.intp)
-        part = case if rows.size == total else take(case, rows)
-        held = Repeats(kernels.first, kernels.place[rows]).handed(device)
-        found.append(_untimed(part, rows.size, _training_memory(part, held)))
+    for rows in _turns(total, CHUNK_POINTS):
+        part, own = (case, kernels) if rows.size == total else (take(case, rows), kernels.at(rows))
+        found.append(_untimed(part, rows.size, _training_memory(part, own.handed(device))))
     result = joined(found)
     rows = np.flatnonzero(result.feasible).astype(np.intp)
-    if not rows.size:
-        return result
-    passed = case if rows.size == total else take(case, rows)
-    needed, place = np.unique(kernels.place[rows], return_inverse=True)
-    groups = training.group_passes(take(few, needed))
-    for chosen, timed, parts in _timed_training(passed, groups, Repeats(needed, place)):
-        _fill(result, rows[chosen], timed, parts)
+    if rows.size == total:
+        _time_training(result, rows, case, few, kernels)
+    elif rows.size:
+        # Kernels of points that do not pass are not asked for.
+        needed, place = np.unique(kernels.place[rows], return_inverse=True)
+        _time_training(result, rows, take(case, rows), take(few, needed), Repeats(needed, place))
     return result
 
 
-def _timed_training(
-    case: Case, groups: dict[str, GroupPasses], kernels: Repeats
-) -> Iterator[tuple[Index, dict[str, Array], dict[str, Array]]]:
-    """Rows, scalars of _TIMED and breakdown of feasible points, chunk after chunk, from their passes."""
-    total = points(case)
-    by_round = repeats(round_key(case, kernels.place), total)
-    some = take(case, by_round.first)
-    rounds = training.rounds_of(some, Repeats(kernels.first, kernels.place[by_round.first]).handed(groups))
-    own = training.busiest(rounds)
-    by_end = repeats(end_key(case), total)
-    ends = training.ends_of(
-        take(case, by_end.first), Repeats(kernels.first, kernels.place[by_end.first]).handed(groups)
-    )
+def _time_training(result: Estimates, rows: Index, case: Case, few: Case, kernels: Repeats) -> None:
+    """Times the points `rows` of the result: those of `case`, whose kernels are those of `few` points."""
+    groups, total = training.group_passes(few), rows.size
+    by_round = repeats(partial(round_key, case, kernels.place), total)
+    rounds = training.rounds_of(by_round.chosen(case), kernels.at(by_round.first).handed(groups))
+    staged = rounds.schedule, rounds.link, training.busiest(rounds)
+    by_end = repeats(partial(end_key, case), total)
+    ends = training.ends_of(by_end.chosen(case), kernels.at(by_end.first).handed(groups))
     # Neighbours are alike: what one kind of pipeline asks is not worked out for the other.
     order = np.lexsort((by_round.place, np.broadcast_to(case.plan.virtual > 1.0, (total,)))).astype(np.intp)
-    for start in range(0, total, TRAINING_CHUNK):
-        rows = order[start : start + TRAINING_CHUNK]
-        part = take(case, rows)
-        round_part, end_part = (Repeats(each.first, each.place[rows]) for each in (by_round, by_end))
-        yield (
-            rows,
-            *_summed_up(part, *_trained(part, *round_part.handed((rounds.schedule, rounds.link, own)), end_part.handed(ends))),
-        )
+    for turn in _turns(total, CHUNK_POINTS):
+        chosen = order[turn]
+        part = take(case, chosen) if total > 1 else case
+        own = by_round.at(chosen).handed(staged)
+        _fill(result, rows[chosen], *_summed_up(part, *_trained(part, *own, by_end.at(chosen).handed(ends))))
+
+
+def _turns(total: int, size: int) -> list[Index]:
+    """All points, `size` at a time."""
+    return [np.arange(s, min(s + size, total), dtype=np.intp) for s in range(0, total, size)]
 
 
 def _untimed(case: Case, total: int, memory: Memory) -> Estimates:

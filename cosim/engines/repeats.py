@@ -11,12 +11,13 @@ points that are estimated together and alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cosim.engines.case import Case
-from cosim.records import Array, Record, array, leaves, map_leaves
+from cosim.records import Array, Record, array, leaves, map_leaves, take
 from cosim.timing.unique import Index, unique_rows
 
 NOTHING = array(0.0)
@@ -28,21 +29,38 @@ class Repeats:
 
     first: Index
     place: Index
+    same: bool = False
+    """Whether every point stands for itself: nothing repeats."""
+
+    def chosen(self, record: Record) -> Record:
+        """A record over all points at the first ones."""
+        return record if self.same else take(record, self.first)
 
     def handed(self, record: Record) -> Record:
         """A record over the first points as one over all points; what is the same for all stays."""
         count = self.first.size
+        if self.same:
+            return record
         return map_leaves(
             record, lambda leaf: leaf.take(self.place, axis=-1) if leaf.ndim and leaf.shape[-1] == count else leaf
         )
 
+    def at(self, rows: Index) -> Repeats:
+        """The same for some of the points."""
+        return self if self.place.size == 1 else Repeats(self.first, self.place[rows])
 
-def repeats(key: object, total: int) -> Repeats:
-    """Points that differ in any array of `key`, a record of `total` points."""
-    columns = {id(leaf): leaf for leaf in leaves(key) if leaf.ndim and leaf.shape[-1] == total}
-    if not columns:
-        return Repeats(np.zeros(1, dtype=np.intp), np.zeros(total, dtype=np.intp))
-    return Repeats(*unique_rows(list(columns.values())))
+
+def repeats(key: Callable[[], object], total: int) -> Repeats:
+    """Points that differ in any array of a `key`, a record of `total` points that is asked for more than one."""
+    if total > 1:
+        columns = {id(leaf): leaf for leaf in leaves(key()) if leaf.ndim and leaf.shape[-1] == total}
+        if not columns:
+            return Repeats(np.zeros(1, dtype=np.intp), np.zeros(total, dtype=np.intp))
+        first, place = unique_rows(list(columns.values()))
+        if first.size < total:
+            return Repeats(first, place)
+    every = np.arange(total, dtype=np.intp)
+    return Repeats(every, every, same=True)
 
 
 def kernel_key(case: Case) -> Case:

@@ -23,7 +23,7 @@ from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_sharers
 from cosim.mapping.schedules import PIECES, copies, live_passes
 from cosim.mapping.software import SoftwareArrays
-from cosim.mapping.stages import Stages, at_class, by_group, fullest
+from cosim.mapping.stages import Stages, at_class, by_group, fullest, in_front
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
 
@@ -132,7 +132,7 @@ def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
 
 def stages_before(stage: Stages) -> Array:
     """Stages in front of the first one of each class (4, P)."""
-    return np.cumsum(stage.count, axis=0) - stage.count
+    return in_front(stage.count)
 
 
 def group_parameters(device: DeviceGraph) -> dict[str, Weights]:

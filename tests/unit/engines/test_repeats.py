@@ -91,6 +91,34 @@ def test_points_of_every_schedule_are_what_each_is_alone(train: Train, schedule:
         assert_same(take(together, one), evaluate(take(case, one)))
 
 
+CHANGES = {
+    "tensor": 6.0,
+    "pipeline": 4.0,
+    "data": 16.0,
+    "context": 2.0,
+    "micro_batch": 2.0,
+    "virtual": 3.0,
+    "recompute": 2.0,
+    "shard": 2.0,
+}
+
+
+@pytest.mark.parametrize("zero", [0.0, 1.0, 2.0, 3.0])
+def test_points_that_differ_in_one_number_are_what_each_is_alone(train: Train, zero: float) -> None:
+    # Three tensor ranks on nodes of eight: where they lie depends on how many such groups there are.
+    odd = {"workload.heads": 48, "workload.kv_heads": 48, "tensor_parallel": 3, "global_batch": 48, "system.nodes": 12}
+    case = train("megatron", **odd)
+    base = {"tensor": 3.0, "pipeline": 2.0, "data": 4.0, "zero": zero} | dict.fromkeys(("context", "micro_batch"), 1.0)
+    base |= {"virtual": 1.0, "recompute": 0.0, "shard": np.inf}
+    rows = [base, *(base | {name: value} for name, value in CHANGES.items()), *(base | {"zero": z} for z in range(4))]
+    case = replace(case, plan=replace(case.plan, **{name: array([row[name] for row in rows]) for name in base}))
+    together = evaluate(case)
+    assert np.all(together.feasible)
+    for index in range(len(rows)):
+        one = np.array([index], dtype=np.intp)
+        assert_same(take(together, one), evaluate(take(case, one)))
+
+
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10**6), sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_chunks_and_what_shares_kernels_change_no_number(train: Train, seed: int, sizes: tuple[int, int]) -> None:

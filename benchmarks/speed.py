@@ -1,4 +1,4 @@
-"""Speed, printed: decode points of a 70B model, training plans, tiled products, flows on links, start-up, the library.
+"""Speed, printed: points of serving, training plans, spaces of strategies, products, flows, start-up, the library.
 
 Run with `make bench`. Times are CPU seconds of one process on whatever machine this is, medians of five; of whole
 studies wall seconds with all cores, once, figures and page included, and the memory of the largest process.
@@ -6,6 +6,7 @@ studies wall seconds with all cores, once, figures and page included, and the me
 
 from __future__ import annotations
 
+import itertools
 import resource
 import statistics
 import subprocess
@@ -13,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import cosim
 from cosim.hardware.lower import lower_chip, lower_system
@@ -71,6 +74,54 @@ def training_plans(name: str) -> float:
     # Memory enough for every plan, so that all are timed.
     system = system.vary({"chip.memory.dram.stack_capacity": "1 TB"})
     return median_cpu_s(lambda: cosim.estimate_training(system, model, plan, global_batch=2048, context=2048))
+
+
+def training_space(nodes: int, batch: int) -> dict[str, NDArray[np.float64]]:
+    """Every product of degrees that fills A100 nodes with GPT-3 175B, micro-batches of 1 to 16, pieces, ZeRO stages.
+
+    Most break a limit: stages that pieces do not divide, batches that micro-batches do not, memory.
+    """
+    chips = 8 * nodes
+    powers = [2**power for power in range(chips.bit_length())]
+    degrees = [
+        (tensor, pipeline, context, chips // (tensor * pipeline * context))
+        for tensor, pipeline, context in itertools.product(powers, repeat=3)
+        if chips % (tensor * pipeline * context) == 0 and batch % (chips // (tensor * pipeline * context)) == 0
+    ]
+    pieces = [pieces for pieces in range(1, 97) if 96 % pieces == 0]
+    points = np.array(list(itertools.product(range(len(degrees)), range(1, 17), pieces, range(4))), dtype=float)
+    chosen = np.array(degrees, dtype=float)[points[:, 0].astype(int)]
+    names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel")
+    others = ("micro_batch", "virtual_pipeline", "zero")
+    return {name: chosen[:, c] for c, name in enumerate(names)} | {
+        name: points[:, 1 + c] for c, name in enumerate(others)
+    }
+
+
+def strategies(nodes: int, batch: int, *, fitting: bool = False) -> tuple[int, int, float]:
+    """Strategies of GPT-3 175B on A100 nodes, those that break no limit, and CPU seconds of all of them.
+
+    The space of `training_space` with and without recompute and sequence parallelism, and two ways to exchange context.
+    `fitting` leaves out beforehand those that break a limit.
+    """
+    system, model = cosim.system("dgx-a100", nodes=nodes), cosim.workload("gpt3-175b")
+    kinds = itertools.product(("none", "full"), (False, True), ("ring", "all_gather"))
+    names = ("recompute", "sequence_parallel", "context_exchange")
+    spaces = [(training_space(nodes, batch), dict(zip(names, kind, strict=True))) for kind in kinds]
+
+    def fits(space: dict[str, NDArray[np.float64]], kind: dict[str, Any]) -> NDArray[np.intp]:
+        plan = space | kind
+        found = cosim.estimate_training(system, model, plan, global_batch=batch, context=2048)
+        return np.flatnonzero(found.result.feasible)
+
+    passed = [fits(*each) for each in spaces]
+    if fitting:
+        spaces = [
+            ({name: values[rows] for name, values in space.items()}, kind)
+            for (space, kind), rows in zip(spaces, passed, strict=True)
+        ]
+    total = sum(space["zero"].size for space, _ in spaces)
+    return total, sum(rows.size for rows in passed), median_cpu_s(lambda: [fits(*each) for each in spaces])
 
 
 def products(name: str) -> float:
@@ -133,6 +184,10 @@ def main() -> None:
     for name in ("dgx-a100", "dgx-h100", "asic-8"):
         spent = training_plans(name)
         print(f"{f'{POINTS:,} training plans of GPT-3 175B, {name}':<58}{spent:>8.3f}  < 1 s")
+    for nodes, batch, fitting in ((8, 1536, False), (64, 1536, False), (64, 1536, True)):
+        total, fit, spent = strategies(nodes, batch, fitting=fitting)
+        what = f"{total:,} strategies, {fit:,} fit, {8 * nodes:,} A100, {total / spent:,.0f}/s"
+        print(f"{what:<58}{spent:>8.3f}  {f'< {total / 200_000:.2f} s':<9}{fit / spent:,.0f}/s of those that fit")
     for name, target in (("h100-sxm", "< 1 s"), ("asic-template", "< 1 s"), (ROOFLINE, "< 0.1 s")):
         spent = products(name)
         print(f"{f'{PRODUCTS:,} different products, {name}':<58}{spent:>8.3f}  {target}")

@@ -14,27 +14,35 @@ BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosim.engines import training
 from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens, stage_classes
+from cosim.engines.pipeline import Schedule
+from cosim.engines.repeats import Repeats, end_key, kernel_key, repeats, round_key
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
+from cosim.engines.training import Busiest, Ends
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
 from cosim.mapping.memory import KINDS, Memory, serving_memory
+from cosim.mapping.schedules import hops
 from cosim.mapping.stages import Stages, at_class, fullest
-from cosim.mapping.training import training_memory
+from cosim.mapping.training import holdings, training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.clock import Load, sustained
 from cosim.timing.cost import rate
+from cosim.timing.unique import Index
 from cosim.workload.graph import model_flop
 from cosim.workload.ops import Graph
 from cosim.workload.training import training_graph
 
 BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle")
 CHUNK_POINTS = 16384
+TRAINING_POINTS = 262144
+"""Points of a training case that share kernels."""
 TRAINING_FLOP = {"all": 3.0, "nothing": 3.0, "adapters": 2.0}
 """Forward, input gradients and, unless they are frozen, weight gradients: every product so many times."""
 
@@ -70,13 +78,28 @@ class Estimates:
 
 def evaluate(case: Case) -> Estimates:
     """Estimates of every point of the case, in chunks whose size does not change the result."""
-    case = training.with_micro_batches(case) if case.phase == "train" else case
-    total = points(case)
-    if total <= CHUNK_POINTS:
-        return _evaluate_chunk(case, total)
-    starts = range(0, total, CHUNK_POINTS)
-    parts = [take(case, np.arange(s, min(s + CHUNK_POINTS, total), dtype=np.intp)) for s in starts]
-    return joined([_evaluate_chunk(part, points(part)) for part in parts])
+    if case.phase == "train":
+        return _trained_many(training.with_micro_batches(case))
+    parts = [_evaluate_chunk(part, points(part)) for part in _chunks(case, points(case), CHUNK_POINTS)]
+    return joined(parts)
+
+
+def _chunks(case: Case, total: int, size: int) -> list[Case]:
+    """The points in turn, `size` at a time."""
+    return [case] if total <= size else [take(case, rows) for rows in _turns(total, size)]
+
+
+def _trained_many(case: Case) -> Estimates:
+    """A training case in parts that share their kernels; of as few points as serving where these do not repeat."""
+    parts = []
+    for part in _chunks(case, points(case), TRAINING_POINTS):
+        total = points(part)
+        kernels = repeats(partial(kernel_key, part), total)
+        if total <= CHUNK_POINTS or kernels.first.size <= CHUNK_POINTS:
+            parts.append(_evaluate_training(part, total, kernels))
+        else:
+            parts += [_trained_many(each) for each in _chunks(part, total, CHUNK_POINTS)]
+    return joined(parts)
 
 
 def evaluate_cells(cells: list[tuple[Case, NDArray[np.intp]]]) -> Estimates:
@@ -102,44 +125,99 @@ def blank(total: int) -> Estimates:
 
 def _evaluate_chunk(case: Case, total: int) -> Estimates:
     """Limits in their documented order; only what passed them is timed, then scattered back."""
-    device = device_graph(case)
-    stage = stage_classes(case)
-    verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
-    memory = _memory(case, device, stage)
-    short = memory.total - case.system.chip.memory["dram"].capacity
-    verdict = _full(merged(verdict, "memory", short), total)
-    rows = np.flatnonzero(verdict.code == 0).astype(np.intp)
-    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in KINDS}
-    kinds["total"] = np.broadcast_to(memory.total, (total,)).copy()
-    blank = {name: np.full(total, np.nan) for name in _TIMED}
-    breakdown = {name: np.full(total, np.nan) for name in BREAKDOWN}
+    device, stage = device_graph(case), stage_classes(case)
+    reserved = case.system.chip.memory["dram"].reserved
+    memory = serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
+    result = _untimed(case, total, memory)
+    rows = np.flatnonzero(result.feasible).astype(np.intp)
     if rows.size:
-        part = case if rows.size == total else take(case, rows)
-        timed, parts = _timed(part)
-        for name, value in timed.items():
-            blank[name][rows] = value
-        for name, value in parts.items():
-            breakdown[name][rows] = value
-    chips = np.broadcast_to(case.plan.chips, (total,)).copy()
-    result = Estimates(verdict=verdict, chips=chips, breakdown=breakdown, memory=kinds, **blank)
+        _fill(result, rows, *_timed(case if rows.size == total else take(case, rows)))
     return _with_time_limit(result, case)
 
 
-def _memory(case: Case, device: DeviceGraph, stage: Stages) -> Memory:
-    """Memory of the fullest chip, as the phase needs it."""
-    reserved = case.system.chip.memory["dram"].reserved
-    if case.phase == "train":
-        software = training.software_of(case)
-        return training_memory(device, stage, case.plan, software, reserved, case.scenario.updates)
-    return serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
+def _evaluate_training(case: Case, total: int, kernels: Repeats) -> Estimates:
+    """The same of a training case: kernels that repeat are costed once, and only those of points that pass."""
+    few = kernels.chosen(case)
+    device = holdings(device_graph(few))
+    found = []
+    for rows in _turns(total, CHUNK_POINTS):
+        part, own = (case, kernels) if rows.size == total else (take(case, rows), kernels.at(rows))
+        found.append(_untimed(part, rows.size, _training_memory(part, own.handed(device))))
+    result = joined(found)
+    rows = np.flatnonzero(result.feasible).astype(np.intp)
+    if rows.size == total:
+        _time_training(result, rows, case, few, kernels)
+    elif rows.size:
+        # Kernels of points that do not pass are not asked for.
+        needed, place = np.unique(kernels.place[rows], return_inverse=True)
+        _time_training(result, rows, take(case, rows), take(few, needed), Repeats(needed, place))
+    return result
+
+
+def _time_training(result: Estimates, rows: Index, case: Case, few: Case, kernels: Repeats) -> None:
+    """Times the points `rows` of the result: those of `case`, whose kernels are those of `few` points."""
+    groups, total = training.group_passes(few), rows.size
+    by_round = repeats(partial(round_key, case, kernels.place), total)
+    rounds = training.rounds_of(by_round.chosen(case), kernels.at(by_round.first).handed(groups))
+    staged = rounds.schedule, rounds.link, training.busiest(rounds)
+    by_end = repeats(partial(end_key, case), total)
+    ends = training.ends_of(by_end.chosen(case), kernels.at(by_end.first).handed(groups))
+    # Neighbours are alike: what one kind of pipeline asks is not worked out for the other.
+    order = np.lexsort((by_round.place, np.broadcast_to(case.plan.virtual > 1.0, (total,)))).astype(np.intp)
+    for turn in _turns(total, CHUNK_POINTS):
+        chosen = order[turn]
+        part = take(case, chosen) if total > 1 else case
+        own = by_round.at(chosen).handed(staged)
+        _fill(result, rows[chosen], *_summed_up(part, *_trained(part, *own, by_end.at(chosen).handed(ends))))
+
+
+def _turns(total: int, size: int) -> list[Index]:
+    """All points, `size` at a time."""
+    return [np.arange(s, min(s + size, total), dtype=np.intp) for s in range(0, total, size)]
+
+
+def _untimed(case: Case, total: int, memory: Memory) -> Estimates:
+    """Points with their limits and their memory; nothing is timed."""
+    verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
+    short = memory.total - case.system.chip.memory["dram"].capacity
+    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in KINDS}
+    kinds["total"] = np.broadcast_to(memory.total, (total,)).copy()
+    unknown = {name: np.full(total, np.nan) for name in _TIMED}
+    return Estimates(
+        verdict=_full(merged(verdict, "memory", short), total),
+        chips=np.broadcast_to(case.plan.chips, (total,)).copy(),
+        breakdown={name: np.full(total, np.nan) for name in BREAKDOWN},
+        memory=kinds,
+        **unknown,
+    )
+
+
+def _fill(result: Estimates, rows: Index, timed: dict[str, Array], parts: dict[str, Array]) -> None:
+    """Writes what was timed of some points into new estimates."""
+    for name, value in timed.items():
+        getattr(result, name)[rows] = value
+    for name, value in parts.items():
+        result.breakdown[name][rows] = value
+
+
+def _training_memory(case: Case, device: DeviceGraph) -> Memory:
+    """Memory of the fullest chip of a training step; `device` as far as it is held."""
+    software, reserved = training.software_of(case), case.system.chip.memory["dram"].reserved
+    return training_memory(device, stage_classes(case), case.plan, software, reserved, case.scenario.updates)
 
 
 _TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
 
 
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Time, energy and use of feasible points: the scalars of _TIMED and the breakdown."""
-    parts, dynamic, shares = _trained(case) if case.phase == "train" else _served(case)
+    """Time, energy and use of feasible points that serve: the scalars of _TIMED and the breakdown."""
+    return _summed_up(case, *_served(case))
+
+
+def _summed_up(
+    case: Case, parts: dict[str, Array], dynamic: Array, shares: Shares
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The scalars of _TIMED and the breakdown from the exposed parts at the full clock."""
     chip, chips = case.system.chip, case.plan.chips
     running: Array = sum(parts.values(), array(0.0))
     # What is waited for are other stages of the same make: the bubble follows the clock as they do.
@@ -201,15 +279,16 @@ def _over(stage: Stages, part: Array, whole: Array) -> Array:
     return share
 
 
-def _trained(case: Case) -> tuple[dict[str, Array], Array, Shares]:
-    """The same of a training step."""
-    table = training.step_table(case)
-    parts = training.step_parts(case, table) | {"throttle": array(0.0)}
-    per_rank = np.sum(table.stage.count * table.energy, axis=0)
-    times: Array = sum(table.classes.values(), array(0.0))
-    core = np.sum(table.stage.count * table.core_energy, axis=0) / per_rank
-    shares = Shares(_over(table.stage, table.clocked, times), core)
-    return parts, per_rank * case.plan.tensor * case.plan.replicas, shares
+def _trained(
+    case: Case, schedule: Schedule, link: Array, own: Busiest, ends: Ends
+) -> tuple[dict[str, Array], Array, Shares]:
+    """The same of a training step, from a micro-batch on its stages and the ends."""
+    plan, count = case.plan, schedule.stage.count
+    parts = training.exposed_parts(case, schedule, own, ends) | {"throttle": array(0.0)}
+    rounds = own.energy + np.sum(count, axis=0) * hops(plan) * link
+    per_rank = plan.micro_batches * rounds + np.sum(count * ends.energy, axis=0)
+    shares = Shares(own.clocked, plan.micro_batches * own.core_energy / per_rank)
+    return parts, per_rank * plan.tensor * plan.replicas, shares
 
 
 def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:

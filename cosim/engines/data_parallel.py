@@ -26,7 +26,7 @@ from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_replicas, expert_sharers
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
-from cosim.mapping.stages import Stages
+from cosim.mapping.stages import Stages, in_front
 from cosim.mapping.training import Weights
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
@@ -78,8 +78,7 @@ class Closing:
 
 def _reached(passes: Array, schedule: Schedule, plan: PlanArrays) -> Array:
     """Passes of a piece on the stages in front of the first one of each class (4, P) [s]."""
-    count = schedule.stage.count
-    return (np.cumsum(count * passes, axis=0) - count * passes) / plan.virtual
+    return in_front(schedule.stage.count * passes) / plan.virtual
 
 
 def layer_traffic(

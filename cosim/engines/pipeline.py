@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cosim.mapping.stages import CLASSES, Stages
+from cosim.mapping.stages import CLASSES, Stages, summed_up
 from cosim.records import Array, array
 
 
@@ -60,6 +60,9 @@ class Schedule:
 
 def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, virtual: Array) -> Array:
     """From the first forward to the last backward pass of the first stage [s], shape (P,)."""
+    several = np.asarray(virtual > 1.0)
+    if not np.any(several):
+        return _one_piece(schedule, pipeline, micro_batches)
     busy = schedule.forward + schedule.backward
     count = schedule.stage.count
     moves = 2.0 * schedule.way
@@ -67,8 +70,10 @@ def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, vir
     slowest = np.max(np.where(count > 0.0, busy, 0.0), axis=0)
     rounds = _rounds(schedule, schedule.way + schedule.slower, pipeline, micro_batches, virtual)
     rounds = np.where(pipeline > 1.0, rounds, 0.0)
-    interleaved = chain / virtual + moves + rounds + (micro_batches - 1.0 / virtual) * slowest
-    return np.where(virtual > 1.0, interleaved, _one_piece(schedule, pipeline, micro_batches))
+    interleaved: Array = chain / virtual + moves + rounds + (micro_batches - 1.0 / virtual) * slowest
+    if np.all(several):
+        return interleaved
+    return np.where(several, interleaved, _one_piece(schedule, pipeline, micro_batches))
 
 
 def _one_piece(schedule: Schedule, pipeline: Array, micro_batches: Array) -> Array:
@@ -77,9 +82,10 @@ def _one_piece(schedule: Schedule, pipeline: Array, micro_batches: Array) -> Arr
     moves = 2.0 * schedule.way
     hop = moves / np.maximum(pipeline - 1.0, 1.0)
     slower = 2.0 * schedule.slower
-    behind = np.sum(count, axis=0) - np.cumsum(count, axis=0)
-    beyond = np.sum(count * busy, axis=0) - np.cumsum(count * busy, axis=0) + behind * hop
-    through = np.sum(count * busy, axis=0) + moves - beyond
+    work = count * busy
+    behind = np.sum(count, axis=0) - summed_up(count)
+    beyond = np.sum(work, axis=0) - summed_up(work) + behind * hop
+    through = np.sum(work, axis=0) + moves - beyond
     rest = through + np.maximum(beyond - np.minimum(behind, micro_batches - 1.0) * schedule.forward, 0.0)
     longest: Array = np.zeros_like(rest[0])
 
@@ -92,11 +98,11 @@ def _one_piece(schedule: Schedule, pipeline: Array, micro_batches: Array) -> Arr
         here = count[end] > 0.0
         ring(end, busy[end], here)
         ring(end, busy[end] + slower / 2.0, count[end] > 1.0)
-        stages, work = np.zeros_like(rest[0]), np.zeros_like(rest[0])
+        stages, held = np.zeros_like(rest[0]), np.zeros_like(rest[0])
         for start in range(end, -1, -1):
             before = stages
-            stages, work = stages + count[start], work + count[start] * busy[start]
-            ring(end, (work + (stages - 1.0) * hop) / np.maximum(stages, 1.0), here & (count[start] > 0.0))
+            stages, held = stages + count[start], held + work[start]
+            ring(end, (held + (stages - 1.0) * hop) / np.maximum(stages, 1.0), here & (count[start] > 0.0))
             # Neighbours of two classes: nothing lies between them.
             next_to = here & (count[start] > 0.0) & (start < end) & (before == count[end])
             ring(end, (busy[start] + busy[end] + slower) / 2.0, next_to)

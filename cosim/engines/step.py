@@ -45,6 +45,7 @@ from cosim.workload.ops import Attention
 
 CLASSES_OF_TIME = ("matmul", "attention", "vector", "launch", "collective")
 POWER = ("energy", "clocked", "core_energy")
+ISSUED = ("kernels", "collectives", "exchanges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def group_costs(
     behind.
     """
     chip, count = case.system.chip, points(case)
-    names = (*CLASSES_OF_TIME, *POWER, "kernels", "collectives", "exchanges")
+    names = (*CLASSES_OF_TIME, *POWER, *ISSUED)
     groups = dict.fromkeys([*(op.group for op in ops), *(op.group for op in device.collectives)])
     sums = {group: {name: np.zeros(count) for name in names} for group in groups}
     behind: dict[str, KernelCost] = {}
@@ -181,6 +182,13 @@ def group_costs(
         own["collectives"] += sent
         own["exchanges"] += sent if exchange else 0.0
     return {group: GroupCosts(**own) for group, own in sums.items()}
+
+
+def summed(costs: Sequence[GroupCosts], like: GroupCosts) -> GroupCosts:
+    """Several passes of a group together, nothing of the shape of `like` where there are none."""
+    names = (*CLASSES_OF_TIME, *POWER, *ISSUED)
+    none = np.zeros_like(like.kernels)
+    return GroupCosts(**{name: sum((getattr(cost, name) for cost in costs), none) for name in names})
 
 
 def _dram_busy(cost: KernelCost, chip: ChipArrays) -> Array:

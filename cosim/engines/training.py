@@ -9,6 +9,7 @@ as in serving; the event engine schedules the same table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from cosim.engines.case import Case, device_graph, micro_batch_graph, split_laye
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
 from cosim.engines.pipeline import Piece, Schedule
 from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
-from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
+from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs, summed
 from cosim.mapping.adapters import gradients_of_adapters
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
@@ -27,7 +28,7 @@ from cosim.mapping.schedules import copies, hops, pieces
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
-from cosim.mapping.training import Weights, group_parameters, stage_parameters, updated_part
+from cosim.mapping.training import Weights, group_parameters, stage_weights, updated_part
 from cosim.mapping.widths import element_bytes, widened
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, exposed
@@ -36,21 +37,33 @@ from cosim.workload.ops import Graph
 
 
 @dataclass(frozen=True, slots=True)
-class StepTable:
-    """Durations that both engines read, shape (4, P) by stage class unless said otherwise [s].
+class GroupPasses:
+    """One run of a group in one micro-batch (P,): the forward pass, `back` with what is recomputed, `both` together.
 
-    `schedule`: passes of one micro-batch on a whole stage and transfers; `classes` the passes by class of time, `host`
-    what the host adds to them; `closing`: traffic of the data ranks before and after; `optimizer` the update;
-    `energy` dynamic J per chip and step; `clocked` seconds of one micro-batch
-    that follow the clock of the cores, `core_energy` the part of `energy` that follows their voltage.
+    `weight` are the seconds of weight gradients; `held` the parameters of a rank, `updated` those with gradients.
+    """
+
+    forward: GroupCosts
+    back: GroupCosts
+    both: GroupCosts
+    weight: Array
+    held: Weights
+    updated: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """One micro-batch on a stage of each class (4, P): passes and transfers (`schedule`), passes by class of time [s].
+
+    `host` is what the host adds to them; `energy` dynamic J per chip, `link` of one transfer (P,); `clocked` seconds
+    follow the clock of the cores, `core_energy` their voltage.
     """
 
     schedule: Schedule
     classes: dict[str, Array]
     host: Array
-    closing: Closing
-    optimizer: Array
     energy: Array
+    link: Array
     clocked: Array
     core_energy: Array
 
@@ -58,6 +71,67 @@ class StepTable:
     def stage(self) -> Stages:
         """Stage classes."""
         return self.schedule.stage
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Before the first and after the last micro-batch on a stage of each class (4, P): traffic of the data ranks, the
+    update [s], and the energy of both per chip [J].
+    """
+
+    closing: Closing
+    optimizer: Array
+    energy: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Busiest:
+    """Of one micro-batch (P,): seconds of the busiest stage by class, what its host adds, its passes (`busy`).
+
+    Over all stages: J of one chip of each, `core_energy` of it with the voltage of the cores, and the share of their
+    seconds that follows the clock (`clocked`).
+    """
+
+    classes: dict[str, Array]
+    host: Array
+    busy: Array
+    energy: Array
+    clocked: Array
+    core_energy: Array
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """Durations that both engines read, shape (4, P) by stage class [s]; `energy` is dynamic J per chip and step."""
+
+    rounds: Rounds
+    ends: Ends
+    energy: Array
+
+    @property
+    def schedule(self) -> Schedule:
+        """Passes and transfers of one micro-batch."""
+        return self.rounds.schedule
+
+    @property
+    def stage(self) -> Stages:
+        """Stage classes."""
+        return self.rounds.schedule.stage
+
+    @property
+    def classes(self) -> dict[str, Array]:
+        """Passes of one micro-batch by class of time."""
+        return self.rounds.classes
+
+    @property
+    def closing(self) -> Closing:
+        """Traffic of the data ranks."""
+        return self.ends.closing
+
+    @property
+    def optimizer(self) -> Array:
+        """The update."""
+        return self.ends.optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,88 +193,117 @@ def kernels(case: Case) -> tuple[OpCost, ...]:
     return (*every.forward_ops, *every.again_ops, *every.gradient_ops)
 
 
-def step_table(case: Case) -> StepTable:
-    """Durations and energies of a step: made once, summed by the closed form, scheduled by the events."""
-    software, stage, every = software_of(case), stage_classes(case), passes(case)
-    cores = case.system.chip.collective_cores
+def group_passes(case: Case) -> dict[str, GroupPasses]:
+    """Passes of a micro-batch through one run of each group, and the weights that it holds."""
+    software, every = software_of(case), passes(case)
     cut = case.plan.tensor if software.tensor_pieces else None
     forward = group_costs(case, every.forward, every.forward_ops, pieces=cut)
     again = group_costs(case, every.again, every.again_ops, pieces=cut)
     gradients = group_costs(case, every.gradients, every.gradient_ops, overlap=software.tensor_overlap, pieces=cut)
-    changed = updated_part(every.forward, case.scenario.updates)
-    held, updated = group_parameters(every.forward), group_parameters(changed)
-    classes = {name: np.zeros_like(stage.layers + forward["layer"].time) for name in CLASSES_OF_TIME}
-    host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(4))
     weights = weight_seconds(case, every.forward, every.gradient_ops)
+    held = group_parameters(every.forward)
+    updated = group_parameters(updated_part(every.forward, case.scenario.updates))
+    found = {}
+    for group, cost in forward.items():
+        back = summed([part[group] for part in (again, gradients) if group in part], cost)
+        own = held.get(group, Weights()), updated.get(group, Weights())
+        found[group] = GroupPasses(cost, back, summed([cost, back], cost), weights.get(group, array(0.0)), *own)
+    return found
+
+
+def rounds_of(case: Case, groups: Mapping[str, GroupPasses]) -> Rounds:
+    """What stages do for one micro-batch, from what groups take."""
+    software, stage = software_of(case), stage_classes(case)
+    cores = case.system.chip.collective_cores
+    classes = {name: np.zeros_like(stage.layers + groups["layer"].forward.time) for name in CLASSES_OF_TIME}
+    host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(4))
     passes_of: dict[str, tuple[Array, Array, Array]] = {}
-    for group in forward:
+    for group, own in groups.items():
         runs = by_group(stage, group)
-        returning = [part[group] for part in (again, gradients) if group in part]
-        for cost in (forward[group], *returning):
-            for name in CLASSES_OF_TIME:
-                classes[name] += runs * getattr(cost, name)
-            energy += runs * cost.energy
-            clocked += runs * cost.clocked
-            core += runs * cost.core_energy
-        out, ret = forward[group].time, sum((cost.time for cost in returning), array(0.0))
-        owns = held.get(group, Weights()), updated.get(group, Weights())
-        gathered, scattered, wire = layer_traffic(case, software, *owns)
+        gathered, scattered, wire = layer_traffic(case, software, own.held, own.updated)
+        out, ret = own.forward.time, own.back.time
         waits_out, waits_ret = gathered, gathered + scattered
         if software.gradient_overlap:
             waits_out, waits_ret = exposed(waits_out, out, cores), exposed(waits_ret, ret, cores)
-        late_out = np.maximum(_host(software, [forward[group]]) - out, 0.0)
-        late_ret = np.maximum(_host(software, returning) - ret, 0.0)
-        classes["collective"] += runs * (waits_out + waits_ret)
-        passes_of[group] = out + late_out + waits_out, ret + late_ret + waits_ret, weights.get(group, array(0.0))
+        late_out = np.maximum(_host(software, own.forward) - out, 0.0)
+        late_ret = np.maximum(_host(software, own.back) - ret, 0.0)
+        for name in CLASSES_OF_TIME:
+            waits = waits_out + waits_ret if name == "collective" else 0.0
+            classes[name] += runs * (getattr(own.both, name) + waits)
         host += runs * (late_out + late_ret)
-        energy += runs * link_energy(wire, case.system.chip)
+        energy += runs * (own.both.energy + link_energy(wire, case.system.chip))
+        clocked += runs * own.both.clocked
+        core += runs * own.both.core_energy
+        passes_of[group] = out + late_out + waits_out, ret + late_ret + waits_ret, own.weight
     inside, across, within, beyond, link = _hops(case)
-    owned = stage_parameters(changed, stage, copies(case.plan.schedule))
-    ends = closing(case, software, owned, stage)
-    update, update_energy = optimizer_step(case, software, owned)
     whole = _on(stage, passes_of)
-    total = case.plan.micro_batches * (energy + hops(case.plan) * link)
-    total = total + link_energy(ends.wire_bytes, case.system.chip) + update_energy
-    return StepTable(
-        schedule=Schedule(
-            stage,
-            whole.forward,
-            whole.backward,
-            inside,
-            across,
-            within,
-            beyond,
-            whole.weight,
-            tuple(_on(part, passes_of) for part in pieces(split_layers(case), case.plan.schedule)),
-        ),
-        classes=classes,
-        host=host,
-        closing=ends,
-        optimizer=update,
-        energy=total,
-        clocked=clocked,
-        core_energy=case.plan.micro_batches * core,
+    schedule = Schedule(
+        stage,
+        whole.forward,
+        whole.backward,
+        inside,
+        across,
+        within,
+        beyond,
+        whole.weight,
+        tuple(_on(part, passes_of) for part in pieces(split_layers(case), case.plan.schedule)),
+    )
+    return Rounds(schedule, classes, host, energy, link, clocked, core)
+
+
+def ends_of(case: Case, groups: Mapping[str, GroupPasses]) -> Ends:
+    """What surrounds the micro-batches of a step: traffic of the data ranks and the update."""
+    software, stage = software_of(case), stage_classes(case)
+    owned = stage_weights({group: own.updated for group, own in groups.items()}, stage, copies(case.plan.schedule))
+    traffic = closing(case, software, owned, stage)
+    update, energy = optimizer_step(case, software, owned)
+    return Ends(traffic, update, link_energy(traffic.wire_bytes, case.system.chip) + energy)
+
+
+def step_table(case: Case) -> StepTable:
+    """Durations and energies of a step: made once, summed by the closed form, scheduled by the events."""
+    groups = group_passes(case)
+    rounds, ends = rounds_of(case, groups), ends_of(case, groups)
+    energy = case.plan.micro_batches * (rounds.energy + hops(case.plan) * rounds.link) + ends.energy
+    return StepTable(rounds, ends, energy)
+
+
+def busiest(rounds: Rounds) -> Busiest:
+    """What the sums of a step need of its stages."""
+    schedule, stage = rounds.schedule, rounds.stage
+    busy = schedule.forward + schedule.backward
+    slowest = fullest(stage, busy)
+    times: Array = sum(rounds.classes.values(), array(0.0))
+
+    def over(values: Array) -> Array:
+        total: Array = np.sum(stage.count * values, axis=0)
+        return total
+
+    return Busiest(
+        classes={name: at_class(values, slowest) for name, values in rounds.classes.items()},
+        host=at_class(rounds.host, slowest),
+        busy=at_class(busy, slowest),
+        energy=over(rounds.energy),
+        clocked=over(rounds.clocked) / over(times),
+        core_energy=over(rounds.core_energy),
     )
 
 
 def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
+    """Exposed parts of a step [s], see `exposed_parts`."""
+    return exposed_parts(case, table.schedule, busiest(table.rounds), table.ends)
+
+
+def exposed_parts(case: Case, schedule: Schedule, own: Busiest, ends: Ends) -> dict[str, Array]:
     """Exposed parts of a step [s]: the busiest stage's own times m times, what it waits for, what follows."""
-    schedule, plan, software = table.schedule, case.plan, software_of(case)
-    stage, cores = table.stage, case.system.chip.collective_cores
-    busy = schedule.forward + schedule.backward
-    slowest = fullest(stage, busy)
-
-    def at_slowest(values: Array) -> Array:
-        return at_class(values, slowest)
-
+    plan, software, cores = case.plan, software_of(case), case.system.chip.collective_cores
     m = plan.micro_batches
-    parts = {name: m * at_slowest(table.classes[name]) for name in CLASSES_OF_TIME}
-    parts["host"] = m * at_slowest(table.host) + host_step(case)
-    pipeline = schedule_time(schedule, plan)
-    parts["bubble"] = np.maximum(pipeline - m * at_slowest(busy), 0.0)
-    before, after = closing_waits(table.closing, schedule, plan, cores, overlap=software.gradient_overlap)
-    ends = after + table.optimizer
-    update, end = at_class(table.optimizer, fullest(stage, ends)), np.max(ends, axis=0)
+    parts = {name: m * own.classes[name] for name in CLASSES_OF_TIME}
+    parts["host"] = m * own.host + host_step(case)
+    parts["bubble"] = np.maximum(schedule_time(schedule, plan) - m * own.busy, 0.0)
+    before, after = closing_waits(ends.closing, schedule, plan, cores, overlap=software.gradient_overlap)
+    last = after + ends.optimizer
+    update, end = at_class(ends.optimizer, fullest(schedule.stage, last)), np.max(last, axis=0)
     # A stage that ended early may have begun its update before the first one ended.
     parts["optimizer"] = np.minimum(update, end)
     parts["data_parallel"] = before + end - parts["optimizer"]
@@ -214,12 +317,10 @@ def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piec
     return Piece(*sums)
 
 
-def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
-    """Host time to issue the kernels and collectives of a layer pass [s]."""
-    issued: Array = sum((cost.kernels for cost in costs), array(0.0))
-    sent: Array = sum((cost.collectives for cost in costs), array(0.0))
-    exchanged: Array = sum((cost.exchanges for cost in costs), array(0.0))
-    return issued * software.host_kernel + sent * software.host_collective + exchanged * software.host_exchange
+def _host(software: SoftwareArrays, cost: GroupCosts) -> Array:
+    """Host time to issue the kernels and collectives of a pass [s]."""
+    kernels: Array = cost.kernels * software.host_kernel
+    return kernels + cost.collectives * software.host_collective + cost.exchanges * software.host_exchange
 
 
 def host_step(case: Case) -> Array:

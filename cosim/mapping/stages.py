@@ -46,7 +46,7 @@ def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0, *, betwee
     zero, one = np.zeros_like(base), np.ones_like(base)
     count = np.stack([one, full, middle - full, 1.0 - single])
     held = np.stack([base + first_extra, base + 1.0, base, base])
-    filled = np.clip(dense - (np.cumsum(count * held, axis=0) - count * held), 0.0, count * held)
+    filled = np.clip(dense - in_front(count * held), 0.0, count * held)
     return Stages(
         count=count,
         layers=held,
@@ -54,6 +54,20 @@ def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0, *, betwee
         heads=np.stack([single, zero, zero, one]),
         dense=held * dense / layers if between else filled / np.maximum(count, 1.0),
     )
+
+
+def summed_up(values: Array) -> Array:
+    """Sums of `values` (4, P) over the classes up to each: row by row, which is many times as quick as a cumsum."""
+    total = values.copy()
+    for row in range(1, len(total)):
+        total[row] += total[row - 1]
+    return total
+
+
+def in_front(values: Array) -> Array:
+    """Sums of `values` (4, P) over the classes in front of each."""
+    found: Array = summed_up(values) - values
+    return found
 
 
 def fullest(stage: Stages, values: Array) -> NDArray[np.intp]:

@@ -10,7 +10,8 @@ weights have neither gradients nor state; where nothing is updated there is no s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_sharers
 from cosim.mapping.schedules import PIECES, copies, live_passes
 from cosim.mapping.software import SoftwareArrays
-from cosim.mapping.stages import Stages, at_class, by_group, fullest
+from cosim.mapping.stages import Stages, at_class, by_group, fullest, in_front
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
 
@@ -34,6 +35,19 @@ class Weights:
     shared: Array = field(default_factory=lambda: array(0.0))
     routed: Array = field(default_factory=lambda: array(0.0))
     layers: Array = field(default_factory=lambda: array(0.0))
+
+
+def holdings(device: DeviceGraph) -> DeviceGraph:
+    """The ops as far as memory asks: parameters and saved tensors, every other number unknown (NaN)."""
+    none = array(np.nan)
+    matmuls = (
+        replace(op, m=none, n=none, k=none, weight_bytes=none, batch=none, distinct=none) for op in device.matmuls
+    )
+    vectors = (
+        DeviceVector(op.name, op.group, op.count, *(none,) * 5, op.parameters, op.core, op.has_scales)
+        for op in device.vectors
+    )
+    return DeviceGraph(device.phase, tuple(matmuls), (), tuple(vectors), (), device.saved)
 
 
 def training_memory(
@@ -73,8 +87,13 @@ def updated_part(device: DeviceGraph, updates: str) -> DeviceGraph:
 
 def stage_parameters(device: DeviceGraph, stage: Stages, copies: float = 1.0) -> Weights:
     """Parameters of one rank on a stage of each class (4, P); `copies` of every weight in the pipeline."""
+    return stage_weights(group_parameters(device), stage, copies)
+
+
+def stage_weights(groups: Mapping[str, Weights], stage: Stages, copies: float = 1.0) -> Weights:
+    """The same from the parameters of one run of each group."""
     shared = routed = np.zeros_like(stage.layers)
-    for group, held in group_parameters(device).items():
+    for group, held in groups.items():
         runs = copies * by_group(stage, group)
         shared, routed = shared + runs * held.shared, routed + runs * held.routed
     return Weights(shared, routed, copies * stage.layers)
@@ -113,7 +132,7 @@ def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
 
 def stages_before(stage: Stages) -> Array:
     """Stages in front of the first one of each class (4, P)."""
-    return np.cumsum(stage.count, axis=0) - stage.count
+    return in_front(stage.count)
 
 
 def group_parameters(device: DeviceGraph) -> dict[str, Weights]:

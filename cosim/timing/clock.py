@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cosim.hardware.lower import PowerArrays
 from cosim.records import Array
@@ -49,22 +48,26 @@ def sustained(load: Load, power: PowerArrays) -> Sustained:
     """The highest clock whose average power stays at the limit, by bisection where the full one does not."""
     parts = (load.rest, load.clocked, load.least, load.fixed, load.core, power.limit, power.idle, power.floor_voltage)
     shape = np.broadcast_shapes(*(part.shape for part in parts))
-    rest, clocked, least, fixed, core, limit, idle, floor = (np.broadcast_to(part, shape) for part in parts)
-    budget = limit - idle
+    every = tuple(np.broadcast_to(part, shape).reshape(-1) for part in parts)
+    full = np.ones(every[0].shape)
+    time, energy, budget = _at(full, every)
+    over = np.flatnonzero(energy > budget * time)
+    if over.size:
+        few = tuple(part[over] for part in every)
+        low, high = np.full(over.shape, LEAST_CLOCK), np.ones(over.shape)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2.0
+            time_there, energy_there, limit = _at(middle, few)
+            holds = energy_there <= limit * time_there
+            low, high = np.where(holds, middle, low), np.where(holds, high, middle)
+        full[over] = low
+        time[over], energy[over], _ = _at(low, few)
+    # Below the least clock a chip waits.
+    return Sustained(full.reshape(shape), np.maximum(time, energy / budget).reshape(shape), energy.reshape(shape))
 
-    def time(clock: Array) -> Array:
-        return rest + np.maximum(least, clocked / clock)
 
-    def energy(clock: Array) -> Array:
-        return fixed + core * (floor + (1.0 - floor) * clock) ** 2
-
-    full = np.ones(shape)
-    over: NDArray[np.bool_] = energy(full) > budget * time(full)
-    low, high = np.full(shape, LEAST_CLOCK), full
-    for _ in range(HALVINGS if np.any(over) else 0):
-        middle = (low + high) / 2.0
-        holds = energy(middle) <= budget * time(middle)
-        low, high = np.where(holds, middle, low), np.where(holds, high, middle)
-    clock = np.where(over, low, 1.0)
-    spent = energy(clock)
-    return Sustained(clock, np.maximum(time(clock), spent / budget), spent)
+def _at(clock: Array, parts: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    """Time [s], dynamic energy [J] and the budget [W] at a clock."""
+    rest, clocked, least, fixed, core, limit, idle, floor = parts
+    time = rest + np.maximum(least, clocked / clock)
+    return time, fixed + core * (floor + (1.0 - floor) * clock) ** 2, limit - idle

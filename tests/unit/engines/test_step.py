@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.engines.case import Case, Phase, device_graph, stage_classes
-from cosim.engines.step import CLASSES_OF_TIME, OpCost, StageCosts, op_costs, stage_costs, transfers
+from cosim.engines.step import (
+    CLASSES_OF_TIME,
+    OpCost,
+    StageCosts,
+    group_costs,
+    op_costs,
+    stage_costs,
+    summed,
+    transfers,
+)
 from cosim.mapping.stages import Stages
 from cosim.records import array, at
 from cosim.timing.matmul import matmul_cost
@@ -174,3 +183,13 @@ def test_a_point_has_the_same_table_alone(case_of: CaseOf, name: str) -> None:
         alone = table(at(case, index))
         np.testing.assert_allclose(alone.time[:, 0], whole.time[:, index], rtol=1e-12)
         np.testing.assert_allclose(alone.energy[:, 0], whole.energy[:, index], rtol=1e-12)
+
+
+def test_passes_of_a_group_add_up_and_no_pass_is_nothing(case_of: CaseOf) -> None:
+    case = case_of("decode", **{"scenario.batch": 8})
+    device = device_graph(case)
+    cost = group_costs(case, device, op_costs(case, device))["layer"]
+    twice, none = summed([cost, cost], cost), summed([], cost)
+    for name in (*CLASSES_OF_TIME, "energy", "clocked", "core_energy", "kernels", "time"):
+        np.testing.assert_allclose(getattr(twice, name), 2.0 * getattr(cost, name), rtol=1e-12, err_msg=name)
+        assert not np.any(getattr(none, name))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.mapping.stages import CLASSES, Stages, by_group, stages
+from cosim.mapping.stages import CLASSES, Stages, by_group, in_front, stages, summed_up
 from cosim.records import array
 
 
@@ -196,3 +196,13 @@ def test_every_second_layer_dense_on_stages_of_twelve() -> None:
     assert by_group(stage, "moe")[0, 0] == 6.0
     in_front = stages(array(48.0), array(4.0), array(24.0))
     assert in_front.dense[:, 0].tolist() == [12.0, 0.0, 6.0, 0.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3), min_size=4, max_size=4))
+def test_sums_over_classes_are_those_of_numpy_and_leave_their_input(rows: list[list[float]]) -> None:
+    values = np.array(rows)
+    kept = values.copy()
+    np.testing.assert_array_equal(summed_up(values), np.cumsum(values, axis=0))
+    np.testing.assert_array_equal(in_front(values), np.cumsum(values, axis=0) - values)
+    np.testing.assert_array_equal(values, kept)

@@ -18,9 +18,11 @@ from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
 from cosim.mapping.training import (
     group_parameters,
+    holdings,
     live_micro_batches,
     saved_bytes,
     stage_parameters,
+    stage_weights,
     stages_before,
     training_memory,
 )
@@ -257,3 +259,30 @@ def test_points_hold_what_each_holds_alone(hold: Hold) -> None:
             alone = hold(recompute=recompute, **{name: values[index] for name, values in fields.items()}).memory
             for kind in KINDS:
                 assert getattr(together, kind)[index] == pytest.approx(float(getattr(alone, kind)[0]), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gpt3-175b", "llama-3.1-70b", "mixtral-8x7b"])
+@pytest.mark.parametrize("zero", [0, 3])
+def test_memory_reads_no_more_of_the_ops_than_what_is_held(
+    hold: Hold, software_of: SoftwareOf, name: str, zero: int
+) -> None:
+    held = hold(model=name, tensor_parallel=4, pipeline_parallel=4, data_parallel=2, micro_batches=8, zero=zero)
+    lean = holdings(held.device)
+    again = training_memory(lean, held.stage, held.plan, software_of("megatron-2022"), RESERVED)
+    for kind in KINDS:
+        np.testing.assert_array_equal(getattr(again, kind), getattr(held.memory, kind), err_msg=kind)
+    assert not lean.attentions
+    assert not lean.collectives
+    assert all(np.isnan(op.m) and np.isnan(op.weight_bytes) for op in lean.matmuls)
+    assert all(np.isnan(op.read_bytes) for op in lean.vectors)
+
+
+def test_parameters_of_stages_are_those_of_their_groups(hold: Hold) -> None:
+    held = hold(tensor_parallel=8, pipeline_parallel=5)
+    found = stage_weights(group_parameters(held.device), held.stage, 2.0)
+    wanted = stage_parameters(held.device, held.stage, 2.0)
+    np.testing.assert_array_equal(found.shared, wanted.shared)
+    np.testing.assert_array_equal(found.layers, wanted.layers)
+    # Nothing but layers in the middle: twice the parameters of a layer for each.
+    layer = group_parameters(held.device)["layer"].shared
+    np.testing.assert_allclose(found.shared[1], 2.0 * held.stage.layers[1] * layer, rtol=1e-12)

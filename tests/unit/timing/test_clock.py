@@ -98,3 +98,21 @@ def test_more_bandwidth_may_lower_the_clock_but_not_the_limit() -> None:
     chip = dataclasses.replace(power(), limit=array([100.0, 400.0]))
     found = sustained(Load(*(np.array([value, value]) for value in (0.0, 1.0, 0.0, 0.0, 200.0))), chip)
     assert found.clock.tolist() == [pytest.approx(0.5), 1.0]
+
+
+@given(st.lists(st.tuples(TIME, st.floats(0.1, 10.0), ENERGY, ENERGY), min_size=1, max_size=6), st.floats(0.3, 1.0))
+def test_points_over_the_limit_leave_their_neighbours_alone(
+    rows: list[tuple[float, float, float, float]], floor: float
+) -> None:
+    rest, clocked, fixed, core = np.array(rows).T
+    chip = power(floor=floor)
+    together = sustained(Load(rest, clocked, array(0.0), fixed, core), chip)
+    for index, (own_rest, own_clocked, own_fixed, own_core) in enumerate(rows):
+        alone = ran(load(own_rest, own_clocked, 0.0, own_fixed, own_core), chip)
+        assert (together.clock[index], together.time[index], together.energy[index]) == alone
+
+
+def test_one_point_without_an_axis_has_none_after() -> None:
+    found = sustained(Load(array(0.0), array(1.0), array(0.0), array(150.0), array(50.0)), power())
+    assert found.clock.shape == found.time.shape == found.energy.shape == ()
+    assert float(found.clock) < 1.0

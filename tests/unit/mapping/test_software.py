@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ from cosim.records import leaves
 
 SHIPPED = sorted(library.names("software"))
 NUMBERS = ("gradient_bytes", "reduced_bytes", "optimizer_bytes", "host_kernel", "host_step")
+UNSAID = {
+    "host_collective": None,
+    "host_exchange": 0.0,
+    "shard_copy": math.inf,
+    "attention_per_core": math.inf,
+    "matmul_rate": 1.0,
+    "vector_rate": 1.0,
+    "collective_rate": 1.0,
+    "exchange_rate": 1.0,
+}
+"""What may be left out, and what it then is; None: as `host_kernel`."""
 OWN = """\
 base: megatron
 name: own
@@ -27,6 +39,15 @@ def written(folder: Path, text: str) -> str:
     path = folder / "own.yaml"
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def said(software: Software, field: str, neutral: float | None) -> float:
+    """The number that a file gives, or what stands for none."""
+    rate = field.removesuffix("_rate")
+    datum = getattr(software.rates, rate) if rate != field else getattr(software, field)
+    if datum is not None:
+        return float(datum.si)
+    return software.host_kernel.si if neutral is None else neutral
 
 
 def changed(software: Software) -> dict[str, object]:
@@ -61,7 +82,10 @@ def test_lowering_keeps_every_choice_and_turns_numbers_to_si(name: str) -> None:
     for field in ("fused_accumulation", "tensor_overlap", "gradient_overlap"):
         assert getattr(arrays, field) == getattr(software, field)
     assert all(leaf.shape == () for leaf in leaves(arrays))
-    assert len(list(leaves(arrays))) == len(NUMBERS)
+    # What a stack does not say is as the chip does it.
+    assert len(list(leaves(arrays))) == len(NUMBERS) + len(UNSAID)
+    for field, neutral in UNSAID.items():
+        assert float(getattr(arrays, field)) == said(software, field, neutral)
 
 
 def test_the_software_of_the_papers_keeps_16_bytes_a_parameter_with_its_weight_and_that_of_today_18() -> None:
@@ -70,8 +94,10 @@ def test_the_software_of_the_papers_keeps_16_bytes_a_parameter_with_its_weight_a
         assert 2.0 + float(arrays.gradient_bytes + arrays.optimizer_bytes) == total
 
 
-def test_the_release_of_2023_differs_from_2022_by_its_name_alone() -> None:
-    assert changed(load_software("megatron-2023")) == changed(load_software("megatron-2022"))
+def test_the_release_of_2023_differs_from_2022_by_its_name_and_by_a_rate_of_its_own() -> None:
+    new, old = changed(load_software("megatron-2023")), changed(load_software("megatron-2022"))
+    assert {name for name in new if new[name] != old[name]} == {"sources", "rates"}
+    assert float(lower_software(load_software("megatron-2022")).vector_rate) == 1.0
 
 
 def test_a_file_of_ones_own_over_a_shipped_base(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import array, map_leaves
 from cosim.timing.cost import KernelCost
-from cosim.timing.energy import core_energy, kernel_energy, link_energy
+from cosim.timing.energy import core_energy, kernel_energy, link_energy, step_energy
 
 
 def kernel(flop: float, dram: float, cache: float) -> KernelCost:
@@ -84,3 +84,15 @@ def test_what_follows_the_voltage_is_all_but_dram(flop: float, dram: float, cach
     whole, core = float(kernel_energy(cost, chip, "bf16")), float(core_energy(cost, chip, "bf16"))
     assert 0.0 <= core <= whole
     assert whole - core == pytest.approx(dram * float(chip.power.energy_per_byte["dram"]), abs=whole * 1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(COUNTS, COUNTS, COUNTS, st.floats(1.0, 3.0))
+def test_a_step_draws_more_by_the_cores_alone(
+    h100: ChipArrays, flop: float, dram: float, cache: float, more: float
+) -> None:
+    chip = dataclasses.replace(h100, power=dataclasses.replace(h100.power, real_data=array(more)))
+    whole, core = (float(each) for each in step_energy(kernel(flop, dram, cache), chip, "bf16"))
+    alone = float(core_energy(kernel(flop, dram, cache), chip, "bf16"))
+    assert core == pytest.approx(more * alone)
+    assert whole - core == pytest.approx(dram * float(chip.power.energy_per_byte["dram"]), abs=1e-12 * (1.0 + whole))

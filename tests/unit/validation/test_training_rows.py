@@ -117,7 +117,11 @@ def test_the_rest_of_a_slice_is_no_more_than_a_node_has() -> None:
         ("maxtext", {"micro_batch": "", "tp": "", "pp": ""}, 4, False),
         ("torchtitan", {"micro_batch": ""}, 1, False),
         ("nemo", {"micro_batch": ""}, None, True),
-        ("nemo", {}, 2, False),
+        ("nemo", {}, 2, True),
+        ("nemo", {"virtual_pp": 2}, 2, False),
+        ("nemo", {"pp": 1, "num_accelerators": 8}, 2, False),
+        ("nemo", {"virtual_pp": 2, "experts": 8}, 2, True),
+        ("nemo", {"virtual_pp": 2, "experts": 8, "ep": 4}, 2, False),
         ("pytorch-eager", {"micro_batch": "", "num_accelerators": 8}, 256, False),
     ],
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from cosim.dtypes import TRAINING_PRECISIONS, Dtype
 from cosim.errors import SpecError, nearest
 from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, parse_asked
-from cosim.explore.strategy_space import Asked
-from cosim.mapping.plan import SCHEDULES, ContextExchange, Recompute, ScheduleName
+from cosim.explore.strategy_space import EXCHANGES, Asked
+from cosim.mapping.plan import RECOMPUTES, SCHEDULES, ContextExchange, Recompute, ScheduleName
 from cosim.schema import Frozen
 
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -18,47 +19,78 @@ DEFAULT_ROWS = 200_000
 
 
 def listed(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
-    """A single value stands for a list of one."""
-    return raw if isinstance(raw, list | tuple) or raw in (None, "all") else [raw]
+    """A single value stands for a list of one; `all` is None, as what is left out."""
+    if raw in (None, "all"):
+        return None
+    return raw if isinstance(raw, list | tuple) else [raw]
 
 
 def _switches(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
     """`on` and `off` as flags."""
     words = {"on": True, "off": False}
-    known = listed(raw)
-    return known if known == "all" else [words.get(each, each) if isinstance(each, str) else each for each in known]
+    return _each(raw, lambda word: words.get(word, word) if isinstance(word, str) else word)
 
 
-def _known_schedules(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
-    """The names, checked. Raises SpecError for one that no schedule has."""
-    known = listed(raw)
-    for name in () if known == "all" else known:
-        if isinstance(name, str) and name not in SCHEDULES:
-            raise SpecError("no schedule has this name", value=name, hint=nearest(name, SCHEDULES))
-    return known
+def _among(known: tuple[str, ...]) -> Callable[[object], Any]:
+    """What refuses a word that is none of these, with the nearest."""
+
+    def checked(word: object) -> object:
+        if not isinstance(word, str) or word not in known:
+            raise SpecError("is none of the names", value=word, hint=nearest(str(word), known))
+        return word
+
+    return lambda raw: _each(raw, checked)
 
 
-Degrees = Annotated[Literal["all"] | tuple[Whole, ...], BeforeValidator(listed)]
-Stage = Annotated[int, Field(ge=0, le=3)]
+def _each(raw: object, change: Callable[[Any], object]) -> Any:  # noqa: ANN401  # whatever the file holds
+    values = listed(raw)
+    return None if values is None else [change(value) for value in values]
+
+
+def _one_or_more(item: dict[str, Any], every: str | None = "all") -> WithJsonSchema:
+    """JSON Schema of one value, a list, or `all`."""
+    words: list[dict[str, Any]] = [] if every is None else [{"const": every}]
+    return WithJsonSchema({"anyOf": [*words, item, {"type": "array", "items": item, "minItems": 1}]})
+
+
+WHOLE = {"type": "integer", "minimum": 1}
+Degrees = Annotated[tuple[Whole, ...] | None, BeforeValidator(listed), _one_or_more(WHOLE)]
+Stages = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=3)], ...] | None,
+    BeforeValidator(listed),
+    _one_or_more({"type": "integer", "minimum": 0, "maximum": 3}),
+]
+Schedules = Annotated[
+    tuple[ScheduleName, ...] | None, BeforeValidator(_among(SCHEDULES)), _one_or_more({"enum": list(SCHEDULES)})
+]
+Recomputes = Annotated[
+    tuple[Recompute, ...] | None, BeforeValidator(_among(RECOMPUTES)), _one_or_more({"enum": list(RECOMPUTES)})
+]
+Switches = Annotated[
+    tuple[bool, ...] | None, BeforeValidator(_switches), _one_or_more({"enum": ["on", "off", True, False]})
+]
+Exchanges = Annotated[
+    tuple[ContextExchange, ...] | None, BeforeValidator(_among(EXCHANGES)), _one_or_more({"enum": list(EXCHANGES)})
+]
 
 
 class Space(Frozen):
     """Values of each dimension that are tried: `all` that are legal, one, or a list."""
 
-    tensor: Degrees = "all"
-    pipeline: Degrees = "all"
-    data: Degrees = "all"
+    tensor: Degrees = None
+    pipeline: Degrees = None
+    data: Degrees = None
     """Follows from the chips and the other degrees; listed, it keeps only these."""
-    context: Degrees = "all"
-    expert: Degrees = "all"
-    micro_batch: Degrees = "all"
-    virtual_pipeline: Degrees = "all"
-    schedule: Annotated[Literal["all"] | tuple[ScheduleName, ...], BeforeValidator(_known_schedules)] = "all"
-    zero: Annotated[Literal["all"] | tuple[Stage, ...], BeforeValidator(listed)] = "all"
-    recompute: Annotated[Literal["all"] | tuple[Recompute, ...], BeforeValidator(listed)] = "all"
-    sequence_parallel: Annotated[Literal["all"] | tuple[bool, ...], BeforeValidator(_switches)] = "all"
+    context: Degrees = None
+    expert: Degrees = None
+    micro_batch: Degrees = None
+    virtual_pipeline: Degrees = None
+    schedule: Schedules = None
+    zero: Stages = None
+    recompute: Recomputes = None
+    sequence_parallel: Switches = None
     """on, off."""
-    context_exchange: Annotated[Literal["all"] | tuple[ContextExchange, ...], BeforeValidator(listed)] = "all"
+    context_exchange: Exchanges = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Space:
@@ -69,8 +101,7 @@ class Space(Frozen):
 
     def asked(self) -> Asked:
         """The same as the enumeration takes it."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        return Asked(**{name: None if value == "all" else value for name, value in given.items()})
+        return Asked(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class Finish(Frozen):
@@ -119,7 +150,7 @@ class StrategySearch(Frozen):
     kind: Literal["search"]
     question: str
     system: str
-    nodes: Annotated[tuple[Whole, ...] | None, BeforeValidator(listed)] = None
+    nodes: Annotated[tuple[Whole, ...] | None, BeforeValidator(listed), _one_or_more(WHOLE, None)] = None
     """Nodes that are tried, one number or several; None: as the system has."""
     workload: str
     phase: Literal["train"] = "train"
@@ -127,12 +158,20 @@ class StrategySearch(Frozen):
     """Paths below `scenario`: global_batch, context."""
     software: str = "megatron"
     """Training software of the library, or a file."""
-    precision: Annotated[tuple[Dtype, ...] | None, BeforeValidator(listed)] = None
+    precision: Annotated[
+        tuple[Dtype, ...] | None, BeforeValidator(listed), _one_or_more({"enum": list(TRAINING_PRECISIONS)}, None)
+    ] = None
     """One format or several; None: 16 bits."""
     plan: dict[str, Any] = {}
     """Paths below `plan` that all strategies share and that are no dimension of the space: shard, algorithm."""
     space: Space = Space()
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1), BeforeValidator(_objectives)]
+    objectives: Annotated[
+        tuple[Objective, ...],
+        Field(min_length=1),
+        BeforeValidator(_objectives),
+        _one_or_more({"anyOf": [{"enum": list(KNOWN)}, {"type": "object"}]}, None),
+    ]
+    """Columns, `minimise: COLUMN`, `maximise: COLUMN`, or `finish: {tokens, days}`."""
     constraints: tuple[str, ...] = ()
     """On numbers of the result: "memory_bytes.total <= 72 GB"."""
     rows: Annotated[int, Field(ge=1, le=20_000_000)] = DEFAULT_ROWS

@@ -25,6 +25,7 @@ from cosim.explore.strategy_space import (
     grounded,
     legal_table,
     size_of,
+    usual_limit,
     values_on,
 )
 from cosim.explore.train import training_dtype
@@ -32,6 +33,7 @@ from cosim.hardware.load import described, read_system
 from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
+from cosim.mapping.legal import CODES, LIMITS
 from cosim.mapping.software import SoftwareArrays, load_software, lower_software
 from cosim.mapping.widths import one_format
 from cosim.overrides import Varied, vary
@@ -89,7 +91,10 @@ def searched_inputs(
     size = sum(size_of(values[nodes], grounds[nodes]) for nodes, _ in bases)
     try:
         cells = _cells(bases, grounds, values)
-        _any_legal(cells, size, study)
+        if not cells:
+            nodes, dtype = next(iter(bases))
+            limit = usual_limit(values[nodes], grounds[nodes], bases[nodes, dtype].plan, bases[nodes, dtype].scenario)
+            raise _none_legal(study, size, limit)
     except SpecError as error:
         raise at_line(error, document, "space") from None
     inputs = SearchInputs(
@@ -200,14 +205,13 @@ def _cells(
     return tuple(found)
 
 
-def _any_legal(cells: tuple[Cell, ...], size: int, study: StrategySearch) -> None:
-    """Refuses a space without a legal strategy."""
-    if cells:
-        return
-    fixed = [name for name in Space.model_fields if getattr(study.space, name) != "all"]
+def _none_legal(study: StrategySearch, size: int, limit: str) -> SpecError:
+    """The error for a space without a legal strategy."""
+    fixed = [name for name in Space.model_fields if getattr(study.space, name) is not None]
     listed = ", ".join(f"{name} {_words(getattr(study.space, name))}" for name in fixed) or "nothing"
-    hint = f"of {size:,} combinations none divides chips, model and global batch; listed: {listed}"
-    raise SpecError("holds no legal strategy", field="space", hint=hint)
+    says = f": {LIMITS[CODES[limit]].hint}"
+    hint = f"most of {size:,} combinations break {limit}{says}; listed: {listed}"
+    return SpecError("holds no legal strategy", field="space", hint=hint)
 
 
 def _words(values: tuple[object, ...]) -> str:

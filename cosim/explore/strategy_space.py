@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosim.mapping.legal import divisibility, divisors
+from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
 from cosim.mapping.plan import RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import PIECES
 from cosim.records import Array, array, map_leaves
@@ -186,6 +186,20 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
 
 
+def usual_limit(values: Values, ground: Ground, base: PlanArrays, scenario: ScenarioArrays) -> str:
+    """The limit that most combinations of a space without a legal one break first; "chips" where no degrees multiply.
+
+    Of a large space the least pieces, ZeRO stage and recompute stand for all.
+    """
+    table = _crossed(_degrees(values, ground), "micro_batch", values.micro_batch)
+    table = _crossed(_crossed(table, "expert", values.expert), "virtual", values.virtual)
+    table = _crossed(_crossed(table, "zero", values.zero[:1]), "recompute", values.recompute[:1])
+    if not len(table["tensor"]):
+        return "chips"
+    codes = _verdict(table, ground, choices_of(values)[0], base, scenario).code
+    return LIMITS[int(np.bincount(codes.ravel())[1:].argmax()) + 1].name
+
+
 def plan_of(table: Table, choices: Choices, base: PlanArrays) -> PlanArrays:
     """The strategies of a cell as a plan; micro-batches follow from the global batch, formats from `base`."""
     chosen = replace(
@@ -239,9 +253,13 @@ def _legal(
     table: Table, ground: Ground, choices: Choices, base: PlanArrays, scenario: ScenarioArrays
 ) -> NDArray[np.bool_]:
     """Rows that break no limit of the engines that needs no cost."""
-    rows = len(table["tensor"])
+    code = _verdict(table, ground, choices, base, scenario).code
+    found: NDArray[np.bool_] = np.broadcast_to(code == 0, (len(table["tensor"]),))
+    return found
+
+
+def _verdict(table: Table, ground: Ground, choices: Choices, base: PlanArrays, scenario: ScenarioArrays) -> Verdict:
+    """Limits of the engines that need no cost, at each row."""
     plan = plan_of(table, choices, base)
     plan = replace(plan, micro_batches=ground.batch / (plan.data * plan.micro_batch))
-    verdict = divisibility(plan, scenario, ground.model, array(ground.chips), "train")
-    found: NDArray[np.bool_] = np.broadcast_to(verdict.code == 0, (rows,))
-    return found
+    return divisibility(plan, scenario, ground.model, array(ground.chips), "train")

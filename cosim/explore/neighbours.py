@@ -34,8 +34,8 @@ KINDS = ("sequence_parallel", "schedule", "context_exchange", "dtype")
 """Dimensions of which every other value is a neighbour."""
 SHOWN = {"virtual": "virtual_pipeline", "dtype": "precision"}
 """Names of dimensions as files have them, where the engines' are others."""
-GIVES = {"tensor": "pipeline", "pipeline": "tensor", "context": "pipeline"}
-"""Degree that gives way where one grows and data, which is 1, cannot."""
+GIVES = {"tensor": "pipeline", "pipeline": "tensor", "context": "pipeline", "nodes": "pipeline"}
+"""Degree that gives way where one grows, or chips become fewer, and data is too small to."""
 PARTS_TOLD = 3
 SAME = 1e-9
 

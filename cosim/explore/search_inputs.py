@@ -24,8 +24,8 @@ from cosim.explore.strategy_space import (
     choices_of,
     grounded,
     legal_table,
+    nearest_limit,
     size_of,
-    usual_limit,
     values_on,
 )
 from cosim.explore.train import training_dtype
@@ -93,7 +93,7 @@ def searched_inputs(
         cells = _cells(bases, grounds, values)
         if not cells:
             nodes, dtype = next(iter(bases))
-            limit = usual_limit(values[nodes], grounds[nodes], bases[nodes, dtype].plan, bases[nodes, dtype].scenario)
+            limit = nearest_limit(values[nodes], grounds[nodes], bases[nodes, dtype].plan, bases[nodes, dtype].scenario)
             raise _none_legal(study, size, limit)
     except SpecError as error:
         raise at_line(error, document, "space") from None
@@ -210,7 +210,7 @@ def _none_legal(study: StrategySearch, size: int, limit: str) -> SpecError:
     fixed = [name for name in Space.model_fields if getattr(study.space, name) is not None]
     listed = ", ".join(f"{name} {_words(getattr(study.space, name))}" for name in fixed) or "nothing"
     says = f": {LIMITS[CODES[limit]].hint}"
-    hint = f"most of {size:,} combinations break {limit}{says}; listed: {listed}"
+    hint = f"of {size:,} combinations those that come furthest break {limit}{says}; listed: {listed}"
     return SpecError("holds no legal strategy", field="space", hint=hint)
 
 

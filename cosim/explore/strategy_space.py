@@ -186,8 +186,8 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
 
 
-def usual_limit(values: Values, ground: Ground, base: PlanArrays, scenario: ScenarioArrays) -> str:
-    """The limit that most combinations of a space without a legal one break first; "chips" where no degrees multiply.
+def nearest_limit(values: Values, ground: Ground, base: PlanArrays, scenario: ScenarioArrays) -> str:
+    """The limit that stops those combinations that come furthest; "chips" where no degrees multiply to these.
 
     Of a large space the least pieces, ZeRO stage and recompute stand for all.
     """
@@ -197,7 +197,7 @@ def usual_limit(values: Values, ground: Ground, base: PlanArrays, scenario: Scen
     if not len(table["tensor"]):
         return "chips"
     codes = _verdict(table, ground, choices_of(values)[0], base, scenario).code
-    return LIMITS[int(np.bincount(codes.ravel())[1:].argmax()) + 1].name
+    return LIMITS[int(np.max(codes))].name
 
 
 def plan_of(table: Table, choices: Choices, base: PlanArrays) -> PlanArrays:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cosim
+from cosim.explore.estimate import Estimate
 from cosim.explore.metrics import metric_names
 from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, OWN, Date, Goal, days_of, money_of, numbers_of, parse_asked
 
@@ -19,12 +20,12 @@ BATCH = {"global_batch": 128, "context": 2048}
 
 
 @pytest.fixture(scope="module")
-def found() -> cosim.api.Estimate:  # type: ignore[name-defined]  # what estimate_training returns
+def found() -> Estimate:
     system = cosim.system("dgx-a100", nodes=4)
     return cosim.estimate_training(system, cosim.workload("llama-3.1-70b"), PLAN, **BATCH)
 
 
-def test_dollars_are_chips_over_their_life_and_energy(found: cosim.api.Estimate) -> None:  # type: ignore[name-defined]
+def test_dollars_are_chips_over_their_life_and_energy(found: Estimate) -> None:
     spec = cosim.system("dgx-a100").spec
     money = money_of(spec)
     numbers = numbers_of(OWN, found.case, found.result, found.die, money)
@@ -39,7 +40,7 @@ def test_dollars_are_chips_over_their_life_and_energy(found: cosim.api.Estimate)
     assert np.all(numbers["nodes"] == 4.0)
 
 
-def test_a_chip_without_a_price_has_no_dollars(found: cosim.api.Estimate) -> None:  # type: ignore[name-defined]
+def test_a_chip_without_a_price_has_no_dollars(found: Estimate) -> None:
     money = money_of(cosim.system("mi210-4gpu").spec)
     assert math.isnan(money.usd_per_chip_s) or money.usd_per_chip_s > 0
     unpriced = type(money)(math.nan, money.usd_per_j)
@@ -48,7 +49,7 @@ def test_a_chip_without_a_price_has_no_dollars(found: cosim.api.Estimate) -> Non
     )
 
 
-def test_days_are_steps_times_the_step_over_goodput(found: cosim.api.Estimate) -> None:  # type: ignore[name-defined]
+def test_days_are_steps_times_the_step_over_goodput(found: Estimate) -> None:
     days = days_of(Date(128 * 2048 * 1000.0, 10.0, 0.5), found.result)
     feasible = found.result.feasible
     assert days[feasible] == pytest.approx(2.0 * 1000.0 * found.result.time[feasible] / 86400.0)

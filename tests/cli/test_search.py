@@ -96,12 +96,12 @@ def test_a_report_is_made_again(call: Call, mine: Path) -> None:
         (
             "micro_batch: 1",
             "micro_batc: 1",
-            "mine.yaml:7: space.micro_batc: unknown field (got 1); nearest: micro_batch",
+            "mine.yaml:7: space.micro_batc: unknown field (got 1); nearest: micro",
         ),
         (
             "[time_s,",
             "[time,",
-            "mine.yaml:8: objectives.0.minimise: names no number of a result (got 'time'); nearest:",
+            "mine.yaml:8: objectives.0.minimise: names no number of a result (got 'time');",
         ),
         ("76 GB", "76 s", "mine.yaml:9: constraints.0: wrong unit"),
         ("context: [1, 2]", "tensor: 5", "mine.yaml:7: space: holds no legal strategy"),
@@ -122,9 +122,7 @@ def test_the_schema_and_the_list_know_it(call: Call) -> None:
     assert code == 0
     assert "space" in json.loads(out)["properties"]
     code, out, _ = call("list", "experiments", "--json", "-")
-    assert {"strategy-search": "search"}.items() <= {
-        each["name"]: each["kind"] for each in json.loads(out)
-    }.items() or ("strategy-search" in out)
+    assert "strategy-search" in {each["name"] for each in json.loads(out)}
     code, out, _ = call("show", "strategy-search")
     assert (code, "GPT-3 175B" in out) == (0, True)
 
@@ -136,4 +134,4 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(call: Call) -> Non
     assert (code, out) == (2, "")
     assert err.startswith("does not fit: memory: tensor 8 x pipeline 4 x data 2")
     assert "; the nearest strategy that fits is tensor " in err
-    assert "recompute" in err.rpartition("bf16: ")[2] or "tensor" in err.rpartition("bf16: ")[2]
+    assert " to " in err.rpartition("bf16: ")[2]

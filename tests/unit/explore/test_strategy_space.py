@@ -138,7 +138,7 @@ def tried(ground: Ground, values: Values) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.sampled_from(["llama-3.1-8b", "mixtral-8x7b"]),
     st.sampled_from([2, 4, 6, 8]),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cosim.explore.difference import Difference
     from cosim.explore.goodput import Goodput
     from cosim.explore.run import Progress
+    from cosim.explore.search_run import SearchResult
 
 Strategy = Plan
 """A parallel plan: Strategy(tensor_parallel=8, dtype=\"fp8\")."""
@@ -247,6 +248,46 @@ def sweep(space: Changes, *, progress: Progress | None = None) -> pa.Table:
     from cosim.explore.sweep_run import sweep_table
 
     return sweep_table(space, progress or (lambda _done, _of, _what: None))
+
+
+def search(
+    system: SystemHandle,
+    workload: WorkloadHandle,
+    objectives: Sequence[str | Changes] | str = ("time_s",),
+    constraints: Sequence[str] = (),
+    space: Changes | None = None,
+    *,
+    nodes: int | Sequence[int] | None = None,
+    precision: str | Sequence[str] | None = None,
+    software: str = "megatron",
+    plan: Changes | None = None,
+    rows: int | None = None,
+    progress: Progress | None = None,
+    **scenario: Any,  # noqa: ANN401  # numbers and names, checked where they are read
+) -> SearchResult:
+    """Every legal training strategy of a workload on a system: the best, the front, why each neighbour is worse.
+
+    `objectives`: columns ("time_s"), {"minimise": column}, {"maximise": column}, or {"finish": {"tokens": 15e12,
+    "days": 60}} for the fewest chips of the `nodes` that are tried. `constraints`: "memory_bytes.total <= 72 GB".
+    `space`: values of a dimension, one, a list or "all" (see `cosim schema search`). `scenario`: global_batch, context.
+    In this process, nothing is written. Raises SpecError.
+    """
+    from cosim.explore.search_run import search_record
+
+    asked: dict[str, Any] = {
+        "system": system.spec.name,
+        "workload": workload.spec.name,
+        "objectives": objectives,
+        "constraints": list(constraints),
+        "space": dict(space or {}),
+        "nodes": nodes if nodes is None or isinstance(nodes, int) else list(nodes),
+        "precision": precision if precision is None or isinstance(precision, str) else list(precision),
+        "software": software,
+        "plan": _below(plan or {}, "plan"),
+        "scenario": scenario,
+    }
+    asked |= {} if rows is None else {"rows": rows}
+    return search_record(asked, system.varied, workload.varied, progress or (lambda _done, _of, _what: None))
 
 
 def run(name: str, out: str | Path | None = None, *, changes: Changes | None = None, resume: bool = False) -> Path:

@@ -15,6 +15,7 @@ from cosim.explore.assumptions import data_of, derived_of, model_facts
 from cosim.explore.die import die_facts
 from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.network import network_rows
+from cosim.explore.search_file import StrategySearch
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
@@ -53,6 +54,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "compare": Compare,
     "train": Train,
     "sweep": Sweep,
+    "search": StrategySearch,
 }
 
 _PLAIN: dict[str, Callable[[str], Software | Technology | Reliability | KernelLibrary | CollectiveLibrary]] = {

@@ -42,18 +42,18 @@ class Constraint:
         return np.where(over == 0.0, np.finfo(np.float64).tiny, over) if self.strict else over
 
 
-def parse_constraints(texts: Iterable[str]) -> tuple[Constraint, ...]:
-    """Constraints from their texts. Raises SpecError naming the text."""
-    return tuple(_parse(text, f"constraints.{index}") for index, text in enumerate(texts))
+def parse_constraints(texts: Iterable[str], more: Iterable[str] = ()) -> tuple[Constraint, ...]:
+    """Constraints from their texts, on numbers of a result or `more` columns. Raises SpecError naming the text."""
+    known = [*metric_names(), *more]
+    return tuple(_parse(text, f"constraints.{index}", known) for index, text in enumerate(texts))
 
 
-def _parse(text: str, field: str) -> Constraint:
+def _parse(text: str, field: str, known: list[str]) -> Constraint:
     found = _FORM.fullmatch(text)
     if found is None:
         hint = "write for example 'area_mm2 <= 858' or 'time_s <= 50 ms'"
         raise SpecError("is not COLUMN <= VALUE or COLUMN >= VALUE", field=field, value=text, hint=hint)
     column, relation, value = found.groups()
-    known = metric_names()
     if column not in known:
         raise SpecError("names no number of a result", field=field, value=column, hint=nearest(column, known))
     try:

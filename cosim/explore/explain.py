@@ -9,6 +9,7 @@ import numpy as np
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case
 from cosim.errors import InfeasibleError
+from cosim.explore.fits import MORE_NODES, nearest_fit
 from cosim.explore.space import candidates_at, on_nodes, searched
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.memory import KINDS
@@ -60,7 +61,7 @@ def _what_fits(case: Case, index: int) -> str:
     """The smallest thing that fits: a plan on this system, on more nodes, or the largest batch."""
     point = at(case, index)
     if case.phase == "train":
-        return _training_hint(point.plan)
+        return _what_trains(point)
     scalars = map_leaves(point, lambda leaf: leaf.reshape(()))
     batch = int(scalars.scenario.batch)
     # What fits is asked of memory alone: a limit on time is another question.
@@ -78,6 +79,17 @@ def _what_fits(case: Case, index: int) -> str:
             best = int(np.nanargmin(result.time))
             return f"it fits with {plan_text(trial, best)} on {int(system.chips)} chips (system.nodes={nodes})"
     return f"it does not fit on {MOST_NODES} nodes: use a smaller batch or context, or a narrower format"
+
+
+def _what_trains(point: Case) -> str:
+    """The nearest strategy that fits, by what it changes; where none is known, what takes less memory."""
+    found = nearest_fit(point)
+    if found is None:
+        return f"nothing is known to fit, on {MORE_NODES[-1]} times as many nodes neither; {_training_hint(point.plan)}"
+    chips = int(np.max(found.case.system.chips))
+    more = f" on {chips:,} chips (system.nodes={found.nodes})" if chips > float(np.max(point.system.chips)) else ""
+    changed = f": {', '.join(found.changed)}" if found.changed else ""
+    return f"the nearest strategy that fits is {plan_text(found.case, 0)}{more}{changed}"
 
 
 def _training_hint(plan: PlanArrays) -> str:

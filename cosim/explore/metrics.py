@@ -41,6 +41,9 @@ UNITS: dict[str, str] = {
     "tokens_per_j_facility": "token/J",
     "area_mm2": "mm2",
     "tdp_w": "W",
+    "usd_per_token": "USD",
+    "energy_per_token_j": "J",
+    "days": "d",
 }
 
 

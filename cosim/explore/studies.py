@@ -8,6 +8,8 @@ from typing import Any
 
 from cosim.explore.experiment import load_study
 from cosim.explore.run import Progress, run_study
+from cosim.explore.search_file import StrategySearch
+from cosim.explore.search_run import run_search
 from cosim.explore.sweep_file import Sweep
 from cosim.explore.sweep_run import run_sweep
 
@@ -29,4 +31,6 @@ def run_experiment(
     study = load_study(name)
     if isinstance(study.experiment, Sweep):
         return run_sweep(study, out, overrides=overrides, resume=resume, progress=progress, report=report, jobs=jobs)
+    if isinstance(study.experiment, StrategySearch):
+        return run_search(study, out, overrides=overrides, resume=resume, progress=progress, report=report)
     return run_study(name, out, overrides=overrides, resume=resume, progress=progress, report=report)

@@ -31,6 +31,10 @@ def report_run(folder: Path) -> Path:
             from cosim.report.sweep_page import make_sweep_report
 
             return make_sweep_report(folder, run)
+        if run["kind"] == "search":
+            from cosim.report.search_page import make_search_report
+
+            return make_search_report(folder, run)
         return make_report(folder, run)
     except OSError as error:
         reason = error.strerror or type(error).__name__

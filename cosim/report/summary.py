@@ -14,4 +14,8 @@ def summary(run: dict[str, Any]) -> tuple[str, list[str]]:
 
         line = f"{run['designs']:,} designs, {run['feasible_points']:,} of {run['points']:,} points feasible"
         return line, [sentence(run, case) for case in run["cases"]]
+    if run["kind"] == "search":
+        from cosim.report.search_page import headline, sentences
+
+        return headline(run), sentences(run)
     return bottom_line(run), verdict(run)

@@ -303,7 +303,7 @@ def test_what_is_asked_wrongly_is_one_message(
 @pytest.mark.parametrize(
     ("settings", "limit", "said"),
     [
-        (("plan.data_parallel=8",), "memory", "plan.zero=1 or 3 or plan.recompute=full"),
+        (("plan.data_parallel=8",), "memory", "; the nearest strategy that fits is tensor "),
         (("workload.layers=3000",), "memory", "use more nodes (system.nodes), more tensor or pipeline parallelism"),
         (("plan.tensor_parallel=3",), "tensor_parallel", "must divide heads"),
         (("plan.pipeline_parallel=4", "plan.virtual_pipeline=3"), "virtual_pipeline", "stages x pieces must divide"),

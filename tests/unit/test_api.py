@@ -17,7 +17,7 @@ from cosim.hardware.lower import lower_system
 
 NAMES = {
     "CosimError", "InfeasibleError", "SimulationError", "SpecError", "Strategy", "__version__", "chip", "diff",
-    "estimate_decode", "estimate_prefill", "estimate_training", "run",
+    "estimate_decode", "estimate_prefill", "estimate_training", "run", "search",
     "simulate_collective", "simulate_goodput", "simulate_training", "sweep", "system",
     "validate", "workload",
 }  # fmt: skip
@@ -268,7 +268,7 @@ def test_training_refuses_keywords_of_serving_and_serving_those_of_training() ->
 
 
 def test_training_that_does_not_fit_is_an_error_that_a_script_can_catch() -> None:
-    with pytest.raises(cosim.InfeasibleError, match=r"use more nodes \(system\.nodes\)") as caught:
+    with pytest.raises(cosim.InfeasibleError, match=r"nearest strategy that fits is .*\(system\.nodes=16\)") as caught:
         cosim.estimate_training(cosim.system("dgx-h100"), cosim.workload("llama-3.1-405b"), global_batch=8)
     assert caught.value.limit == "memory"
 

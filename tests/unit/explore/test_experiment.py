@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cosim import library
 from cosim.errors import SpecError
 from cosim.explore.experiment import Compare, Train, load_study
+from cosim.explore.search_file import StrategySearch
 from cosim.explore.sweep_file import Sweep
 
 
@@ -33,6 +34,11 @@ def test_every_shipped_experiment_reads_and_names_known_systems_and_workload(nam
     if isinstance(study.experiment, Sweep):
         assert set(study.experiment.system) <= set(library.names("systems"))
         assert {case.workload for case in study.experiment.cases} <= set(library.names("workloads"))
+        return
+    if isinstance(study.experiment, StrategySearch):
+        assert study.experiment.system in library.names("systems")
+        assert study.experiment.workload in library.names("workloads")
+        assert study.experiment.software in library.names("software")
         return
     assert set(study.experiment.systems) <= set(library.names("systems"))
     assert study.serving is None or set(study.serving.workload) <= set(library.names("workloads"))

@@ -1,0 +1,218 @@
+"""The file of a search: system, workload and batch, which strategies are tried, what is best, what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from cosim.dtypes import TRAINING_PRECISIONS, Dtype
+from cosim.errors import SpecError, nearest
+from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, parse_asked
+from cosim.explore.strategy_space import EXCHANGES, Asked
+from cosim.mapping.plan import RECOMPUTES, SCHEDULES, ContextExchange, Recompute, ScheduleName
+from cosim.schema import Frozen
+
+Whole = Annotated[int, Field(ge=1, le=1_000_000)]
+DEFAULT_ROWS = 200_000
+
+
+def listed(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
+    """A single value stands for a list of one; `all` is None, as what is left out."""
+    if raw in (None, "all"):
+        return None
+    return raw if isinstance(raw, list | tuple) else [raw]
+
+
+def _switches(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
+    """`on` and `off` as flags."""
+    words = {"on": True, "off": False}
+    return _each(raw, lambda word: words.get(word, word) if isinstance(word, str) else word)
+
+
+def _among(known: tuple[str, ...]) -> Callable[[object], Any]:
+    """What refuses a word that is none of these, with the nearest."""
+
+    def checked(word: object) -> object:
+        if not isinstance(word, str) or word not in known:
+            raise SpecError("is none of the names", value=word, hint=nearest(str(word), known))
+        return word
+
+    return lambda raw: _each(raw, checked)
+
+
+def _each(raw: object, change: Callable[[Any], object]) -> Any:  # noqa: ANN401  # whatever the file holds
+    values = listed(raw)
+    return None if values is None else [change(value) for value in values]
+
+
+def _one_or_more(item: dict[str, Any], every: str | None = "all") -> WithJsonSchema:
+    """JSON Schema of one value, a list, or `all`."""
+    words: list[dict[str, Any]] = [] if every is None else [{"const": every}]
+    return WithJsonSchema({"anyOf": [*words, item, {"type": "array", "items": item, "minItems": 1}]})
+
+
+WHOLE = {"type": "integer", "minimum": 1}
+Degrees = Annotated[tuple[Whole, ...] | None, BeforeValidator(listed), _one_or_more(WHOLE)]
+Stages = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=3)], ...] | None,
+    BeforeValidator(listed),
+    _one_or_more({"type": "integer", "minimum": 0, "maximum": 3}),
+]
+Schedules = Annotated[
+    tuple[ScheduleName, ...] | None, BeforeValidator(_among(SCHEDULES)), _one_or_more({"enum": list(SCHEDULES)})
+]
+Recomputes = Annotated[
+    tuple[Recompute, ...] | None, BeforeValidator(_among(RECOMPUTES)), _one_or_more({"enum": list(RECOMPUTES)})
+]
+Switches = Annotated[
+    tuple[bool, ...] | None, BeforeValidator(_switches), _one_or_more({"enum": ["on", "off", True, False]})
+]
+Exchanges = Annotated[
+    tuple[ContextExchange, ...] | None, BeforeValidator(_among(EXCHANGES)), _one_or_more({"enum": list(EXCHANGES)})
+]
+
+
+class Space(Frozen):
+    """Values of each dimension that are tried: `all` that are legal, one, or a list."""
+
+    tensor: Degrees = None
+    pipeline: Degrees = None
+    data: Degrees = None
+    """Follows from the chips and the other degrees; listed, it keeps only these."""
+    context: Degrees = None
+    expert: Degrees = None
+    micro_batch: Degrees = None
+    virtual_pipeline: Degrees = None
+    schedule: Schedules = None
+    zero: Stages = None
+    recompute: Recomputes = None
+    sequence_parallel: Switches = None
+    """on, off."""
+    context_exchange: Exchanges = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Space:
+        for name in type(self).model_fields:
+            if getattr(self, name) == ():
+                raise SpecError("lists nothing", field=name, hint="leave it out for all")
+        return self
+
+    def asked(self) -> Asked:
+        """The same as the enumeration takes it."""
+        return Asked(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class Finish(Frozen):
+    """A run of so many tokens that must be done in so many days: asks for the fewest chips."""
+
+    tokens: Annotated[float, Field(gt=0)]
+    days: Annotated[float, Field(gt=0)]
+    goodput: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the days that is spent in steps that count, see `cosim goodput`."""
+
+
+class Objective(Frozen):
+    """What the best strategy has least or most of, or a date that the fewest chips must meet."""
+
+    minimise: str | None = None
+    """Column of the result."""
+    maximise: str | None = None
+    """Column of the result."""
+    finish: Finish | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Objective:
+        given = [name for name in ("minimise", "maximise", "finish") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise SpecError("needs one of minimise, maximise, finish", value=", ".join(given) or None)
+        column = self.minimise or self.maximise
+        if column is not None and column not in KNOWN:
+            raise SpecError("names no number of a result", field=given[0], value=column, hint=nearest(column, KNOWN))
+        return self
+
+
+def _objective(raw: object) -> object:
+    """A bare column is minimised, unless more of it is better."""
+    if not isinstance(raw, str):
+        return raw
+    return {"maximise" if raw in MORE_IS_BETTER else "minimise": raw}
+
+
+def _objectives(raw: object) -> object:
+    return [_objective(each) for each in (raw if isinstance(raw, list | tuple) else [raw])]
+
+
+class StrategySearch(Frozen):
+    """Every legal training strategy of a model on a system: the best by each objective, and why others are worse."""
+
+    kind: Literal["search"]
+    question: str
+    system: str
+    nodes: Annotated[tuple[Whole, ...] | None, BeforeValidator(listed), _one_or_more(WHOLE, None)] = None
+    """Nodes that are tried, one number or several; None: as the system has."""
+    workload: str
+    phase: Literal["train"] = "train"
+    scenario: dict[str, Any] = {}
+    """Paths below `scenario`: global_batch, context."""
+    software: str = "megatron"
+    """Training software of the library, or a file."""
+    precision: Annotated[
+        tuple[Dtype, ...] | None, BeforeValidator(listed), _one_or_more({"enum": list(TRAINING_PRECISIONS)}, None)
+    ] = None
+    """One format or several; None: 16 bits."""
+    plan: dict[str, Any] = {}
+    """Paths below `plan` that all strategies share and that are no dimension of the space: shard, algorithm."""
+    space: Space = Space()
+    objectives: Annotated[
+        tuple[Objective, ...],
+        Field(min_length=1),
+        BeforeValidator(_objectives),
+        _one_or_more({"anyOf": [{"enum": list(KNOWN)}, {"type": "object"}]}, None),
+    ]
+    """Columns, `minimise: COLUMN`, `maximise: COLUMN`, or `finish: {tokens, days}`."""
+    constraints: tuple[str, ...] = ()
+    """On numbers of the result: "memory_bytes.total <= 72 GB"."""
+    rows: Annotated[int, Field(ge=1, le=20_000_000)] = DEFAULT_ROWS
+    """Most rows of the result: all legal strategies where these are no more, else those that fit, else the best by each
+    objective and the front; the run says which."""
+
+    @model_validator(mode="after")
+    def _holds(self) -> StrategySearch:
+        parse_asked(self.constraints)
+        for name in self.plan:
+            if name in SEARCHED:
+                hint = f"write it as space.{SEARCHED[name]}"
+                raise SpecError("is a dimension of the space", field=f"plan.{name}", hint=hint)
+        for name in self.precision or ():
+            if name not in TRAINING_PRECISIONS:
+                hint = f"formats to train in: {', '.join(TRAINING_PRECISIONS)}"
+                raise SpecError("is no format to train in", field="precision", value=name, hint=hint)
+        if sum(each.finish is not None for each in self.objectives) > 1:
+            raise SpecError("has two dates", field="objectives", hint="one finish")
+        for field in ("objectives", "precision", "nodes"):
+            values = getattr(self, field) or ()
+            twice = [value for index, value in enumerate(values) if value in values[:index]]
+            if twice:
+                raise SpecError("is listed twice", field=field, value=str(twice[0]), hint="name each once")
+        return self
+
+
+SEARCHED = {
+    "tensor_parallel": "tensor",
+    "pipeline_parallel": "pipeline",
+    "data_parallel": "data",
+    "context_parallel": "context",
+    "expert_parallel": "expert",
+    "micro_batch": "micro_batch",
+    "virtual_pipeline": "virtual_pipeline",
+    "schedule": "schedule",
+    "zero": "zero",
+    "recompute": "recompute",
+    "sequence_parallel": "sequence_parallel",
+    "context_exchange": "context_exchange",
+}
+"""Dimension of the space by the path of a plan that it sets."""
+FIXED = {"dtype": "precision", "software": "software", "micro_batches": "space.micro_batch"}
+"""Paths of a plan that a search says in other places."""

@@ -1,0 +1,228 @@
+"""The space of strategies as arrays, against the loops of `cosim.explore.train` and against every combination tried."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.explore import train
+from cosim.explore.strategy_space import (
+    EXCHANGES,
+    NUMBERS,
+    Asked,
+    Ground,
+    Values,
+    choices_of,
+    grounded,
+    legal_table,
+    plan_of,
+    size_of,
+    values_on,
+)
+from cosim.hardware.load import load_system
+from cosim.hardware.lower import SystemArrays, lower_system
+from cosim.hardware.vary import vary_system
+from cosim.mapping.legal import divisibility
+from cosim.mapping.plan import RECOMPUTES, SCHEDULES, Plan, Scenario, ScenarioArrays, lower_plan, lower_scenario
+from cosim.mapping.software import SoftwareArrays, load_software, lower_software
+from cosim.overrides import Varied
+from cosim.records import array
+from cosim.workload.load import load_workload, lower_workload
+from cosim.workload.model import ModelArrays
+
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+
+BASE = lower_plan(Varied(Plan()))
+
+
+@functools.cache
+def model_of(name: str) -> ModelArrays:
+    return lower_workload(Varied(load_workload(name)))
+
+
+@functools.cache
+def system_of(name: str, nodes: int) -> SystemArrays:
+    return lower_system(vary_system(Varied(load_system(name)), {"nodes": nodes}))
+
+
+@functools.cache
+def software_of(*, fused: bool) -> SoftwareArrays:
+    return replace(lower_software(load_software("megatron")), fused=fused)
+
+
+def scenario_of(batch: int, length: int) -> ScenarioArrays:
+    return lower_scenario(Varied(Scenario(global_batch=batch, context=length)))
+
+
+def ground_of(model: str, chips: int, batch: int, length: int = 2048, *, fused: bool = False) -> Ground:
+    return grounded(model_of(model), chips, scenario_of(batch, length), fused=fused)
+
+
+def every(ground: Ground, asked: Asked) -> list[tuple[Any, ...]]:
+    """All legal strategies of a space: numbers in the order of NUMBERS, then choices."""
+    values = values_on(ground, asked)
+    found: list[tuple[Any, ...]] = []
+    for choices in choices_of(values):
+        table = legal_table(values, ground, choices, BASE, scenario_of(ground.batch, ground.length))
+        rows = zip(*(table[name].tolist() for name in NUMBERS), strict=True)
+        words = (choices.schedule, choices.sequence_parallel, choices.context_exchange)
+        found += [(*row, *words) for row in rows]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "nodes", "batch", "length", "fused"),
+    [
+        ("gpt3-175b", "dgx-a100", 8, 1536, 2048, False),
+        ("llama-3.1-70b", "dgx-h100", 3, 96, 32768, True),
+        ("mixtral-8x7b", "dgx-h100", 4, 64, 4096, True),
+        ("deepseek-v3", "dgx-h100", 2, 48, 4096, True),
+        ("llama-3.1-8b", "dgx-h100", 1, 7, 2048, True),
+    ],
+)
+def test_the_same_strategies_as_the_loops_of_the_training_search(
+    model: str, system: str, nodes: int, batch: int, length: int, *, fused: bool
+) -> None:
+    machine, software = system_of(system, nodes), software_of(fused=fused)
+    case = train.space(machine, model_of(model), scenario_of(batch, length), software, BASE, {})
+    assert case is not None
+    plan = case.plan
+    looped = list(zip(*(np.broadcast_to(getattr(plan, n), plan.tensor.shape).tolist() for n in NUMBERS), strict=True))
+    chips = int(machine.chips)
+    ground = ground_of(model, chips, batch, length, fused=fused)
+    asked = Asked(
+        context=tuple(sorted(set(plan.context.astype(int).tolist()))),
+        micro_batch=tuple(d for d in range(1, train.MOST_MICRO_BATCH + 1) if batch % d == 0),
+        virtual_pipeline=tuple(range(1, train.MOST_PIECES + 1)),
+        schedule=("1f1b",),
+        sequence_parallel=(True,),
+        context_exchange=("ring",),
+    )
+    arrays = [row[: len(NUMBERS)] for row in every(ground, asked)]
+    assert len(set(looped)) == len(looped)
+    assert len(set(arrays)) == len(arrays)
+    assert set(arrays) == set(looped)
+
+
+def tried(ground: Ground, values: Values) -> list[tuple[Any, ...]]:
+    """The same by trying every combination one after the other: what breaks no limit and is not said twice."""
+    found = []
+    first = values.schedule[0], values.sequence_parallel[0], values.context_exchange[0]
+    lists = [values.tensor, values.pipeline, values.context, values.micro_batch, values.virtual, values.expert]
+    for t, p, c, mb, v, e in itertools.product(*lists):
+        data, left = divmod(ground.chips, t * p * c)
+        if left or (values.data is not None and data not in values.data):
+            continue
+        for z, r, choices in itertools.product(values.zero, values.recompute, choices_of(values)):
+            same = p == 1 and choices.schedule != first[0]
+            same |= t == 1 and choices.sequence_parallel != first[1]
+            same |= c == 1 and choices.context_exchange != first[2]
+            same |= c * data == 1 and z != values.zero[0]
+            if same:
+                continue
+            row = (t, p, c, data, mb, v, e, z, r)
+            table = {name: array([value]) for name, value in zip(NUMBERS, row, strict=True)}
+            plan = replace(plan_of(table, choices, BASE), micro_batches=array([ground.batch / (data * mb)]))
+            scenario = scenario_of(ground.batch, ground.length)
+            if int(divisibility(plan, scenario, ground.model, array(ground.chips), "train").code[0]) == 0:
+                words = (choices.schedule, choices.sequence_parallel, choices.context_exchange)
+                found.append((*map(float, row), *words))
+    return found
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.sampled_from(["llama-3.1-8b", "mixtral-8x7b"]),
+    st.sampled_from([2, 4, 6, 8]),
+    st.sampled_from([4, 6, 8, 12]),
+    st.sets(st.sampled_from(SCHEDULES), min_size=1, max_size=3),
+    st.sampled_from([(False,), (True,), (False, True)]),
+    st.sampled_from([EXCHANGES, ("all_gather",)]),
+    st.sampled_from([None, (1, 2)]),
+)
+def test_as_many_as_every_combination_tried_alone(
+    model: str,
+    chips: int,
+    batch: int,
+    schedules: set[str],
+    together: tuple[bool, ...],
+    exchanges: tuple[str, ...],
+    data: tuple[int, ...] | None,
+) -> None:
+    ground = ground_of(model, chips, batch, fused=True)
+    asked = Asked(
+        virtual_pipeline=(1, 2, 4),
+        zero=(0, 3),
+        recompute=("none", "full"),
+        schedule=tuple(schedules),
+        sequence_parallel=together,
+        context_exchange=exchanges,
+        data=data,
+    )
+    assert sorted(every(ground, asked)) == sorted(tried(ground, values_on(ground, asked)))
+
+
+def test_half_a_million_strategies_are_enumerated_in_a_second() -> None:
+    ground = ground_of("gpt3-175b", 512, 2304, fused=True)
+    every_value = values_on(ground, Asked())
+    scenario = scenario_of(ground.batch, ground.length)
+    begun = time.process_time()
+    tables = [legal_table(every_value, ground, each, BASE, scenario) for each in choices_of(every_value)]
+    spent = time.process_time() - begun
+    count = sum(len(table["tensor"]) for table in tables)
+    assert count > 500_000
+    assert spent / count * 500_000 < 1.0
+
+
+def test_the_size_counts_every_combination_whose_degrees_multiply_to_the_chips() -> None:
+    ground = ground_of("gpt3-175b", 4, 6)
+    asked = Asked(virtual_pipeline=(1, 2), zero=(0, 1), recompute=("none",), schedule=("1f1b", "gpipe"))
+    values = values_on(ground, asked)
+    # (tensor, pipeline) of 4 chips: 1x1, 1x2, 1x4, 2x1, 2x2, 4x1; micro-batches 1, 2, 3, 6; two flags, three exchanges
+    assert size_of(values, ground) == 6 * 4 * 2 * 2 * 1 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        (Asked(recompute=("none", "selective", "full")), (0, 2)),
+        (Asked(recompute=("selective",)), (1,)),
+        (Asked(recompute=("full", "selective")), (1, 2)),
+        (Asked(), (0, 2)),
+    ],
+)
+def test_selective_recompute_is_none_where_attention_is_fused(asked: Asked, kept: tuple[int, ...]) -> None:
+    assert values_on(ground_of("gpt3-175b", 8, 8, fused=True), asked).recompute == kept
+    whole = tuple(sorted(RECOMPUTES.index(name) for name in asked.recompute or RECOMPUTES))
+    assert values_on(ground_of("gpt3-175b", 8, 8), asked).recompute == whole
+
+
+def test_without_fused_attention_no_context_ranks_are_tried() -> None:
+    assert values_on(ground_of("gpt3-175b", 8, 8), Asked()).context == (1,)
+    assert values_on(ground_of("gpt3-175b", 8, 8, fused=True), Asked()).context == (1, 2, 4, 8)
+
+
+def test_values_are_rising_and_each_once_and_kinds_in_the_order_of_the_plan() -> None:
+    asked = Asked(tensor=(8, 2, 8), schedule=("zb-v", "1f1b"), context_exchange=("all_to_all", "ring"), data=(4, 1))
+    values = values_on(ground_of("gpt3-175b", 64, 64), asked)
+    assert (values.tensor, values.data) == ((2, 8), (1, 4))
+    assert (values.schedule, values.context_exchange) == (("1f1b", "zb-v"), ("ring", "all_to_all"))
+
+
+def test_groups_that_share_states_must_divide_the_replicas_also_of_a_dense_model() -> None:
+    ground = ground_of("llama-3.1-8b", 8, 8)
+    base = replace(BASE, shard=array(4.0))
+    values = values_on(ground, Asked(zero=(0, 1), schedule=("1f1b",), sequence_parallel=(False,)))
+    table = legal_table(values, ground, choices_of(values)[0], base, scenario_of(8, 2048))
+    sharing = table["zero"] == 1.0
+    assert sharing.any()
+    assert set((table["data"] * table["context"])[sharing].tolist()) <= {4.0, 8.0, 2.0}
+    assert np.all(np.mod(table["data"], np.minimum(4.0, table["data"]))[sharing] == 0.0)

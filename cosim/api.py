@@ -137,11 +137,21 @@ def estimate_training(
     return estimate("train", system.varied, workload.varied, _plan(plan), scenario)
 
 
-def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
+def simulate_training(
+    estimated: Estimate,
+    index: int = 0,
+    *,
+    stragglers: Mapping[int, float] | None = None,
+    slow_spread: float = 0.0,
+    seed: int = 0,
+) -> EventRun:
     """Point `index` of a training estimate as events: its time and the spans of every stage, link and stream.
 
-    Raises SpecError for another phase or no such point, InfeasibleError for one that is infeasible.
+    `stragglers`: how many times as long passes of a chip take, by its number in the plan; `slow_spread`: passes of every
+    chip take 1 + this x |z|, z normal, drawn from `seed`. Raises SpecError for another phase, no such point or chip,
+    InfeasibleError for a point that is infeasible.
     """
+    from cosim.engines.slow_ranks import SlowRanks
     from cosim.errors import SpecError
     from cosim.explore.explain import explain
     from cosim.explore.simulate import simulated
@@ -155,7 +165,7 @@ def simulate_training(estimated: Estimate, index: int = 0) -> EventRun:
     if not estimated.result.feasible[index]:
         one = np.array([index], dtype=np.intp)
         raise explain(take(estimated.case, one), take(estimated.result, one))
-    return simulated(estimated.case, index)
+    return simulated(estimated.case, index, SlowRanks(slow_spread, dict(stragglers or {}), seed))
 
 
 def simulate_goodput(

@@ -4,12 +4,14 @@ The engine reads the same table of durations as the closed form and never that f
 order of its schedule (`order_of`, `cosim.engines.orders`), each when what it needs has arrived; a transfer occupies its
 link alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer
 by layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
-cores that the traffic takes. Agreement with `training` where nothing contends is a test.
+cores that the traffic takes. Replicas are alike and one is simulated, unless chips are slow: then those that set the
+pace run side by side and meet in every reduction, see `cosim.engines.slow_ranks`. Agreement with `training` where
+nothing contends is a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from cosim.engines.case import Case
 from cosim.engines.events import EventRun, Span
 from cosim.engines.orders import Block, Pass, entries, following, last_pass, orders
 from cosim.engines.pipeline import Piece
+from cosim.engines.slow_ranks import Replica, SlowRanks, slow_replicas
 from cosim.engines.training import host_step, software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
 from cosim.mapping.placement import crosses
@@ -94,30 +97,34 @@ def _each(piece: Piece, along: Callable[[Array], tuple[float, ...]]) -> tuple[tu
     return tuple(zip(along(piece.forward), along(piece.backward), along(piece.weight), strict=True))
 
 
-def simulate_training(case: Case, index: int = 0) -> EventRun:
-    """One step of point `index` of a training case, as events."""
-    return run_training(step_schedule(case, index))
+def simulate_training(case: Case, index: int = 0, slow: SlowRanks | None = None) -> EventRun:
+    """One step of point `index` of a training case, as events; `slow`: chips that take longer. Raises SpecError."""
+    replicas = slow_replicas(at(with_micro_batches(case), index), slow) if slow else []
+    return run_training(step_schedule(case, index), replicas)
 
 
-def run_training(plan: StepSchedule) -> EventRun:
-    """Schedules a step and measures it. Raises SimulationError when it cannot finish."""
+def run_training(plan: StepSchedule, replicas: Sequence[Replica] = ()) -> EventRun:
+    """Schedules a step and measures it; `replicas` that differ run side by side, all that are not given are as fast as
+    the plan says. Raises SimulationError when it cannot finish.
+    """
     import simpy
 
     env = simpy.Environment()
-    state = _Step(env, plan)
     stages = range(len(plan.forward_s))
-    for stage in stages:
-        env.process(state.stage(stage))
-        env.process(state.traffic(stage))
-        for direction in ("forward", "backward"):
-            env.process(state.link(stage, direction))
+    states = [_Step(env, plan, each, several=len(replicas) > 1) for each in replicas] or [_Step(env, plan)]
+    for state in states:
+        state.together = states
+        for stage in stages:
+            env.process(state.stage(stage))
+            env.process(state.traffic(stage))
+            for direction in ("forward", "backward"):
+                env.process(state.link(stage, direction))
     env.run()
-    if len(state.done) != len(stages):
-        raise SimulationError(
-            "the step stopped early", clock_s=float(env.now), process=f"{len(state.done)} stages done"
-        )
-    end = max(state.done) + plan.host_s
-    return EventRun(end, tuple(state.spans), (end,))
+    done = [time for state in states for time in state.done]
+    if len(done) != len(states) * len(stages):
+        raise SimulationError("the step stopped early", clock_s=float(env.now), process=f"{len(done)} stages done")
+    end = max(done) + plan.host_s
+    return EventRun(end, tuple(span for state in states for span in state.spans), (end,))
 
 
 def order_of(plan: StepSchedule, stage: int) -> list[Pass]:
@@ -159,8 +166,13 @@ def _place(k: int, stages: int, pieces: int) -> tuple[int, int]:
 class _Step:
     """State of one run: what has arrived where, what each stream is busy with."""
 
-    def __init__(self, env: simpy.Environment, plan: StepSchedule) -> None:
+    def __init__(
+        self, env: simpy.Environment, plan: StepSchedule, replica: Replica | None = None, *, several: bool = False
+    ) -> None:
         self.env, self.plan = env, plan
+        self.factors = (1.0,) * len(plan.forward_s) if replica is None else replica.factors
+        self.whose = f", replica {replica.number}" if replica is not None and several else ""
+        self.together: Sequence[_Step] = (self,)
         self.stages = len(plan.forward_s)
         self.blocks = blocks_of(plan)
         self.arrived = [
@@ -195,7 +207,7 @@ class _Step:
                 self._hand_on(stage, step)
         yield self.reduced[stage]
         start = float(self.env.now)
-        yield self.env.timeout(self.plan.optimizer_s[stage])
+        yield self.env.timeout(self.plan.optimizer_s[stage] * self.factors[stage])
         self._note(f"stage {stage}", "optimizer", start)
         self.done.append(float(self.env.now))
 
@@ -209,7 +221,8 @@ class _Step:
                 self.gathered[stage][piece, layer].succeed()
         for piece in self.ends[stage].last or reversed(range(plan.pieces)):
             for layer in reversed(range(slices)):
-                yield self.reducible[stage][piece, layer]
+                # Nobody's gradient is whole before the last replica has made its own.
+                yield self.env.all_of([each.reducible[stage][piece, layer] for each in self.together])
                 yield from self._send(stage, plan.reduce_s[stage] / parts, "reduce")
         self.reduced[stage].succeed()
 
@@ -258,7 +271,7 @@ class _Step:
 
     def _compute(self, stage: int, time_s: float) -> Generator[Any, Any, None]:
         before = self._traffic_until_now(stage)
-        yield self.env.timeout(time_s)
+        yield self.env.timeout(time_s * self.factors[stage])
         beside = self._traffic_until_now(stage) - before
         if beside > 0.0 and self.plan.cores > 0.0 and self.plan.overlap:
             yield self.env.timeout(self.plan.cores * beside)
@@ -303,7 +316,7 @@ class _Step:
             self.leaving[stage, kind].put(target)
 
     def _note(self, resource: str, label: str, start: float) -> None:
-        self.spans.append(Span(resource, label, start, float(self.env.now)))
+        self.spans.append(Span(resource + self.whose, label, start, float(self.env.now)))
 
 
 class _Ends:

@@ -30,7 +30,7 @@ def goodput_request(
     parts = split_overrides(overrides, (*ROOTS, "reliability"))
     data = varied_reliability(reliability, parts.pop("reliability"))
     below = {f"{root}.{path}": value for root, part in parts.items() for path, value in part.items()}
-    named = dict(_straggler(text) for text in stragglers)
+    named = stragglers_named(stragglers)
     return goodput(estimate_request("train", system, workload, below), data, replace(asked, stragglers=named))
 
 
@@ -41,6 +41,11 @@ def varied_reliability(name: str, changes: Mapping[str, Any]) -> Reliability:
         path = next(iter(varied.arrays))
         raise SpecError("is an array: a run has one value", field=f"reliability.{path}")
     return varied.spec
+
+
+def stragglers_named(texts: Sequence[str]) -> dict[int, float]:
+    """Factors by chip from texts CHIP=FACTOR. Raises SpecError."""
+    return dict(_straggler(text) for text in texts)
 
 
 def _straggler(text: str) -> tuple[int, float]:

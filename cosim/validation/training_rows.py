@@ -118,6 +118,11 @@ class Reader:
         if not text and usual is not None:
             self.complete("zero", usual.value)
             return usual.value
+        if text.endswith(":fsdp0"):
+            # A switch that is off.
+            off = 0 if usual is None else usual.value
+            self.complete("zero", f"{off} for {text}")
+            return off
         stage = "3" if "fsdp" in text else text.partition(":")[0]
         if stage not in {"", "0", "1", "2", "3"}:
             raise CannotAnswerError(f"sharding {text} is not modelled")
@@ -129,7 +134,7 @@ class Reader:
         if "=" in text:
             return _slices(text, min(node_chips, self.whole("num_accelerators")))
         stage, _, over = text.partition(":fsdp")
-        if not over:
+        if not over or over == "0":
             return None
         if stage != "3" or not over.isdigit() or int(over) < 1:
             raise CannotAnswerError(f"sharding {text} says no number of ranks")
@@ -138,7 +143,8 @@ class Reader:
     def degrees(self) -> Degrees:
         """Ranks by kind. Raises CannotAnswerError where they do not multiply to the chips, or nothing fills them in."""
         chips, unit = self.whole("num_accelerators"), self._units()
-        layout, sharded = self.software.defaults.layout, "fsdp" in self.given("zero")
+        zero = self.given("zero")
+        layout, sharded = self.software.defaults.layout, "fsdp" in zero and not zero.endswith(":fsdp0")
         tensor, pipeline, context = self._degree("tp"), self._degree("pp"), self._degree("cp")
         searched = layout is not None and layout.value == "fastest" and not sharded
         if (tensor is None or pipeline is None) and not searched:
@@ -193,6 +199,14 @@ class Reader:
         share = max(self.whole("global_batch") // data, 1)
         self.complete("micro_batch", share)
         return share
+
+    def pieces(self, pipeline: int | None) -> int:
+        """Pieces of a stage; a model on one stage has nothing to interleave."""
+        pieces = self.whole("virtual_pp", 1)
+        if pieces > 1 and pipeline == 1:
+            self.complete("virtual_pp", f"1 for {pieces} on one stage")
+            return 1
+        return pieces
 
     def formats(self, known: Sequence[str]) -> tuple[str, ...]:
         """Formats to answer in: the row's, or those of an open word that the chip has."""

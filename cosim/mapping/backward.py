@@ -3,6 +3,8 @@
     product C = A W       input gradient dA = dC W^T, weight gradient dW = A^T dC added to what is kept, by the
                           product itself or by a kernel of its own; bias gradient: column sums of dC
     both activations      the same two products, nothing kept
+    convolution           the same two: dC is gathered through the window into places of the input, of which it reads
+                          each number of dC once
     fused attention       one kernel that computes the scores again (timing knows its FLOP)
     elementwise           reads gradients of what it wrote and the inputs it read, writes gradients of those;
                           with weights of its own (norm scales) a second kernel reads both again
@@ -73,7 +75,9 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
 
     def again(op: Op) -> Op:
         is_core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
-        return replace(op, name=op.name + RECOMPUTED, count=op.count * (core if is_core else layer))
+        # What its own way back computes again is run once more where the layer is.
+        own = 1.0 if getattr(op, "again", False) else 0.0
+        return replace(op, name=op.name + RECOMPUTED, count=op.count * (own + (core if is_core else layer)))
 
     def inside(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         """Ops that some point runs again."""
@@ -91,7 +95,9 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
 
 def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul, DeviceMatmul]:
     """Input gradient [m, k] over n, and weight gradient [k, n] over m, read and written where it is kept."""
-    into = replace(op, name=f"{op.name}.dgrad", n=op.k, k=op.n)
+    # A convolution gathers the gradient through its window: each place of the input is reached by its own taps.
+    rows, wide, deep = op.m * op.pixels, op.k / op.taps, op.n * op.taps / op.pixels
+    into = replace(op, name=f"{op.name}.dgrad", m=rows, n=wide, k=deep, distinct=1.0 / op.taps)
     kept = software.fused_accumulation and not op.activations
     # All points of a batch have one software, whose name is structure: its sizes are one number.
     moved = 2.0 * float(np.max(software.gradient_bytes)) if kept else op.output_bytes

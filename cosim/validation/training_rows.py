@@ -29,6 +29,9 @@ UPDATES = {"": "all", "pretrain": "all", "sft": "all", "lora": "adapters", "forw
 ADAPTERS = "-lora"
 """Ending of a workload's name that says what its task says already."""
 PLAIN_GPT = "gpt-"
+ARCHITECTURES = ("dense", "moe", "moe-mla", "encoder", "hybrid-mamba", "hybrid-moe")
+ENCODER = "-pretraining"
+"""Ending of the workload that is an encoder as it is trained, beside the network that serves."""
 Spec = TypeVar("Spec", bound=BaseModel)
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
@@ -227,7 +230,7 @@ def check(row: Row) -> None:
         raise CannotAnswerError("measured quantity or value is unknown")
     if values.get("task", "pretrain") not in UPDATES:
         raise CannotAnswerError(f"task {values['task']} is not modelled yet")
-    if values.get("arch", "dense") not in ("", "dense", "moe", "moe-mla"):
+    if values.get("arch", "dense") not in ("", *ARCHITECTURES):
         raise CannotAnswerError(f"architecture {values['arch']} is not trained yet")
 
 
@@ -236,12 +239,16 @@ def model_of(reader: Reader) -> Model:
     row, name = reader.row, reader.given("workload")
     if reader.given("task") == "lora":
         name = name.removesuffix(ADAPTERS)
+    if row.values.get("arch", "") == "encoder":
+        name += ENCODER
     dims = {d: reader.whole(d) for d in _DIMS if reader.given(d)}
     vocab = reader.whole("vocab") if reader.given("vocab") else None
     length = reader.whole("seq_len")
     if name in library.names("workloads"):
         return _known(name, dims, vocab, length)
     named = f"workload {name or '(blank)'} is not in the library"
+    if row.values.get("arch", "") in ("encoder", "hybrid-mamba", "hybrid-moe"):
+        raise CannotAnswerError(named)
     if row.values.get("arch", "") in ("moe", "moe-mla"):
         raise CannotAnswerError(f"mixture of experts {name or '(blank)'} is not in the library")
     if name and not name.startswith(PLAIN_GPT):

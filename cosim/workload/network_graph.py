@@ -3,7 +3,7 @@
 conv    implicit GEMM: m = items x output pixels, n = outputs / groups, k = inputs / groups x kernel^2, one product
         a group; of A only the input tensor is distinct, not its patches. Depthwise: vector work.
 gather  rows read at random
-scan    see `_scan`
+scan    see `scan_ops`
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
             bias=biases,
             batch=whole(at["groups"]),
             distinct=np.minimum(pixels / taps, 1.0),
+            taps=taps,
+            pixels=pixels,
         )
         found.append(replace(product, count=layer.count * np.where(deep, 0.0, 1.0)))
     return tuple(found)
@@ -147,7 +149,7 @@ def _gather(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     return (_vector(layer, rows, at["width"], 0.0, 1.0, flop=each - 1.0, table=table, gathers=each),)
 
 
-def _scan(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
+def scan_ops(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     """The chunked form of the state-space duality (Dao & Gu 2024), as the five kernels of its published software.
 
     Of H heads of P, state N, G groups that share B and C, chunks of Q tokens (at most all of them), per chunk:
@@ -274,5 +276,5 @@ _BUILDERS = {
     "pool": _pool,
     "upsample": _upsample,
     "gather": _gather,
-    "scan": _scan,
+    "scan": scan_ops,
 }

@@ -81,6 +81,12 @@ class Matmul:
     core: bool = False
     routed: Routing | None = None
     distinct: Array = field(default_factory=lambda: array(1.0))
+    again: bool = False
+    """Whether the way back computes it again by its nature, because its result is not kept."""
+    taps: Array = field(default_factory=lambda: array(1.0))
+    """Of a convolution: the places of its window, which are part of k."""
+    pixels: Array = field(default_factory=lambda: array(1.0))
+    """Of a convolution: places of the input for each of the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,8 @@ class Vector:
     scales: bool = False
     """Whether `parameters` scale its elements, so that their gradient is a sum over rows."""
     gathers: Array | None = None
+    again: bool = False
+    """As for Matmul."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,6 @@ def new_tokens(case: Case) -> Array:
     An item of a network whose layers know no tokens counts as one.
     """
     if case.phase == "train":
-        return case.scenario.global_batch * case.scenario.context
+        return case.scenario.global_batch * (case.scenario.context if case.model.has_tokens else array(1.0))
     long = case.phase == "prefill" and case.model.has_tokens
     return case.scenario.batch * (case.scenario.context if long else array(1.0))

@@ -18,7 +18,7 @@ from cosim.explore.die import chip_of, die_columns
 from cosim.explore.explain import explain
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
-from cosim.explore.train import best_plan, training_dtype
+from cosim.explore.train import best_plan, check_network_plan, training_dtype
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.mapping.placement import tensor_placement
@@ -134,6 +134,8 @@ def prepare(
         raise SpecError("is the rank of adapters", field="scenario.adapter_rank", hint=hint)
     if network.network:
         _of_network(network, plan, scenario)
+        if phase == "train":
+            check_network_plan(network, planned.spec, asked.spec)
     if "latent" in plan and not network.is_latent:
         hint = f"{network.name} has ordinary attention"
         raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)

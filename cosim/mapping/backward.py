@@ -6,6 +6,7 @@
     convolution           the same two: dC is gathered through the window into places of the input, of which it reads
                           each number of dC once
     fused attention       one kernel that computes the scores again (timing knows its FLOP)
+    gather                gradients added to their rows
     elementwise           reads gradients of what it wrote and the inputs it read, writes gradients of those;
                           with weights of its own (norm scales) a second kernel reads both again
     sum over ranks        its conjugate: the sum of input gradients of the product that follows it
@@ -52,7 +53,7 @@ def backward(device: DeviceGraph, graph: Graph, plan: PlanArrays, software: Soft
         tuple(each for op in device.matmuls for each in _products(op, software)),
         attentions,
         (
-            *(_elementwise(op) for op in device.vectors),
+            *(_elementwise(op, software) for op in device.vectors if not op.forward_only),
             *(_scale_gradient(op) for op in scales),
             *(_bias_gradient(op) for op in owners if op.bias),
             *(_accumulation(op, software.gradient_bytes) for op in apart),
@@ -105,13 +106,19 @@ def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul,
     return into, weight
 
 
-def _elementwise(op: DeviceVector) -> DeviceVector:
-    """Reads the gradients of its outputs and its saved inputs, writes the gradients of its inputs."""
+def _elementwise(op: DeviceVector, software: SoftwareArrays) -> DeviceVector:
+    """Reads the gradients of its outputs and its saved inputs, writes the gradients of its inputs.
+
+    Of a gather that is to add each gradient to its row; of a table that is shared out, to update the row at once, with
+    the optimizer's state read and written.
+    """
+    state = op.gathered_bytes / ACTIVATION_BYTES * software.optimizer_bytes if op.sharded else 0.0
     return replace(
         op,
         name=f"{op.name}.grad",
-        read_bytes=op.write_bytes + op.read_bytes,
-        write_bytes=op.read_bytes,
+        read_bytes=op.write_bytes + op.read_bytes + state,
+        write_bytes=op.read_bytes + state,
+        gathered_bytes=op.gathered_bytes + state,
         flop=2.0 * op.flop,
         special=0.0 * op.special,
     )
@@ -154,6 +161,10 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
         if op.routed is not None:
             # Gradients travel the way back: out where tokens came in.
             found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
+            continue
+        if op.kind == "table_exchange":
+            if op.gradient_width is None:
+                found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
             continue
         name, behind = f"{op.name}.grad", f"{op.into}.wgrad"
         forward = sizes.get(op.name)

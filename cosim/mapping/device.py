@@ -74,6 +74,9 @@ class DeviceVector:
     gathered_bytes: Array = field(default_factory=lambda: array(0.0))
     """Of `read_bytes` those that lie at random in its weights."""
     again: bool = False
+    forward_only: bool = False
+    sharded: bool = False
+    """Whether its parameters are a table that the replicas share out, with gradients of the rows in hand alone."""
 
 
 @dataclass(frozen=True, slots=True)

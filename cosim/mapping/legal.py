@@ -149,7 +149,7 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders."""
     verdict = merged(fine(), "chips", plan.chips - chips)
     if model.network:
-        verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert - 1.0)
+        verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert * plan.context - 1.0)
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
     if model.is_moe:
         share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)

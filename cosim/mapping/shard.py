@@ -179,6 +179,8 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         op.scales,
         gathered_bytes=gathered,
         again=op.again,
+        forward_only=op.forward_only,
+        sharded=op.sharded,
     )
 
 

@@ -25,13 +25,18 @@ FP32 = 2.0
 
 def network_graph(layers: tuple[LayerArrays, ...], items: Array, tokens: Array) -> Graph:
     """One pass over `items` items of `tokens` tokens each (where layers ask for tokens)."""
-    ops = [op for layer in layers for op in _BUILDERS[layer.kind](layer, layer.at(tokens), items)]
+    ops = [op for layer in layers for op in ops_of(layer, layer.at(tokens), items)]
     return Graph(
         "prefill",
         tuple(op for op in ops if isinstance(op, Matmul)),
         tuple(op for op in ops if isinstance(op, Attention)),
         tuple(op for op in ops if isinstance(op, Vector)),
     )
+
+
+def ops_of(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
+    """The kernels of one layer of sizes `at` over `items` items."""
+    return _BUILDERS[layer.kind](layer, at, items)
 
 
 def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:

@@ -75,9 +75,7 @@ def split_layers(case: Case) -> Stages:
     model = case.model
     # Schedules with a number of pieces of their own ask that they divide the layers.
     virtual = case.plan.virtual if case.phase == "train" and case.plan.schedule == "1f1b" else array(1.0)
-    return stages(
-        model.layers, case.plan.pipeline, model.dense_layers, between=model.dense_between, virtual=virtual
-    )
+    return stages(model.layers, case.plan.pipeline, model.dense_layers, between=model.dense_between, virtual=virtual)
 
 
 def new_tokens(case: Case) -> Array:

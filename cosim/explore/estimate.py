@@ -30,7 +30,7 @@ from cosim.records import Array, array, map_leaves, points, take
 from cosim.timing.collective import check_algorithm
 from cosim.workload.load import Workload, lower_workload
 from cosim.workload.model import ModelArrays
-from cosim.workload.network import forward_only
+from cosim.workload.network import has_phase
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
 _TRAINING_ONLY = (
@@ -127,7 +127,7 @@ def prepare(
     """Plan and scenario from overrides of their defaults. Raises SpecError for what the phase or model has not."""
     asked = vary(Varied(Scenario()), scenario, root="scenario.")
     planned = vary(Varied(Plan()), plan, root="plan.")
-    forward_only(network, phase)
+    has_phase(network, phase)
     _belongs(phase, plan, scenario)
     if "adapter_rank" in scenario and asked.spec.updates != "adapters":
         hint = "scenario.updates=adapters trains them"

@@ -151,6 +151,8 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     if model.network:
         verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert * plan.context - 1.0)
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
+    if model.mamba is not None:
+        remainder = np.maximum(remainder, np.mod(model.mamba.heads, plan.tensor))
     if model.is_moe:
         share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)
         remainder = np.maximum(remainder, np.mod(model.expert_ffn, share))

@@ -1,9 +1,9 @@
 """The head of an encoder that learns to fill in masked tokens, as BERT is trained (Devlin et al. 2018).
 
-    masked tokens   product, activation, norm, logits over the vocabulary, cross entropy, for `predicted_share` of the
-                    positions: all where software computes them all, masked ones alone where it picks them
-    next sentence   product on the first token of each sequence and tanh; its two classes are left out
-    embedding       a norm of its own (layers have theirs after each block, as many as a decoder)
+masked tokens   product, activation, norm, logits over the vocabulary, cross entropy, for `predicted_share` of the
+                positions: all where software computes them all, masked ones alone where it picks them
+next sentence   product on the first token of each sequence and tanh; its two classes are left out
+embedding       a norm of its own (layers have theirs after each block, as many as a decoder)
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def masked_loss(model: ModelArrays, tokens: Tokens) -> Graph:
         Matmul("pooler", "head", tokens.sequences, (hidden,), hidden, "none", "head", bias=1),
     )
     vectors = (
-        Vector(
-            "embedding_norm", "embed", tokens.rows, width, 1.0, 1.0, flop=flop, parameters=scales, scales=True
-        ),
+        Vector("embedding_norm", "embed", tokens.rows, width, 1.0, 1.0, flop=flop, parameters=scales, scales=True),
         Vector("masked_activation", "head", rows, width, 1.0, 1.0, flop=6.0, special=1.0),
         Vector("masked_norm", "head", rows, width, 1.0, 1.0, flop=flop, parameters=scales, scales=True),
         Vector("pooler_tanh", "head", tokens.sequences, width, 1.0, 1.0, flop=6.0, special=1.0),

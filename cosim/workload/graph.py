@@ -8,7 +8,7 @@ from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, embedding, feed_forward, head, joined, norms
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM, repeats
-from cosim.workload.network import forward_only
+from cosim.workload.network import has_phase
 from cosim.workload.network_graph import network_graph
 from cosim.workload.ops import Attention, Graph, Matmul
 from cosim.workload.tokens import Tokens
@@ -31,7 +31,7 @@ def decode_graph(
     model: ModelArrays, sequences: Array, context: Array, *, imbalance: Array = UNIFORM, absorbed: bool = True
 ) -> Graph:
     """One new token for each of `sequences`, against `context` cached tokens. Raises SpecError for a network."""
-    forward_only(model, "decode")
+    has_phase(model, "decode")
     return _graph(model, Tokens("decode", sequences, array(1.0), context), imbalance, absorbed=absorbed)
 
 

@@ -1,8 +1,8 @@
 """The forward graph of a hybrid's layers in training: Mamba-2 mixers between attention and feed-forward blocks.
 
 A mixer is a product in, a short convolution of each channel, the scan in chunks (`network_graph.scan_ops`), a gated
-norm and a product out. As its published kernel does it, the mixer keeps what the product in made and what the scan made;
-convolution and scan are run again on the way back, whatever the plan recomputes.
+norm and a product out. As its published kernel does it, the mixer keeps what the product in made and what the scan
+made; convolution and scan are run again on the way back, whatever the plan recomputes.
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ def _scan(mamba: MambaArrays, tokens: Tokens) -> tuple[tuple[Matmul, ...], tuple
     names = ("heads", "head_dim", "state", "groups", "chunk")
     sizes = {name: getattr(mamba, name) for name in names} | {"tokens": tokens.query}
     ops = scan_ops(LayerArrays("scan", "scan", array(1.0), sizes, (), {}), sizes, tokens.sequences)
-    products = [
-        replace(op, batch=_batch(op, mamba), split="batch", again=True) for op in ops if isinstance(op, Matmul)
-    ]
+    products = [replace(op, batch=_batch(op, mamba), split="batch", again=True) for op in ops if isinstance(op, Matmul)]
     kernels = [replace(op, splits=True, again=True) for op in ops if isinstance(op, Vector)]
     return tuple(products), tuple(kernels)
 
@@ -105,7 +103,7 @@ def _batch(op: Matmul, mamba: MambaArrays) -> Axis:
 def hybrid_layers(
     model: ModelArrays, mamba: MambaArrays, tokens: Tokens, attention: Graph, forward: Graph, routed: Graph
 ) -> Graph:
-    """All layers of a hybrid: each kind of block in its share of them, a norm and a sum with the stream in every one."""
+    """All layers of a hybrid: each kind of block in its share of them, a norm and a sum with the stream in each."""
     rows, width = tokens.rows, (whole(model.hidden),)
     scales = norm_parameters(model)
     norm = Vector(

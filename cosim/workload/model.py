@@ -36,7 +36,7 @@ ROUTED = (
 
 
 class Model(Frozen):
-    """Dimensions and choices of one transformer: a decoder, an encoder that is trained, or a hybrid with Mamba layers."""
+    """Dimensions and choices of one transformer: a decoder, an encoder as it is trained, a hybrid with Mamba layers."""
 
     name: str
     title: str
@@ -261,7 +261,9 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
 
     mamba = None if model.mamba is None else lower_mamba(model.mamba, arrays)
     # Layers without experts of a hybrid lie between the routed ones.
-    dense = number("dense_layers") if mamba is None or model.experts is None else number("layers") * (1.0 - mamba.routed)
+    dense = (
+        number("dense_layers") if mamba is None or model.experts is None else number("layers") * (1.0 - mamba.routed)
+    )
     return ModelArrays(
         name=model.name,
         layers=number("layers"),

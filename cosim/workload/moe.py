@@ -13,7 +13,6 @@ from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Collective, Graph, Matmul, Routing, Vector, whole
 from cosim.workload.tokens import Tokens
 
-
 UNIFORM = array(0.0)
 """A router without imbalance."""
 

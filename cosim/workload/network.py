@@ -79,7 +79,7 @@ def lower_network(varied: Varied[Network]) -> ModelArrays:
     )
 
 
-def forward_only(model: ModelArrays, phase: str) -> None:
+def has_phase(model: ModelArrays, phase: str) -> None:
     """Refuses a phase that a workload has not: decode of a network; of encoders and hybrids all but training.
 
     Raises SpecError.

@@ -82,7 +82,7 @@ def _with_norm(op: Op) -> tuple[Op, ...]:
     if isinstance(op, Attention):
         return (op,)
     width = op.width if isinstance(op, Vector) else (Axis(_products(op), op.n[0].size),)
-    channels = sum((axis.size for axis in width), array(0.0))
+    channels = _columns(width)
     rows, name = op.m, op.name
     statistics = Vector(
         f"{name}.statistics", "layer", rows, width, 1.0, 0.0, flop=3.0, count=op.count, forward_only=True
@@ -101,31 +101,40 @@ def _products(op: Matmul) -> Array:
 
 def _kept(layer: LayerArrays, op: Op) -> tuple[Saved, ...]:
     """Tensors that the gradients of an op read."""
-
-    def tensor(name: str, rows: Array, width: Array | tuple[Axis, ...], each: float = HALF) -> Saved:
-        axes = width if isinstance(width, tuple) else (whole(width),)
-        return Saved(f"{op.name}.{name}", "layer", rows, axes, each, count=op.count)
-
     if isinstance(op, Attention):
         queries, keys = op.batch * op.query, op.batch * op.context
-        heads = tensor("queries", queries, op.heads * op.head_dim), tensor("sums", queries, op.heads, FULL)
-        return (*heads, tensor("keys_and_values", keys, op.kv_heads * (op.head_dim + op.values)))
+        return (
+            _tensor(op, "queries", queries, op.heads * op.head_dim),
+            _tensor(op, "sums", queries, op.heads, FULL),
+            _tensor(op, "keys_and_values", keys, op.kv_heads * (op.head_dim + op.values)),
+        )
     if isinstance(op, Matmul):
-        left = tensor("input", op.m * _products(op), op.k.size * op.distinct)
-        if not op.activations:
-            return (left,)
-        right = tensor("right", op.k.size * _products(op), sum((axis.size for axis in op.n), array(0.0)))
-        # Of the scan the states and scores are made again: what came in is kept, and that is B, C and X.
-        return () if op.again and op.name.endswith(".output") else (left, right)
-    if op.name.endswith(".statistics"):
-        return ()
-    if layer.kind in KEEPS_INPUT or layer.kind == "conv":
+        left = _tensor(op, "input", op.m * _products(op), op.k.size * op.distinct)
+        right = _tensor(op, "right", op.k.size * _products(op), _columns(op.n))
+        return _scanned(op, left, right) if op.again else (left, right) if op.activations else (left,)
+    width = _columns(op.width)
+    if layer.kind in KEEPS_INPUT or (layer.kind == "conv" and not op.forward_only):
         # A norm that joins a branch to the stream keeps their sum; a product of tensors keeps them all.
         reads = op.reads if layer.kind == "activation" else np.minimum(op.reads, 1.0)
-        return (tensor("input", op.m * reads, op.width),)
+        return (_tensor(op, "input", op.m, width * reads),)
     if layer.kind in KEEPS_OUTPUT:
-        return (tensor("output", op.m, op.width),)
-    return (tensor("places", op.m, op.width, MASK),) if layer.kind == "pool" else ()
+        return (_tensor(op, "output", op.m, width),)
+    return (_tensor(op, "places", op.m, width, MASK),) if layer.kind == "pool" else ()
+
+
+def _scanned(op: Matmul, left: Saved, right: Saved) -> tuple[Saved, ...]:
+    """Of the scan B and C, which the scores read, and X, which the states do: all else is made again."""
+    if op.name.endswith(".scores"):
+        return left, right
+    return (right,) if op.name.endswith(".states") else ()
+
+
+def _tensor(op: Op, name: str, rows: Array, width: Array, each: float = HALF) -> Saved:
+    return Saved(f"{op.name}.{name}", "layer", rows, (whole(width),), each, count=op.count)
+
+
+def _columns(axes: tuple[Axis, ...]) -> Array:
+    return sum((axis.size for axis in axes), array(0.0))
 
 
 def _exchanges(layer: LayerArrays, at: Sizes, items: Array) -> list[Collective]:
@@ -137,7 +146,5 @@ def _exchanges(layer: LayerArrays, at: Sizes, items: Array) -> list[Collective]:
     indices = Collective(
         f"{layer.name}.indices", "layer", "table_exchange", items, asked, count, gradient_width=array(0.0)
     )
-    rows = Collective(
-        f"{layer.name}.rows", "layer", "table_exchange", items * at["outputs"], at["width"], count
-    )
+    rows = Collective(f"{layer.name}.rows", "layer", "table_exchange", items * at["outputs"], at["width"], count)
     return [indices, rows]

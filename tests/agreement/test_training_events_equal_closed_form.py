@@ -182,7 +182,9 @@ def test_every_point_of_a_batch_agrees(name: str, stack: str) -> None:
         assert simulate_training(case, index).time_s == pytest.approx(float(closed), rel=WITHIN)
 
 
-@pytest.mark.parametrize(("layers", "stages", "pieces"), [(126, 8, 8), (126, 16, 4), (94, 8, 3), (61, 4, 4), (30, 8, 4)])
+@pytest.mark.parametrize(
+    ("layers", "stages", "pieces"), [(126, 8, 8), (126, 16, 4), (94, 8, 3), (61, 4, 4), (30, 8, 4)]
+)
 @pytest.mark.parametrize("rounds", [2, 6])
 def test_uneven_pieces_agree(layers: int, stages: int, pieces: int, rounds: int) -> None:
     machine = without_contention(roomy("dgx-h100", 16))

@@ -50,7 +50,8 @@ LEFT_OUT = {
     "opt-1.3b": (1_315_758_080, 2 * 2048),  # two positions before the first
 }
 # Counts that are stated so roundly that half of their last digit is more than the tolerance.
-ROUNDED = {"gpt-1.7b": 0.05e9, "gpt-3.6b": 0.05e9, "falcon-180b": 5e9, "grok-1": 2e9}
+ROUNDED = {"gpt-1.7b": 0.05e9, "gpt-3.6b": 0.05e9, "falcon-180b": 5e9, "grok-1": 2e9, "nemotron-h-56b": 0.5e9}
+ROUNDED |= {"nemotron-3-super-120b-a12b": 1e9}
 # Workloads of measured runs whose size nobody states: their names are the size, or the shape.
 UNSTATED = {
     *(f"gpt-h{hidden}-l{layers}" for hidden in (1024, 2048) for layers in (12, 16, 20, 24)),

@@ -52,7 +52,7 @@ def check_network_plan(network: ModelArrays, plan: Plan, scenario: Scenario) -> 
     """Refuses what a network of layers has not when it is trained. Raises SpecError."""
     hint = f"{network.name} is a network of layers: data_parallel, micro_batch, zero and dtype are its plan"
     usual = Plan()
-    for name in ("recompute", "virtual_pipeline", "schedule", "sequence_parallel"):
+    for name in ("recompute", "virtual_pipeline", "schedule", "sequence_parallel", "context_parallel"):
         if getattr(plan, name) != getattr(usual, name):
             raise SpecError("is not part of a network", field=f"plan.{name}", value=getattr(plan, name), hint=hint)
     if plan.zero >= 3:

@@ -179,7 +179,7 @@ def _zeros(given: Overrides, data: int, *, network: bool) -> tuple[int, ...]:
 
 
 def _pieces(layers: int, pipeline: int, micro_batches: int, *, asked: bool) -> list[int]:
-    """Pieces per stage: they must divide the layers of a stage, and stages the micro-batches."""
+    """Pieces per stage that are tried: they divide the layers of a stage, and stages the micro-batches."""
     if pipeline == 1 or layers % pipeline or micro_batches % pipeline:
         return [1]
     return [pieces for pieces in divisors(layers // pipeline) if asked or pieces <= MOST_PIECES]

@@ -147,7 +147,7 @@ def simulate_training(
 ) -> EventRun:
     """Point `index` of a training estimate as events: its time and the spans of every stage, link and stream.
 
-    `stragglers`: how many times as long passes of a chip take, by its number in the plan; `slow_spread`: passes of every
+    `stragglers`: how many times as long passes of a chip take, by its number in the plan; `slow_spread`: passes of any
     chip take 1 + this x |z|, z normal, drawn from `seed`. Raises SpecError for another phase, no such point or chip,
     InfeasibleError for a point that is infeasible.
     """

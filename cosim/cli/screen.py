@@ -52,7 +52,8 @@ def _asked(row: Row) -> str:
             "adapters": f", updates adapters of rank {row['scenario.adapter_rank']}",
             "nothing": ", updates nothing",
         }[row["scenario.updates"]]
-        return f"global batch {row['scenario.global_batch']}, length {row['scenario.context']:g}{updates}"
+        long = "" if row["scenario.context"] is None else f", length {row['scenario.context']:g}"
+        return f"global batch {row['scenario.global_batch']}{long}{updates}"
     context = row["scenario.context"]
     return f"batch {row['scenario.batch']}" + ("" if context is None else f", context {context:g}")
 
@@ -67,8 +68,12 @@ def _speed(row: Row) -> str:
     """Tokens a second, a user's in serving, and items a second of what keeps no cache."""
     chip, user = row["tokens_per_s_per_chip"], row["tokens_per_s_per_user"]
     per_user = "" if row["phase"] == "train" else f", {user:,.4g} tokens/s/user"
-    of_network = row["phase"] != "train" and not row["plan.kv_dtype"]
-    return f"{chip:,.4g} tokens/s/chip{per_user}" + (f", {row['items_per_s']:,.4g} items/s" if of_network else "")
+    trains = row["phase"] == "train"
+    fixed = trains and row["scenario.context"] is None
+    items = row["items_per_s"] if trains or not row["plan.kv_dtype"] else None
+    # A network whose items have one size counts each of them as a token.
+    tokens = f"{chip:,.4g} items/s/chip" if fixed else f"{chip:,.4g} tokens/s/chip{per_user}"
+    return tokens + ("" if items is None or (trains and not fixed) else f", {items:,.4g} items/s")
 
 
 def _silicon(row: Row) -> str:

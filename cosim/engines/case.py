@@ -73,7 +73,9 @@ def stage_classes(case: Case) -> Stages:
 def split_layers(case: Case) -> Stages:
     """Stage classes as the pipeline splits the model, shape (4, P)."""
     model = case.model
-    return stages(model.layers, case.plan.pipeline, model.dense_layers, between=model.dense_between)
+    # Schedules with a number of pieces of their own ask that they divide the layers.
+    virtual = case.plan.virtual if case.phase == "train" and case.plan.schedule == "1f1b" else array(1.0)
+    return stages(model.layers, case.plan.pipeline, model.dense_layers, between=model.dense_between, virtual=virtual)
 
 
 def new_tokens(case: Case) -> Array:
@@ -82,6 +84,6 @@ def new_tokens(case: Case) -> Array:
     An item of a network whose layers know no tokens counts as one.
     """
     if case.phase == "train":
-        return case.scenario.global_batch * case.scenario.context
+        return case.scenario.global_batch * (case.scenario.context if case.model.has_tokens else array(1.0))
     long = case.phase == "prefill" and case.model.has_tokens
     return case.scenario.batch * (case.scenario.context if long else array(1.0))

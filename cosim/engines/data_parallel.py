@@ -33,6 +33,7 @@ from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
 from cosim.timing.energy import step_energy
 from cosim.timing.vector import vector_cost
+from cosim.workload.network_training import trained_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
     if case.plan.schedule == "dualpipe":
         time, sent = _twins(case, software, owned)
         reduce, wire = reduce + time, wire + sent
-    layers = np.maximum(owned.layers, 1.0)
+    layers = np.maximum(trained_layers(case.model.network) if case.model.network else owned.layers, 1.0)
+    layers = np.broadcast_to(layers, stage.layers.shape)
     return Closing(gather, reduce, layers, wire)
 
 

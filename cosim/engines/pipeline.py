@@ -6,7 +6,9 @@ ends there, at the mean of its stages and transfers, because a ring holds as man
     beyond    the way from e to the last stage and back, less the forward passes that e runs meanwhile
 Several pieces: enough micro-batches are under way to hide transfers, except on the way in and out, where a micro-batch
 goes round once for each of the v - 1 next pieces, and where transfers are longer than passes:
-    time      chain / v + transfers + rounds + (m - 1 / v) slowest
+    time      most over stages e of  (through(0..e) + beyond) / v + (m - 1 / v) passes of e,  + transfers + rounds
+    beyond    the stages behind e, less the two forward passes for each of them that e runs meanwhile
+which is chain / v + (m - 1 / v) slowest where no stage is slower than the last.
 """
 
 from __future__ import annotations
@@ -66,11 +68,15 @@ def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, vir
     busy = schedule.forward + schedule.backward
     count = schedule.stage.count
     moves = 2.0 * schedule.way
-    chain = np.sum(count * busy, axis=0)
-    slowest = np.max(np.where(count > 0.0, busy, 0.0), axis=0)
     rounds = _rounds(schedule, schedule.way + schedule.slower, pipeline, micro_batches, virtual)
     rounds = np.where(pipeline > 1.0, rounds, 0.0)
-    interleaved: Array = chain / virtual + moves + rounds + (micro_batches - 1.0 / virtual) * slowest
+    # A stage with others behind it runs two forward passes for each of them while their passes are under way.
+    behind = np.sum(count, axis=0) - summed_up(count)
+    before = summed_up(count * busy)
+    beyond = np.sum(count * busy, axis=0) - before
+    waits = before + np.maximum(beyond - 2.0 * behind * schedule.forward, 0.0)
+    each = waits / virtual + (micro_batches - 1.0 / virtual) * busy
+    interleaved: Array = np.max(np.where(count > 0.0, each, 0.0), axis=0) + moves + rounds
     if np.all(several):
         return interleaved
     return np.where(several, interleaved, _one_piece(schedule, pipeline, micro_batches))

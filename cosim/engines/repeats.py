@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cosim.engines.case import Case
+from cosim.mapping.stages import ends_take_places
 from cosim.records import Array, Record, array, leaves, map_leaves, take
 from cosim.timing.unique import Index, unique_rows
 
@@ -89,12 +90,18 @@ def round_key(case: Case, kernels: Index) -> tuple[object, ...]:
     sends = plan.zero >= 2.0
     kept = replace(
         plan,
-        virtual=NOTHING,
+        virtual=_split(case),
         micro_batches=NOTHING,
         zero=np.where(sends, plan.zero, 0.0),
         shard=np.where(sends, plan.shard, np.inf),
     )
     return kept, kernels.astype(np.float64)
+
+
+def _split(case: Case) -> Array:
+    """Of pieces what stages depend on: whether the ends give places of layers to embedding and head."""
+    plan = case.plan
+    return np.where(ends_take_places(case.model.layers, plan.pipeline, plan.virtual), 1.0, 0.0)
 
 
 def end_key(case: Case) -> Case:
@@ -108,7 +115,7 @@ def end_key(case: Case) -> Case:
             context=NOTHING,
             micro_batch=NOTHING,
             micro_batches=NOTHING,
-            virtual=NOTHING,
+            virtual=_split(case),
             recompute=NOTHING,
             shard=np.where(plan.zero >= 1.0, plan.shard, np.inf),
         ),

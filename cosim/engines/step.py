@@ -23,7 +23,14 @@ from cosim.mapping.device import (
     DeviceMatmul,
     DeviceVector,
 )
-from cosim.mapping.placement import Placement, context_placement, expert_placement, serving_stage, tensor_placement
+from cosim.mapping.placement import (
+    Placement,
+    context_placement,
+    data_placement,
+    expert_placement,
+    serving_stage,
+    tensor_placement,
+)
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
@@ -258,6 +265,9 @@ def _collective(op: DeviceCollective, case: Case, group: Placement) -> Collectiv
     if op.kind == "all_to_all":
         experts = expert_placement(case.plan, case.system.sizes)
         return all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
+    if op.kind == "table_exchange":
+        replicas = data_placement(case.plan.tensor, case.plan.replicas, case.system.sizes)
+        return uniform_all_to_all(op.size_bytes, replicas, case.system)
     if op.kind.startswith("context"):
         return _of_context(op, case)
     if op.kind == "reduce_scatter":

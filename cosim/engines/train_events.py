@@ -23,7 +23,6 @@ from cosim.engines.slow_ranks import Replica, SlowRanks, slow_replicas
 from cosim.engines.training import host_step, software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
 from cosim.mapping.placement import crosses
-from cosim.mapping.schedules import copies
 from cosim.records import Array, at
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         gather_s=along(table.closing.gather),
         reduce_s=along(table.closing.reduce),
         optimizer_s=along(table.optimizer),
-        layers=tuple(max(int(n * copies(plan.schedule)), 1) for n in along(table.stage.layers)),
+        layers=tuple(int(n) for n in along(table.closing.layers)),
         pieces=int(plan.virtual),
         micro_batches=int(plan.micro_batches),
         cores=float(point.system.chip.collective_cores),

@@ -18,7 +18,7 @@ from cosim.explore.die import chip_of, die_columns
 from cosim.explore.explain import explain
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
-from cosim.explore.train import best_plan, training_dtype
+from cosim.explore.train import best_plan, check_network_plan, training_dtype
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.mapping.placement import tensor_placement
@@ -30,7 +30,7 @@ from cosim.records import Array, array, map_leaves, points, take
 from cosim.timing.collective import check_algorithm
 from cosim.workload.load import Workload, lower_workload
 from cosim.workload.model import ModelArrays
-from cosim.workload.network import forward_only
+from cosim.workload.network import has_phase
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "micro_batches", "expert_parallel")
 _TRAINING_ONLY = (
@@ -127,13 +127,15 @@ def prepare(
     """Plan and scenario from overrides of their defaults. Raises SpecError for what the phase or model has not."""
     asked = vary(Varied(Scenario()), scenario, root="scenario.")
     planned = vary(Varied(Plan()), plan, root="plan.")
-    forward_only(network, phase)
+    has_phase(network, phase)
     _belongs(phase, plan, scenario)
     if "adapter_rank" in scenario and asked.spec.updates != "adapters":
         hint = "scenario.updates=adapters trains them"
         raise SpecError("is the rank of adapters", field="scenario.adapter_rank", hint=hint)
     if network.network:
         _of_network(network, plan, scenario)
+        if phase == "train":
+            check_network_plan(network, planned.spec, asked.spec)
     if "latent" in plan and not network.is_latent:
         hint = f"{network.name} has ordinary attention"
         raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)

@@ -30,7 +30,7 @@ from cosim.mapping.software import load_software
 from cosim.overrides import Varied, split_overrides, vary
 from cosim.records import Array
 from cosim.workload.load import Workload, load_workload, lower_workload
-from cosim.workload.network import Network, forward_only
+from cosim.workload.network import Network, has_phase
 
 Progress = Callable[[int, int, str], None]
 ROOTS = ("system", "workload", "scenario")
@@ -139,7 +139,7 @@ def _model(
     """A model with its overrides, that has the phase; its file is added. Raises SpecError at its line."""
     try:
         model = vary(Varied(load_workload(name)), changes, root="workload.")
-        forward_only(lower_workload(model), phase)
+        has_phase(lower_workload(model), phase)
     except SpecError as error:
         raise error.at(file=study.document.path, line=study.document.line(path)) from None
     files.append(library.find("workloads", name))

@@ -15,11 +15,11 @@ import numpy as np
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case
 from cosim.engines.training import with_micro_batches
-from cosim.errors import InfeasibleError
+from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.explain import explain
 from cosim.hardware.lower import ChipArrays, SystemArrays
 from cosim.mapping.legal import divisors, expert_degrees, legal_plans
-from cosim.mapping.plan import RECOMPUTES, PlanArrays, ScenarioArrays
+from cosim.mapping.plan import RECOMPUTES, Plan, PlanArrays, Scenario, ScenarioArrays
 from cosim.mapping.software import SoftwareArrays
 from cosim.overrides import Overrides
 from cosim.records import map_leaves, points, take
@@ -46,6 +46,20 @@ class Found:
 def training_dtype(chip: ChipArrays) -> str:
     """Format of a training step where none is asked for: 16 bits, or the widest format of the chip."""
     return math_dtype(chip)
+
+
+def check_network_plan(network: ModelArrays, plan: Plan, scenario: Scenario) -> None:
+    """Refuses what a network of layers has not when it is trained. Raises SpecError."""
+    hint = f"{network.name} is a network of layers: data_parallel, micro_batch, zero and dtype are its plan"
+    usual = Plan()
+    for name in ("recompute", "virtual_pipeline", "schedule", "sequence_parallel", "context_parallel"):
+        if getattr(plan, name) != getattr(usual, name):
+            raise SpecError("is not part of a network", field=f"plan.{name}", value=getattr(plan, name), hint=hint)
+    if plan.zero >= 3:
+        hint = "plan.zero up to 2: which of its layers' weights are whole at a time is not modelled"
+        raise SpecError("is not modelled for a network", field="plan.zero", value=plan.zero, hint=hint)
+    if scenario.updates == "adapters":
+        raise SpecError("is not part of a network", field="scenario.updates", value=scenario.updates, hint=hint)
 
 
 def best_plan(
@@ -85,11 +99,16 @@ def space(
     chips, batch = int(np.max(system.chips)), int(np.max(scenario.global_batch))
     # With fused attention there is no attention core to compute again.
     offered = [RECOMPUTES.index(name) for name in RECOMPUTES if not (software.fused and name == "selective")]
+    offered = offered[:1] if model.network else offered
     recomputes = [int(np.max(plan.recompute))] if "recompute" in given else offered
     length = int(np.max(scenario.context))
     rows = [
         (*row, context, again)
-        for context in (_contexts(chips, length, given) if software.fused or "context_parallel" in given else [1])
+        for context in (
+            _contexts(chips, length, given)
+            if "context_parallel" in given or (software.fused and not model.network)
+            else [1]
+        )
         for row in _numbers(scalars, chips // context, batch, context, given)
         for again in recomputes
     ]
@@ -128,15 +147,17 @@ def _contexts(chips: int, length: int, given: Overrides) -> list[int]:
 def _numbers(model: ModelArrays, chips: int, batch: int, context: int, given: Overrides) -> list[tuple[int, ...]]:
     """Rows (tensor, pipeline, data, micro-batch, pieces, ZeRO stage, experts) that divide, in rising order."""
     layers = int(model.layers)
+    # Items of a network are small beside sequences.
+    most = batch if model.network else MOST_MICRO_BATCH
     return [
         (tensor, pipeline, data, micro, pieces, zero, expert)
         for tensor, pipeline, data in legal_plans(model, chips)
         if _agrees(given, tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data) and batch % data == 0
         for micro in divisors(batch // data)
-        if _agrees(given, micro_batch=micro) and (micro <= MOST_MICRO_BATCH or "micro_batch" in given)
+        if _agrees(given, micro_batch=micro) and (micro <= most or "micro_batch" in given)
         for pieces in _pieces(layers, pipeline, batch // (data * micro), asked="virtual_pipeline" in given)
         if _agrees(given, virtual_pipeline=pieces)
-        for zero in _zeros(given, data * context)
+        for zero in _zeros(given, data * context, network=bool(model.network))
         for expert in expert_degrees(model, tensor, data * context)
         if _agrees(given, expert_parallel=expert)
     ]
@@ -150,15 +171,15 @@ def _number(value: Any) -> float:  # noqa: ANN401  # a number, or an array of on
     return float(np.ravel(value)[0])
 
 
-def _zeros(given: Overrides, data: int) -> tuple[int, ...]:
+def _zeros(given: Overrides, data: int, *, network: bool) -> tuple[int, ...]:
     """ZeRO stages tried: the one that is asked for, or those that differ for so many replicas."""
     if "zero" in given:
         return (int(_number(given["zero"])),)
-    return ZERO_STAGES if data > 1 else (0,)
+    return (ZERO_STAGES[:3] if network else ZERO_STAGES) if data > 1 else (0,)
 
 
 def _pieces(layers: int, pipeline: int, micro_batches: int, *, asked: bool) -> list[int]:
-    """Pieces per stage: they must divide the layers of a stage, and stages the micro-batches."""
+    """Pieces per stage that are tried: they divide the layers of a stage, and stages the micro-batches."""
     if pipeline == 1 or layers % pipeline or micro_batches % pipeline:
         return [1]
     return [pieces for pieces in divisors(layers // pipeline) if asked or pieces <= MOST_PIECES]

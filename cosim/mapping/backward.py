@@ -3,7 +3,10 @@
     product C = A W       input gradient dA = dC W^T, weight gradient dW = A^T dC added to what is kept, by the
                           product itself or by a kernel of its own; bias gradient: column sums of dC
     both activations      the same two products, nothing kept
+    convolution           the same two: dC is gathered through the window into places of the input, of which it reads
+                          each number of dC once
     fused attention       one kernel that computes the scores again (timing knows its FLOP)
+    gather                gradients added to their rows
     elementwise           reads gradients of what it wrote and the inputs it read, writes gradients of those;
                           with weights of its own (norm scales) a second kernel reads both again
     sum over ranks        its conjugate: the sum of input gradients of the product that follows it
@@ -50,7 +53,7 @@ def backward(device: DeviceGraph, graph: Graph, plan: PlanArrays, software: Soft
         tuple(each for op in device.matmuls for each in _products(op, software)),
         attentions,
         (
-            *(_elementwise(op) for op in device.vectors),
+            *(_elementwise(op, software) for op in device.vectors if not op.forward_only),
             *(_scale_gradient(op) for op in scales),
             *(_bias_gradient(op) for op in owners if op.bias),
             *(_accumulation(op, software.gradient_bytes) for op in apart),
@@ -73,9 +76,11 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
 
     def again(op: Op) -> Op:
         is_core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
+        # What its own way back computes again is run once more where the layer is.
+        own = 1.0 if getattr(op, "again", False) else 0.0
         if isinstance(op, DeviceCollective) and op.beside:
             op = replace(op, beside=op.beside + RECOMPUTED)
-        return replace(op, name=op.name + RECOMPUTED, count=op.count * (core if is_core else layer))
+        return replace(op, name=op.name + RECOMPUTED, count=op.count * (own + (core if is_core else layer)))
 
     def inside(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         """Ops that some point runs again."""
@@ -93,7 +98,9 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
 
 def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul, DeviceMatmul]:
     """Input gradient [m, k] over n, and weight gradient [k, n] over m, read and written where it is kept."""
-    into = replace(op, name=f"{op.name}.dgrad", n=op.k, k=op.n)
+    # A convolution gathers the gradient through its window: each place of the input is reached by its own taps.
+    rows, wide, deep = op.m * op.pixels, op.k / op.taps, op.n * op.taps / op.pixels
+    into = replace(op, name=f"{op.name}.dgrad", m=rows, n=wide, k=deep, distinct=1.0 / op.taps)
     kept = software.fused_accumulation and not op.activations
     # All points of a batch have one software, whose name is structure: its sizes are one number.
     moved = 2.0 * float(np.max(software.gradient_bytes)) if kept else op.output_bytes
@@ -101,13 +108,19 @@ def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul,
     return into, weight
 
 
-def _elementwise(op: DeviceVector) -> DeviceVector:
-    """Reads the gradients of its outputs and its saved inputs, writes the gradients of its inputs."""
+def _elementwise(op: DeviceVector, software: SoftwareArrays) -> DeviceVector:
+    """Reads the gradients of its outputs and its saved inputs, writes the gradients of its inputs.
+
+    Of a gather that is to add each gradient to its row; of a table that is shared out, to update the row at once, with
+    the optimizer's state read and written.
+    """
+    state = op.gathered_bytes / ACTIVATION_BYTES * software.optimizer_bytes if op.sharded else 0.0
     return replace(
         op,
         name=f"{op.name}.grad",
-        read_bytes=op.write_bytes + op.read_bytes,
-        write_bytes=op.read_bytes,
+        read_bytes=op.write_bytes + op.read_bytes + state,
+        write_bytes=op.read_bytes + state,
+        gathered_bytes=op.gathered_bytes + state,
         flop=2.0 * op.flop,
         special=0.0 * op.special,
     )
@@ -150,6 +163,10 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
         if op.routed is not None:
             # Gradients travel the way back: out where tokens came in.
             found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
+            continue
+        if op.kind == "table_exchange":
+            if op.gradient_width is None:
+                found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
             continue
         name, behind = f"{op.name}.grad", f"{op.into}.wgrad"
         forward = sizes.get(op.name)

@@ -36,6 +36,9 @@ class DeviceMatmul:
     """Whether its weights are experts: replicated over other ranks than those of the rest."""
     distinct: Array = field(default_factory=lambda: array(1.0))
     """Share of A that is read from memory, see ops."""
+    again: bool = False
+    taps: Array = field(default_factory=lambda: array(1.0))
+    pixels: Array = field(default_factory=lambda: array(1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class DeviceVector:
     """Whether it moves bytes at the rate of DRAM even where they are on chip: its passes wait for each other."""
     gathered_bytes: Array = field(default_factory=lambda: array(0.0))
     """Of `read_bytes` those that lie at random in its weights."""
+    again: bool = False
+    forward_only: bool = False
+    sharded: bool = False
+    """Whether its parameters are a table that the replicas share out, with gradients of the rows in hand alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.routing import expert_replicas, expert_sharers, expert_tensor
 from cosim.mapping.schedules import shortfalls
+from cosim.mapping.stages import ENDS
 from cosim.records import Array
 from cosim.workload.model import ModelArrays
 
@@ -54,7 +55,12 @@ LIMITS: tuple[Limit, ...] = (
         "leaves a remainder of {}",
         "the expert degree must divide experts and tensor x data, and divide the tensor degree or be a multiple of it",
     ),
-    Limit("pipeline_parallel", "stages", "has {} stages more than layers", "use no more stages than layers"),
+    Limit(
+        "pipeline_parallel",
+        "stages",
+        "has {} stages too many",
+        "use no more stages than layers; in training two more at most, for embedding and head",
+    ),
     Limit(
         "shard",
         "replicas",
@@ -64,8 +70,9 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "virtual_pipeline",
         "remainder",
-        "leaves a remainder of {} layers or micro-batches",
-        "stages x pieces must divide layers, and stages the micro-batches, where stages hold several pieces",
+        "leaves {} micro-batches over or pieces empty",
+        "where stages hold several pieces, stages must divide the micro-batches and stages x pieces be at most layers "
+        "+ 2, for embedding and head",
     ),
     Limit(
         "schedule_pieces",
@@ -142,8 +149,10 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders."""
     verdict = merged(fine(), "chips", plan.chips - chips)
     if model.network:
-        verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert - 1.0)
+        verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert * plan.context - 1.0)
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
+    if model.mamba is not None:
+        remainder = np.maximum(remainder, np.mod(model.mamba.heads, plan.tensor))
     if model.is_moe:
         share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)
         remainder = np.maximum(remainder, np.mod(model.expert_ffn, share))
@@ -152,11 +161,12 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
     verdict = merged(verdict, "kv_heads", uneven)
     verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
-    verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers)
+    ends = ENDS if phase == "train" and plan.schedule == "1f1b" else 0.0
+    verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers - ends)
     if phase == "train":
         verdict = merged(verdict, "shard", _unshared(plan, model))
         uneven = np.maximum(
-            np.mod(model.layers, plan.pipeline * plan.virtual), np.mod(plan.micro_batches, plan.pipeline)
+            plan.pipeline * plan.virtual - model.layers - ENDS, np.mod(plan.micro_batches, plan.pipeline)
         )
         alone = np.where(plan.pipeline > 1.0, uneven, 1.0)
         if plan.schedule == "1f1b":

@@ -93,7 +93,7 @@ class Scenario(Frozen):
     """Sequences in flight over the whole system."""
     context: Tokens = 2048
     """Decode: cached tokens that a step reads. Prefill: length of the prompts. Training: of the sequences."""
-    global_batch: Degree = 512
+    global_batch: Annotated[int, Field(ge=1, le=1_000_000_000)] = 512
     """Training: sequences of one optimizer step over the whole system."""
     updates: Updates = "all"
     """Training: what a step updates. All weights; adapters of low rank beside frozen weights (LoRA); or nothing: a

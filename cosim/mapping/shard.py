@@ -109,6 +109,9 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         core=op.core,
         bias=op.bias,
         distinct=op.distinct,
+        again=op.again,
+        taps=op.taps,
+        pixels=op.pixels,
     )
 
 
@@ -175,6 +178,9 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         op.core,
         op.scales,
         gathered_bytes=gathered,
+        again=op.again,
+        forward_only=op.forward_only,
+        sharded=op.sharded,
     )
 
 

@@ -2,6 +2,10 @@
 
 Layers are split as evenly as they go. The stages that get one layer more are middle ones first, because
 first and last also hold the embedding and the head. With one stage, `first` is everything.
+
+Where pieces of stages do not divide the layers, or stages outnumber them, embedding and head each take the place of a
+layer (Megatron: account_for_embedding_in_pipeline_split, account_for_loss_in_pipeline_split): 126 layers on 8 stages of
+8 pieces are 15, 16 ... 16, 15. Pieces of one stage count alike.
 """
 
 from __future__ import annotations
@@ -30,22 +34,36 @@ class Stages:
     dense: Array
 
 
-def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0, *, between: bool = False) -> Stages:
+ENDS = 2.0
+"""Places of layers that embedding and head take together."""
+
+
+def stages(
+    layers: Array,
+    pipeline: Array,
+    dense: Array | float = 0.0,
+    *,
+    between: bool = False,
+    virtual: Array | float = 1.0,
+) -> Stages:
     """Classes of `pipeline` stages that share `layers`; shape (4, P) also where both are scalars (P = 1).
 
     `dense` layers fill the first stage and then the following classes in turn, evenly inside a class; or, `between`
-    the others, they are spread over all stages alike.
+    the others, they are spread over all stages alike. `virtual` pieces of a stage.
     """
-    layers, pipeline, dense = np.broadcast_arrays(*(np.atleast_1d(array(each)) for each in (layers, pipeline, dense)))
-    base = np.floor(layers / pipeline)
-    extra = layers - base * pipeline
+    given = (layers, pipeline, dense, virtual)
+    layers, pipeline, dense, virtual = np.broadcast_arrays(*(np.atleast_1d(array(each)) for each in given))
+    place = np.where(ends_take_places(layers, pipeline, virtual), ENDS / 2.0, 0.0)
+    places = layers + 2.0 * place
+    base = np.floor(places / pipeline)
+    extra = places - base * pipeline
     middle = np.maximum(pipeline - 2.0, 0.0)
     full = np.minimum(extra, middle)
     first_extra = np.minimum(extra - full, 1.0)
     single = np.where(pipeline == 1.0, 1.0, 0.0)
     zero, one = np.zeros_like(base), np.ones_like(base)
     count = np.stack([one, full, middle - full, 1.0 - single])
-    held = np.stack([base + first_extra, base + 1.0, base, base])
+    held = np.stack([base + first_extra - place, base + 1.0, base, base - place])
     filled = np.clip(dense - in_front(count * held), 0.0, count * held)
     return Stages(
         count=count,
@@ -67,6 +85,13 @@ def summed_up(values: Array) -> Array:
 def in_front(values: Array) -> Array:
     """Sums of `values` (4, P) over the classes in front of each."""
     found: Array = summed_up(values) - values
+    return found
+
+
+def ends_take_places(layers: Array, pipeline: Array, virtual: Array | float) -> NDArray[np.bool_]:
+    """Whether embedding and head each take the place of a layer: several pieces that do not divide, or many stages."""
+    uneven = (virtual > 1.0) & (np.mod(layers, pipeline * virtual) > 0.0)
+    found: NDArray[np.bool_] = (pipeline > 1.0) & (uneven | (pipeline > layers))
     return found
 
 

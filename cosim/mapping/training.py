@@ -30,11 +30,15 @@ from cosim.records import Array, array
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Parameters of one rank: those that every replica holds, and those of routed experts; `layers` they make up."""
+    """Parameters of one rank: those that every replica holds, and those of routed experts; `layers` they make up.
+
+    `tables` are those of tables that the replicas share out, counted whole.
+    """
 
     shared: Array = field(default_factory=lambda: array(0.0))
     routed: Array = field(default_factory=lambda: array(0.0))
     layers: Array = field(default_factory=lambda: array(0.0))
+    tables: Array = field(default_factory=lambda: array(0.0))
 
 
 def holdings(device: DeviceGraph) -> DeviceGraph:
@@ -44,7 +48,9 @@ def holdings(device: DeviceGraph) -> DeviceGraph:
         replace(op, m=none, n=none, k=none, weight_bytes=none, batch=none, distinct=none) for op in device.matmuls
     )
     vectors = (
-        DeviceVector(op.name, op.group, op.count, *(none,) * 5, op.parameters, op.core, op.has_scales)
+        DeviceVector(
+            op.name, op.group, op.count, *(none,) * 5, op.parameters, op.core, op.has_scales, sharded=op.sharded
+        )
         for op in device.vectors
     )
     return DeviceGraph(device.phase, tuple(matmuls), (), tuple(vectors), (), device.saved)
@@ -70,8 +76,10 @@ def training_memory(
 
     weights = kept(held, 3.0, wide)
     weights = np.minimum(weights + _gathered(device, plan, wide), (held.shared + held.routed) * wide)
+    weights = weights + held.tables / plan.replicas * wide
     gradients = kept(updated, 2.0, software.gradient_bytes)
-    optimizer = kept(updated, 1.0, software.optimizer_bytes * (0.0 if updates == "nothing" else 1.0))
+    state = software.optimizer_bytes * (0.0 if updates == "nothing" else 1.0)
+    optimizer = kept(updated, 1.0, state) + updated.tables / plan.replicas * state
     live = saved_bytes(device, stage, plan)
     total = weights + gradients + optimizer + live
     most = fullest(stage, total)
@@ -92,11 +100,12 @@ def stage_parameters(device: DeviceGraph, stage: Stages, copies: float = 1.0) ->
 
 def stage_weights(groups: Mapping[str, Weights], stage: Stages, copies: float = 1.0) -> Weights:
     """The same from the parameters of one run of each group."""
-    shared = routed = np.zeros_like(stage.layers)
+    shared = routed = tables = np.zeros_like(stage.layers)
     for group, held in groups.items():
         runs = copies * by_group(stage, group)
         shared, routed = shared + runs * held.shared, routed + runs * held.routed
-    return Weights(shared, routed, copies * stage.layers)
+        tables = tables + runs * held.tables
+    return Weights(shared, routed, copies * stage.layers, tables)
 
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
@@ -141,9 +150,12 @@ def group_parameters(device: DeviceGraph) -> dict[str, Weights]:
     owners: tuple[DeviceMatmul | DeviceVector, ...] = (*device.matmuls, *device.vectors)
     for op in owners:
         own, numbers = held.get(op.group, Weights()), op.count * op.parameters
+        if isinstance(op, DeviceVector) and op.sharded:
+            held[op.group] = replace(own, tables=own.tables + numbers)
+            continue
         routed = isinstance(op, DeviceMatmul) and op.routed
         shared = own.shared if routed else own.shared + numbers
-        held[op.group] = Weights(shared, own.routed + numbers if routed else own.routed)
+        held[op.group] = Weights(shared, own.routed + numbers if routed else own.routed, tables=own.tables)
     return held
 
 

@@ -145,7 +145,7 @@ def _fields(reader: Reader, degrees: Degrees, node_chips: int) -> dict[str, Any]
         "context_parallel": context,
         "micro_batch": degrees.micro_batch or 1,
         "expert_parallel": reader.whole("ep", 1),
-        "virtual_pipeline": reader.whole("virtual_pp", 1),
+        "virtual_pipeline": reader.pieces(degrees.pipeline),
         "sequence_parallel": reader.sequence_parallel(degrees.tensor or 2),
         "zero": zero,
         "shard": None if shard is None or shard >= data * context else shard,
@@ -162,7 +162,7 @@ def _given(reader: Reader, degrees: Degrees, plan: PlanArrays) -> dict[str, floa
         "context_parallel": degrees.context,
         "micro_batch": degrees.micro_batch,
         "expert_parallel": reader.whole("ep") if reader.given("ep") else None,
-        "virtual_pipeline": reader.whole("virtual_pp") if reader.given("virtual_pp") else None,
+        "virtual_pipeline": float(plan.virtual) if reader.given("virtual_pp") else None,
     }
     fixed = {"zero": float(plan.zero), "recompute": float(plan.recompute), "sequence_parallel": 1.0}
     return {name: float(value) for name, value in known.items() if value is not None} | fixed
@@ -203,9 +203,14 @@ def _system(reader: Reader, degrees: Degrees) -> tuple[str, SystemArrays]:
     if name not in library.names("systems"):
         raise CannotAnswerError(f"system {name} is not in the library")
     system = _lowered(name, degrees.chips)
-    if chip and system.chip.name != chip:
-        raise CannotAnswerError(f"system {name} has {system.chip.name}, not {chip}")
-    return name, system
+    if not chip or system.chip.name == chip:
+        return name, system
+    for variant in library.names("systems"):
+        # A system that was sold with several chips has a file for each.
+        if variant.startswith(f"{name}-") and load_system(variant).chip.name == chip:
+            reader.complete("system", variant)
+            return variant, _lowered(variant, degrees.chips)
+    raise CannotAnswerError(f"system {name} has {system.chip.name}, not {chip}")
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,9 @@ UPDATES = {"": "all", "pretrain": "all", "sft": "all", "lora": "adapters", "forw
 ADAPTERS = "-lora"
 """Ending of a workload's name that says what its task says already."""
 PLAIN_GPT = "gpt-"
+ARCHITECTURES = ("dense", "moe", "moe-mla", "encoder", "hybrid-mamba", "hybrid-moe")
+ENCODER = "-pretraining"
+"""Ending of the workload that is an encoder as it is trained, beside the network that serves."""
 Spec = TypeVar("Spec", bound=BaseModel)
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
@@ -120,6 +123,11 @@ class Reader:
         if not text and usual is not None:
             self.complete("zero", usual.value)
             return usual.value
+        if text.endswith(":fsdp0"):
+            # A switch that is off.
+            off = 0 if usual is None else usual.value
+            self.complete("zero", f"{off} for {text}")
+            return off
         stage = "3" if "fsdp" in text else text.partition(":")[0]
         if stage not in {"", "0", "1", "2", "3"}:
             raise CannotAnswerError(f"sharding {text} is not modelled")
@@ -131,7 +139,7 @@ class Reader:
         if "=" in text:
             return _slices(text, min(node_chips, self.whole("num_accelerators")))
         stage, _, over = text.partition(":fsdp")
-        if not over:
+        if not over or over == "0":
             return None
         if stage != "3" or not over.isdigit() or int(over) < 1:
             raise CannotAnswerError(f"sharding {text} says no number of ranks")
@@ -140,7 +148,8 @@ class Reader:
     def degrees(self) -> Degrees:
         """Ranks by kind. Raises CannotAnswerError where they do not multiply to the chips, or nothing fills them in."""
         chips, unit = self.whole("num_accelerators"), self._units()
-        layout, sharded = self.software.defaults.layout, "fsdp" in self.given("zero")
+        zero = self.given("zero")
+        layout, sharded = self.software.defaults.layout, "fsdp" in zero and not zero.endswith(":fsdp0")
         tensor, pipeline, context = self._degree("tp"), self._degree("pp"), self._degree("cp")
         searched = layout is not None and layout.value == "fastest" and not sharded
         if (tensor is None or pipeline is None) and not searched:
@@ -204,6 +213,14 @@ class Reader:
         self.complete("micro_batch", share)
         return share
 
+    def pieces(self, pipeline: int | None) -> int:
+        """Pieces of a stage; a model on one stage has nothing to interleave."""
+        pieces = self.whole("virtual_pp", 1)
+        if pieces > 1 and pipeline == 1:
+            self.complete("virtual_pp", f"1 for {pieces} on one stage")
+            return 1
+        return pieces
+
     def formats(self, known: Sequence[str]) -> tuple[str, ...]:
         """Formats to answer in: the row's, or those of an open word that the chip has."""
         text = self.given("precision")
@@ -223,7 +240,7 @@ def check(row: Row) -> None:
         raise CannotAnswerError("measured quantity or value is unknown")
     if values.get("task", "pretrain") not in UPDATES:
         raise CannotAnswerError(f"task {values['task']} is not modelled yet")
-    if values.get("arch", "dense") not in ("", "dense", "moe", "moe-mla"):
+    if values.get("arch", "dense") not in ("", *ARCHITECTURES):
         raise CannotAnswerError(f"architecture {values['arch']} is not trained yet")
 
 
@@ -232,12 +249,16 @@ def model_of(reader: Reader) -> Model:
     row, name = reader.row, reader.given("workload")
     if reader.given("task") == "lora":
         name = name.removesuffix(ADAPTERS)
+    if row.values.get("arch", "") == "encoder":
+        name += ENCODER
     dims = {d: reader.whole(d) for d in _DIMS if reader.given(d)}
     vocab = reader.whole("vocab") if reader.given("vocab") else None
     length = reader.whole("seq_len")
     if name in library.names("workloads"):
         return _known(name, dims, vocab, length)
     named = f"workload {name or '(blank)'} is not in the library"
+    if row.values.get("arch", "") in ("encoder", "hybrid-mamba", "hybrid-moe"):
+        raise CannotAnswerError(named)
     if row.values.get("arch", "") in ("moe", "moe-mla"):
         raise CannotAnswerError(f"mixture of experts {name or '(blank)'} is not in the library")
     if name and not name.startswith(PLAIN_GPT):

@@ -141,7 +141,7 @@ def _attentions(model: ModelArrays, tokens: Tokens) -> tuple[Attention, ...]:
             model.head_dim,
             model.window,
             windowed,
-            True,
+            model.causal,
             share,
         )
 

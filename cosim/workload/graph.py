@@ -7,14 +7,12 @@ import numpy as np
 from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, embedding, feed_forward, head, joined, norms
 from cosim.workload.model import ModelArrays
-from cosim.workload.moe import repeats
-from cosim.workload.network import forward_only
+from cosim.workload.moe import UNIFORM, repeats
+from cosim.workload.network import has_phase
 from cosim.workload.network_graph import network_graph
 from cosim.workload.ops import Attention, Graph, Matmul
 from cosim.workload.tokens import Tokens
-
-UNIFORM = array(0.0)
-"""A router without imbalance."""
+from cosim.workload.training import training_graph
 
 
 def prefill_graph(
@@ -33,7 +31,7 @@ def decode_graph(
     model: ModelArrays, sequences: Array, context: Array, *, imbalance: Array = UNIFORM, absorbed: bool = True
 ) -> Graph:
     """One new token for each of `sequences`, against `context` cached tokens. Raises SpecError for a network."""
-    forward_only(model, "decode")
+    has_phase(model, "decode")
     return _graph(model, Tokens("decode", sequences, array(1.0), context), imbalance, absorbed=absorbed)
 
 
@@ -52,7 +50,10 @@ def active_parameters(model: ModelArrays) -> Array:
 
 def _weights(model: ModelArrays, *, active: bool) -> Array:
     one = array(1.0)
-    graph = prefill_graph(model, one, one) if model.network else decode_graph(model, one, one)
+    if model.mamba is not None or not model.causal:
+        graph = training_graph(model, one, one, fused=True)
+    else:
+        graph = prefill_graph(model, one, one) if model.network else decode_graph(model, one, one)
     total = array(0.0)
     for op in graph.matmuls:
         if op.activations:

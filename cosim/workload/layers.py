@@ -208,6 +208,8 @@ class Gather(_Layer):
     table_rows: Size
     outputs: Size | None = None
     """None is lookups."""
+    sharded: bool = False
+    """In training its tables are shared out over all replicas, and rows travel; serving holds them whole."""
 
     @model_validator(mode="after")
     def _sums(self) -> Self:

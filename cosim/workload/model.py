@@ -19,6 +19,7 @@ from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
 from cosim.workload.layers import LayerArrays
+from cosim.workload.mamba import Mamba, MambaArrays, lower_mamba
 
 Dim = Annotated[int, Field(gt=0, le=10_000_000)]
 ROUTED = (
@@ -29,12 +30,13 @@ ROUTED = (
     "router_bias",
     "expert_groups",
     "groups_per_token",
+    "expert_latent",
 )
 """What only a mixture of experts has."""
 
 
 class Model(Frozen):
-    """Dimensions and choices of one transformer with causal attention."""
+    """Dimensions and choices of one transformer: a decoder, an encoder as it is trained, a hybrid with Mamba layers."""
 
     name: str
     title: str
@@ -58,7 +60,7 @@ class Model(Frozen):
     parallel_norms: Literal[0, 1, 2] = 0
     """Attention and feed-forward work side by side on the stream, after so many norms of it (GPT-J and PaLM one,
     Falcon-180B one for each); 0: the feed-forward works on what attention made."""
-    position: Literal["rotary", "learned", "alibi"]
+    position: Literal["rotary", "learned", "alibi", "none"]
     """Of these, only a learned table has parameters; the biases of ALiBi are made inside the attention kernel."""
     max_positions: Dim
     tied_embeddings: bool = False
@@ -99,6 +101,14 @@ class Model(Frozen):
     """MLA: rotary part of a key, shared by all heads; head_dim is the part without position."""
     value_dim: Dim | None = None
     """MLA: width of a head's value."""
+    expert_latent: Dim | None = None
+    """Width to which tokens are projected before they go to routed experts, and from which back; None is hidden."""
+    causal: bool = True
+    """Whether tokens see only those before them; if not, an encoder (BERT) that learns to fill in masked tokens."""
+    predicted_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the positions that an encoder's head works on: all, or masked ones alone where software picks these."""
+    mamba: Mamba | None = None
+    """Layers of a hybrid; None is a transformer."""
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
     published_active_parameters: Count | None = None
@@ -114,6 +124,10 @@ class Model(Frozen):
             raise SpecError("is missing although windowed_layers is set", field="window")
         self._routes()
         self._side_by_side()
+        self._mixes()
+        if self.causal and self.predicted_share < 1.0:
+            hint = "a decoder learns every token; causal: false is an encoder"
+            raise SpecError("is not part of a decoder", field="predicted_share", value=self.predicted_share, hint=hint)
         latent = (self.kv_latent, self.rope_dim, self.value_dim)
         if (any(latent) or self.query_latent) and not all(latent):
             hint = "latent attention needs kv_latent, rope_dim and value_dim"
@@ -138,6 +152,20 @@ class Model(Frozen):
             raise SpecError("is set although dense_layers is not", field="dense_between", value=self.dense_between)
         if (self.expert_groups or 1) < (self.groups_per_token or 1):
             raise SpecError("is more than expert_groups", field="groups_per_token", value=self.groups_per_token)
+
+    def _mixes(self) -> None:
+        """Refuses a hybrid that its pattern does not describe. Raises SpecError."""
+        if self.mamba is None:
+            return
+        if len(self.mamba.pattern) != self.layers:
+            raise SpecError("is not the number of letters of the pattern", field="layers", value=self.layers)
+        if (self.experts is not None) != ("E" in self.mamba.pattern):
+            raise SpecError("does not agree with the letters E of the pattern", field="experts", value=self.experts)
+        for name in ("parallel_norms", "post_norms", "kv_latent", "dense_layers", "window", "dropout"):
+            if getattr(self, name):
+                raise SpecError("is not modelled in a hybrid", field=name, value=getattr(self, name))
+        if not self.causal:
+            raise SpecError("is not modelled in a hybrid", field="causal", value=self.causal)
 
     def _side_by_side(self) -> None:
         """Refuses blocks side by side where only blocks in turn are modelled. Raises SpecError."""
@@ -194,6 +222,11 @@ class ModelArrays:
     router_bias: bool = False
     is_latent: bool = False
     compresses_query: bool = False
+    expert_latent: Array = field(default_factory=lambda: array(0.0))
+    has_expert_latent: bool = False
+    causal: bool = True
+    predicted_share: Array = field(default_factory=lambda: array(1.0))
+    mamba: MambaArrays | None = None
     network: tuple[LayerArrays, ...] = ()
     """Layers of a network that is no decoder transformer, which then has no other dimensions."""
 
@@ -201,6 +234,11 @@ class ModelArrays:
     def has_tokens(self) -> bool:
         """Whether its work depends on the number of tokens: no where items have one size."""
         return not self.network or any(layer.of_tokens for layer in self.network)
+
+    @property
+    def routed_width(self) -> Array:
+        """Width of a token where its routed experts read it."""
+        return self.expert_latent if self.has_expert_latent else self.hidden
 
     @property
     def kept_per_token(self) -> Array:
@@ -221,6 +259,11 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         value = getattr(model, name)
         return arrays.get(name, array(0.0 if value is None else value))
 
+    mamba = None if model.mamba is None else lower_mamba(model.mamba, arrays)
+    # Layers without experts of a hybrid lie between the routed ones.
+    dense = (
+        number("dense_layers") if mamba is None or model.experts is None else number("layers") * (1.0 - mamba.routed)
+    )
     return ModelArrays(
         name=model.name,
         layers=number("layers"),
@@ -245,13 +288,13 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         activation=model.activation,
         post_norms=model.post_norms,
         parallel_norms=model.parallel_norms,
-        dense_between=model.dense_between,
+        dense_between=model.dense_between or mamba is not None,
         sinks=model.sinks,
         experts=number("experts"),
         experts_per_token=number("experts_per_token"),
         expert_ffn=number("expert_ffn"),
         shared_experts=number("shared_experts"),
-        dense_layers=number("dense_layers"),
+        dense_layers=dense,
         node_limit=arrays.get("groups_per_token", array(model.groups_per_token or np.inf)),
         query_latent=number("query_latent"),
         kv_latent=number("kv_latent"),
@@ -263,5 +306,10 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         router_bias=model.router_bias,
         is_latent=model.kv_latent is not None,
         compresses_query=model.query_latent is not None,
+        expert_latent=number("expert_latent"),
+        has_expert_latent=model.expert_latent is not None,
+        causal=model.causal,
+        predicted_share=number("predicted_share"),
+        mamba=mamba,
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

@@ -13,6 +13,9 @@ from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Collective, Graph, Matmul, Routing, Vector, whole
 from cosim.workload.tokens import Tokens
 
+UNIFORM = array(0.0)
+"""A router without imbalance."""
+
 
 def routing_of(model: ModelArrays, imbalance: Array, phase: str) -> Routing:
     """How the model's router spreads tokens.
@@ -27,10 +30,10 @@ def routing_of(model: ModelArrays, imbalance: Array, phase: str) -> Routing:
 def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     """Router and choice, tokens to their experts, grouped products, tokens back, shared experts beside them."""
     routing, rows = routing_of(model, imbalance, tokens.phase), tokens.rows
-    hidden, wide = whole(model.hidden), whole(model.expert_ffn)
+    hidden, wide = whole(model.routed_width), whole(model.expert_ffn)
     parts = (wide, wide) if model.gated else (wide,)
     scores = whole(model.experts)
-    router = Matmul("router", "moe", rows, (scores,), hidden, "none", "head", bias=model.router_bias)
+    router = Matmul("router", "moe", rows, (scores,), whole(model.hidden), "none", "head", bias=model.router_bias)
     into = Matmul("expert_in", "moe", rows, parts, hidden, "n", bias=model.ffn_bias, routed=routing)
     out = Matmul("expert_out", "moe", rows, (hidden,), wide, "k", bias=model.ffn_bias, routed=routing)
     reads, (flop, special) = float(len(parts)), activation_work(model)
@@ -53,8 +56,8 @@ def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
         Vector("unpermute", "moe", rows, (hidden,), 1.0, 1.0, flop=2.0, routed=routing),
     )
     collectives = (
-        Collective("dispatch", "moe", "dispatch", rows, model.hidden, routed=routing),
-        Collective("combine", "moe", "combine", rows, model.hidden, routed=routing),
+        Collective("dispatch", "moe", "dispatch", rows, model.routed_width, routed=routing),
+        Collective("combine", "moe", "combine", rows, model.routed_width, routed=routing),
         # Shared experts are split over the tensor ranks and so are always summed.
         Collective(
             "moe_sum",
@@ -65,8 +68,19 @@ def routed_block(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
             into="router",
         ),
     )
-    graph = Graph(tokens.phase, (router, into, out), (), vectors, collectives)
+    graph = Graph(tokens.phase, (router, *_latents(model, rows), into, out), (), vectors, collectives)
     return _with_shared(graph, model, tokens) if model.has_shared_experts else graph
+
+
+def _latents(model: ModelArrays, rows: Array) -> tuple[Matmul, ...]:
+    """Products into the narrower width of routed experts and out of it."""
+    if not model.has_expert_latent:
+        return ()
+    wide, narrow = whole(model.hidden), whole(model.expert_latent)
+    return (
+        Matmul("latent_in", "moe", rows, (narrow,), wide, "none"),
+        Matmul("latent_out", "moe", rows, (wide,), narrow, "none"),
+    )
 
 
 def _with_shared(graph: Graph, model: ModelArrays, tokens: Tokens) -> Graph:

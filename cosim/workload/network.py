@@ -79,12 +79,18 @@ def lower_network(varied: Varied[Network]) -> ModelArrays:
     )
 
 
-def forward_only(model: ModelArrays, phase: str) -> None:
-    """Refuses any phase but a forward pass for a network. Raises SpecError."""
-    if model.network and phase != "prefill":
-        what = "is not trained here" if phase == "train" else "has no decode step"
+def has_phase(model: ModelArrays, phase: str) -> None:
+    """Refuses a phase that a workload has not: decode of a network; of encoders and hybrids all but training.
+
+    Raises SpecError.
+    """
+    if model.network and phase == "decode":
         hint = "'estimate prefill' is one forward pass over scenario.batch items"
-        raise SpecError(f"{what}: it is a network of layers", field="workload", value=model.name, hint=hint)
+        raise SpecError("has no decode step: it is a network of layers", field="workload", value=model.name, hint=hint)
+    if (model.mamba is not None or not model.causal) and phase != "train":
+        what = "a hybrid with Mamba layers" if model.causal else "an encoder as it is trained"
+        hint = "'estimate train'; serving takes networks of layers, 'cosim list workloads'"
+        raise SpecError(f"is not served here: it is {what}", field="workload", value=model.name, hint=hint)
 
 
 def _layer(layer: BaseModel, prefix: str, arrays: Mapping[str, Array]) -> LayerArrays:

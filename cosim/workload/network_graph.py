@@ -3,7 +3,7 @@
 conv    implicit GEMM: m = items x output pixels, n = outputs / groups, k = inputs / groups x kernel^2, one product
         a group; of A only the input tensor is distinct, not its patches. Depthwise: vector work.
 gather  rows read at random
-scan    see `_scan`
+scan    see `scan_ops`
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ FP32 = 2.0
 
 def network_graph(layers: tuple[LayerArrays, ...], items: Array, tokens: Array) -> Graph:
     """One pass over `items` items of `tokens` tokens each (where layers ask for tokens)."""
-    ops = [op for layer in layers for op in _BUILDERS[layer.kind](layer, layer.at(tokens), items)]
+    ops = [op for layer in layers for op in ops_of(layer, layer.at(tokens), items)]
     return Graph(
         "prefill",
         tuple(op for op in ops if isinstance(op, Matmul)),
         tuple(op for op in ops if isinstance(op, Attention)),
         tuple(op for op in ops if isinstance(op, Vector)),
     )
+
+
+def ops_of(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
+    """The kernels of one layer of sizes `at` over `items` items."""
+    return _BUILDERS[layer.kind](layer, at, items)
 
 
 def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
@@ -57,6 +62,8 @@ def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
             bias=biases,
             batch=whole(at["groups"]),
             distinct=np.minimum(pixels / taps, 1.0),
+            taps=taps,
+            pixels=pixels,
         )
         found.append(replace(product, count=layer.count * np.where(deep, 0.0, 1.0)))
     return tuple(found)
@@ -147,7 +154,7 @@ def _gather(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     return (_vector(layer, rows, at["width"], 0.0, 1.0, flop=each - 1.0, table=table, gathers=each),)
 
 
-def _scan(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
+def scan_ops(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     """The chunked form of the state-space duality (Dao & Gu 2024), as the five kernels of its published software.
 
     Of H heads of P, state N, G groups that share B and C, chunks of Q tokens (at most all of them), per chunk:
@@ -274,5 +281,5 @@ _BUILDERS = {
     "pool": _pool,
     "upsample": _upsample,
     "gather": _gather,
-    "scan": _scan,
+    "scan": scan_ops,
 }

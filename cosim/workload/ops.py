@@ -81,6 +81,12 @@ class Matmul:
     core: bool = False
     routed: Routing | None = None
     distinct: Array = field(default_factory=lambda: array(1.0))
+    again: bool = False
+    """Whether the way back computes it again by its nature, because its result is not kept."""
+    taps: Array = field(default_factory=lambda: array(1.0))
+    """Of a convolution: the places of its window, which are part of k."""
+    pixels: Array = field(default_factory=lambda: array(1.0))
+    """Of a convolution: places of the input for each of the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,12 @@ class Vector:
     scales: bool = False
     """Whether `parameters` scale its elements, so that their gradient is a sum over rows."""
     gathers: Array | None = None
+    again: bool = False
+    """As for Matmul."""
+    forward_only: bool = False
+    """Whether it has no kernel of its own on the way back."""
+    sharded: bool = False
+    """Whether the replicas share out its table in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +172,13 @@ class Collective:
     `sequence_gather` is one only where sequence parallelism left slices; `routed_sum` sums what experts inside the
     tensor group made, and only joins slices where tokens travelled and came back whole. `into` names the product
     whose input gradient is summed in return when the model is trained. `dispatch` and `combine` carry tokens to the
-    ranks of their experts and back: m tokens of `width`, to as many ranks as `routed` says.
+    ranks of their experts and back: m tokens of `width`, to as many ranks as `routed` says. `table_exchange` is
+    between the replicas, which share out a table; its gradients go back where `gradient_width` is not 0.
     """
 
     name: str
     group: Group
-    kind: Literal["all_reduce", "all_gather", "sequence_gather", "routed_sum", "dispatch", "combine"]
+    kind: Literal["all_reduce", "all_gather", "sequence_gather", "routed_sum", "dispatch", "combine", "table_exchange"]
     m: Array
     width: Array
     count: Array = field(default_factory=lambda: array(1.0))

@@ -10,10 +10,11 @@ from __future__ import annotations
 from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, feed_forward_block, joined
 from cosim.workload.elementwise import norm_flop, norm_parameters
-from cosim.workload.graph import UNIFORM
+from cosim.workload.encoder import masked_loss
+from cosim.workload.hybrid import hybrid_layers
 from cosim.workload.model import ModelArrays
-from cosim.workload.moe import routed_block, routing_of
-from cosim.workload.network import forward_only
+from cosim.workload.moe import UNIFORM, routed_block, routing_of
+from cosim.workload.network_training import network_training_graph
 from cosim.workload.ops import Axis, Collective, Graph, Group, Matmul, Saved, Vector, whole
 from cosim.workload.tokens import Tokens
 
@@ -26,14 +27,19 @@ def training_graph(
 ) -> Graph:
     """Forward pass over `sequences` of `length` tokens with the loss of every token, and its saved tensors.
 
-    Raises SpecError for a network of layers.
+    Of a network of layers, `sequences` are items; its attention is fused whatever the software.
     """
-    forward_only(model, "train")
+    if model.network:
+        return network_training_graph(model.network, sequences, length)
     tokens = Tokens("train", sequences, length, length)
     attention = _attention(model, tokens) if fused else _unfused_attention(model, tokens)
+    if model.mamba is not None:
+        routed = _routed(model, tokens, imbalance) if model.is_moe else Graph("train")
+        layers = hybrid_layers(model, model.mamba, tokens, attention, _feed_forward(model, tokens), routed)
+        return joined("train", (_embedding(model, tokens), layers, _loss(model, tokens)))
     forward = _feed_forward(model, tokens) if not model.is_moe else _routed(model, tokens, imbalance)
     parts = (_embedding(model, tokens), attention, forward, _residuals(model, tokens))
-    return joined("train", (*parts, _loss(model, tokens)))
+    return joined("train", (*parts, _loss(model, tokens) if model.causal else masked_loss(model, tokens)))
 
 
 def _attention(model: ModelArrays, tokens: Tokens) -> Graph:
@@ -104,15 +110,18 @@ def _projected(model: ModelArrays, tokens: Tokens) -> tuple[Saved, ...]:
 def _routed(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     """The serving block and the dense layers before it; keeps what each token's experts read and made."""
     block, rows = routed_block(model, tokens, imbalance), tokens.rows
-    hidden, wide, two = whole(model.hidden), whole(model.expert_ffn), 2 if model.gated else 1
+    hidden, wide, two = whole(model.routed_width), whole(model.expert_ffn), 2 if model.gated else 1
     routing = routing_of(model, imbalance, "train")
     saved = [
-        Saved("router_input", "moe", rows, (hidden,), HALF, sequence=True),
+        Saved("router_input", "moe", rows, (whole(model.hidden),), HALF, sequence=True),
         Saved("routed_input", "moe", rows, (hidden,), HALF, routed=routing),
         Saved("expert_activation_input", "moe", rows, (wide,) * two, HALF, splits=True, routed=routing),
         Saved("expert_activation_output", "moe", rows, (wide,), HALF, splits=True, routed=routing),
         Saved("routed_output", "moe", rows, (hidden,), HALF, routed=routing),
     ]
+    if model.has_expert_latent:
+        # What goes to the experts is kept with them; what comes back, by token.
+        saved.append(Saved("latent_output", "moe", rows, (hidden,), HALF, sequence=True))
     if model.has_shared_experts:
         joint = whole(model.shared_experts * model.expert_ffn)
         saved.append(Saved("shared_activation_input", "moe", rows, (joint,) * two, HALF, splits=True))

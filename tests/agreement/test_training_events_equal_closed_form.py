@@ -182,6 +182,18 @@ def test_every_point_of_a_batch_agrees(name: str, stack: str) -> None:
         assert simulate_training(case, index).time_s == pytest.approx(float(closed), rel=WITHIN)
 
 
+@pytest.mark.parametrize(
+    ("layers", "stages", "pieces"), [(126, 8, 8), (126, 16, 4), (94, 8, 3), (61, 4, 4), (30, 8, 4)]
+)
+@pytest.mark.parametrize("rounds", [2, 6])
+def test_uneven_pieces_agree(layers: int, stages: int, pieces: int, rounds: int) -> None:
+    machine = without_contention(roomy("dgx-h100", 16))
+    fields = {"tensor_parallel": 8, "pipeline_parallel": stages, "virtual_pipeline": pieces, "data_parallel": 1}
+    case = pipeline_case(machine, "megatron", global_batch=rounds * stages, **fields)
+    case = replace(case, model=replace(case.model, layers=array(layers), vocab=array(16000)))
+    assert difference(case) == pytest.approx(0.0, abs=WITHIN)
+
+
 @pytest.mark.parametrize("name", sorted(NODES))
 def test_waiting_at_the_power_limit_is_what_the_events_leave_out(name: str) -> None:
     power: Mapping[str, float] = MappingProxyType({"chip.power.limit": 1.1 * described(name).spec.chip.power.idle.si})

@@ -306,7 +306,7 @@ def test_what_is_asked_wrongly_is_one_message(
         (("plan.data_parallel=8",), "memory", "; the nearest strategy that fits is tensor "),
         (("workload.layers=3000",), "memory", "use more nodes (system.nodes), more tensor or pipeline parallelism"),
         (("plan.tensor_parallel=3",), "tensor_parallel", "must divide heads"),
-        (("plan.pipeline_parallel=4", "plan.virtual_pipeline=3"), "virtual_pipeline", "stages x pieces must divide"),
+        (("plan.pipeline_parallel=4", "plan.virtual_pipeline=9"), "virtual_pipeline", "stages x pieces be at most"),
         (("plan.data_parallel=8", "plan.micro_batch=3"), "batch", "data_parallel x micro_batch the global batch"),
         (("plan.micro_batch=3",), "plan", "no degrees on 8 chips divide llama-3.1-8b and global batch 16 as asked"),
         (("scenario.context=200000", "plan.tensor_parallel=8"), "positions", "raise workload.max_positions"),

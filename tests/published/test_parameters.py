@@ -50,11 +50,13 @@ LEFT_OUT = {
     "opt-1.3b": (1_315_758_080, 2 * 2048),  # two positions before the first
 }
 # Counts that are stated so roundly that half of their last digit is more than the tolerance.
-ROUNDED = {"gpt-1.7b": 0.05e9, "gpt-3.6b": 0.05e9, "falcon-180b": 5e9, "grok-1": 2e9}
+ROUNDED = {"gpt-1.7b": 0.05e9, "gpt-3.6b": 0.05e9, "falcon-180b": 5e9, "grok-1": 2e9, "nemotron-h-56b": 0.5e9}
+ROUNDED |= {"nemotron-3-super-120b-a12b": 1e9}
 # Workloads of measured runs whose size nobody states: their names are the size, or the shape.
 UNSTATED = {
     *(f"gpt-h{hidden}-l{layers}" for hidden in (1024, 2048) for layers in (12, 16, 20, 24)),
     *(f"gpt-{size}" for size in ("350m", "1.3b", "6.7b", "20b", "89b")),
+    "gpt3-xl-hidden-2048",  # its table's 1.3 B are fewer than its dimensions give
     *("llama3-70b-12layers", "llama3.1-405b-4layers", "deepseek2-236b-4layers", "deepseek3-671b-4layers"),
 }
 QWEN25_7B: dict[str, Any] = {

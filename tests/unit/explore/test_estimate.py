@@ -371,7 +371,7 @@ def test_bad_input_of_training_names_the_path(plan: dict[str, Any], scenario: di
     [
         ({"tensor_parallel": 3}, "tensor_parallel", "must divide heads"),
         ({"tensor_parallel": 16}, "chips", "use no more chips"),
-        ({"pipeline_parallel": 4, "virtual_pipeline": 3}, "virtual_pipeline", "stages x pieces must divide layers"),
+        ({"pipeline_parallel": 4, "virtual_pipeline": 9}, "virtual_pipeline", "stages x pieces be at most layers"),
         ({"tensor_parallel": 8, "virtual_pipeline": 2}, "virtual_pipeline", "where stages hold several pieces"),
         ({"tensor_parallel": 8, "micro_batch": 3}, "batch", "in training data_parallel x micro_batch the global batch"),
         ({"data_parallel": 8, "zero": 0}, "memory", r"nearest strategy that fits is .*: zero 0 to 1"),

@@ -83,6 +83,8 @@ def brute_force(ask: dict[str, Any], fixed: dict[str, Any]) -> list[Row]:
         and (row[3] <= MOST_MICRO_BATCH or "micro_batch" in fixed)
         # One replica has nobody to share with; what is asked for is tried all the same.
         and (row[2] > 1 or row[5] == 0 or "zero" in fixed)
+        # A search keeps to pieces that divide the layers.
+        and (row[4] == 1 or model(workload).spec.layers % (row[1] * row[4]) == 0)
     ]
     if not plans:
         return []

@@ -206,3 +206,41 @@ def test_sums_over_classes_are_those_of_numpy_and_leave_their_input(rows: list[l
     np.testing.assert_array_equal(summed_up(values), np.cumsum(values, axis=0))
     np.testing.assert_array_equal(in_front(values), np.cumsum(values, axis=0) - values)
     np.testing.assert_array_equal(values, kept)
+
+
+@st.composite
+def interleaved(draw: st.DrawFn) -> tuple[int, int, int]:
+    layers = draw(st.integers(2, 300))
+    pipeline = draw(st.integers(2, max(layers // 2, 2)))
+    return layers, pipeline, draw(st.integers(2, max((layers + 2) // pipeline, 2)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(drawn=interleaved())
+def test_pieces_that_do_not_divide_leave_ends_a_layer_for_embedding_and_head(drawn: tuple[int, int, int]) -> None:
+    layers, pipeline, pieces = drawn
+    stage, even = stages(array(layers), array(pipeline), virtual=array(pieces)), of(layers, pipeline)
+    assert float((stage.count * stage.layers).sum()) == layers
+    assert float(stage.count.sum()) == pipeline
+    if layers % (pipeline * pieces) == 0:
+        assert np.array_equal(stage.layers, even.layers)
+        return
+    places = (stage.layers + stage.embeds + stage.heads)[stage.count > 0.0]
+    assert places.max() - places.min() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("layers", "pipeline", "pieces", "along"),
+    [
+        (126, 8, 8, [15, *[16] * 6, 15]),  # 128 places
+        (126, 16, 4, [7, *[8] * 14, 7]),
+        (94, 8, 3, [11, *[12] * 6, 11]),
+        (61, 4, 4, [15, 16, 16, 14]),  # 63 places: the last stage has one fewer
+        (70, 72, 1, [0, *[1] * 70, 0]),  # more stages than layers
+        (96, 8, 3, [12] * 8),  # even: nothing changes
+    ],
+)
+def test_uneven_pieces_by_hand(layers: int, pipeline: int, pieces: int, along: list[int]) -> None:
+    stage = stages(array(layers), array(pipeline), virtual=array(pieces))
+    found = [held for held, count in zip(stage.layers[:, 0], stage.count[:, 0], strict=True) for _ in range(int(count))]
+    assert found == along

@@ -194,7 +194,8 @@ REASONS: list[tuple[dict[str, object], str]] = [
     ({"measured_value": -2.5}, "measured quantity or value is unknown"),
     ({"measured_value": "fast"}, "measured quantity or value is unknown"),
     ({"task": "distil"}, "task distil is not modelled yet"),
-    ({"arch": "encoder"}, "architecture encoder is not trained yet"),
+    ({"arch": "encoder"}, "workload gpt3-175b-pretraining is not in the library"),
+    ({"arch": "hybrid-moe", "workload": "jamba"}, "workload jamba is not in the library"),
     ({"arch": "ssm"}, "architecture ssm is not trained yet"),
     ({"software_stack": "abacus"}, "software stack abacus is not in the library"),
     ({"software_stack": None}, "software stack (blank) is not in the library"),
@@ -229,7 +230,6 @@ REASONS: list[tuple[dict[str, object], str]] = [
     ({"num_accelerators": 100}, "tp x pp x cp x dp is not the number of accelerators"),
     ({"dp": 3}, "tp x pp x cp x dp is not the number of accelerators"),
     ({"zero": "4"}, "sharding 4 is not modelled"),
-    ({"zero": "3:fsdp0"}, "sharding 3:fsdp0 says no number of ranks"),
     ({"zero": "3:fsdpall"}, "sharding 3:fsdpall says no number of ranks"),
     ({"zero": "ici_tensor=8"}, "sharding ici_tensor=8 is not modelled"),
     ({"tp": None}, "tp is not given"),
@@ -254,7 +254,7 @@ def test_a_row_that_cannot_be_answered_says_why(values: dict[str, object], reaso
 @pytest.mark.parametrize(
     ("values", "limit"),
     [
-        ({"virtual_pp": 5}, "virtual_pipeline"),
+        ({"virtual_pp": 50}, "virtual_pipeline"),
         ({"global_batch": 60}, "virtual_pipeline"),
         ({"global_batch": 61, "virtual_pp": 1, "micro_batch": 2}, "batch"),
         ({"tp": 5, "num_accelerators": 40}, "tensor_parallel"),
@@ -396,3 +396,71 @@ def test_predictions_are_grouped_by_source_accelerator_and_workload() -> None:
     assert known.predicted == seconds()
     assert (unknown.predicted, unknown.measured, unknown.reason) == (None, None, "system abacus is not in the library")
     assert predict("training", []) == []
+
+
+@pytest.mark.parametrize("stack", ["nemo", "megatron-2022"])
+def test_sharding_over_no_ranks_is_off(stack: str) -> None:
+    fields = {**H100, "software_stack": stack, "recompute": "none", "sp": 0, "vocab": 128256}
+    case, completed = training_case(row(**fields, zero="3:fsdp0"))
+    usual = training._software(stack).defaults.zero
+    assert float(case.plan.zero) == (0 if usual is None else usual.value)
+    assert f"zero {int(case.plan.zero)} for 3:fsdp0" in completed
+    assert np.isinf(case.plan.shard)
+
+
+def test_a_model_on_one_stage_has_no_pieces() -> None:
+    case, completed = training_case(row(**{**H100, "virtual_pp": 12}))
+    assert (float(case.plan.virtual), "virtual_pp 1 for 12 on one stage" in completed) == (1.0, True)
+    assert seconds(**{**H100, "virtual_pp": 12}) == seconds(**H100)
+
+
+def test_a_system_that_was_sold_with_other_chips_is_the_one_with_the_row_s() -> None:
+    small = {"accelerator": "a100-40gb-sxm", "system": "dgx-a100"}
+    case, completed = training_case(row(**small))
+    assert (case.system.chip.name, case.system.name) == ("a100-40gb-sxm", "dgx-a100-40gb")
+    assert "system dgx-a100-40gb" in completed
+    with pytest.raises(CannotAnswerError, match="system dgx-a100 has a100-80gb-sxm, not h100-sxm"):
+        training_case(row(accelerator="h100-sxm"))
+
+
+def test_uneven_pieces_are_answered() -> None:
+    pieces = {"tp": 8, "pp": 8, "num_accelerators": 512, "virtual_pp": 8, "dp": 8, "recompute": "none"}
+    even, uneven = (
+        seconds(
+            **{**H100, **pieces, "workload": "llama-3.1-405b", "layers": layers, "global_batch": 512, "seq_len": 512}
+        )
+        for layers in (128, 126)
+    )
+    # 16 layers on every stage; or 15 where embedding or head lie, so that the one with the head is less behind.
+    assert uneven == pytest.approx(even, rel=0.05)
+    assert uneven < even
+
+
+ENCODER: dict[str, object] = {
+    "accelerator": "trainium1",
+    "system": "trn1.32xlarge",
+    "software_stack": "neuronx",
+    "workload": "bert-large",
+    "arch": "encoder",
+    "num_accelerators": 16,
+    "micro_batch": 16,
+    "global_batch": 16384,
+    "seq_len": 128,
+    "precision": "bf16",
+    **dict.fromkeys(("tp", "pp", "virtual_pp", "sp", "recompute", "vocab"), ""),
+}
+
+
+def test_an_encoder_is_its_workload_as_it_is_trained() -> None:
+    case, completed = training_case(row(**ENCODER))
+    assert not case.model.causal
+    assert {"tp 1", "pp 1"} <= set(completed)
+    assert (float(case.plan.data), float(case.plan.micro_batch)) == (16.0, 32.0)
+    assert seconds(**{**ENCODER, "global_batch": 2_097_152}) > seconds(**ENCODER)
+
+
+def test_a_hybrid_is_answered_with_the_layers_of_the_library() -> None:
+    fields = {"workload": "nemotron-h-56b", "arch": "hybrid-mamba", "tp": 8, "num_accelerators": 64, "dp": 8}
+    case, _ = training_case(row(**{**H100, **fields, "layers": 118, "seq_len": 8192, "global_batch": 192}))
+    assert case.model.mamba is not None
+    assert float(case.model.mamba.mamba) * 118 == pytest.approx(54.0)

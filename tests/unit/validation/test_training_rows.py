@@ -170,6 +170,6 @@ def test_a_plain_gpt_has_a_name_of_one_or_none() -> None:
 def test_rows_are_checked_before_anything_is_built() -> None:
     good = {"measured_quantity": "samples_per_s", "measured_value": 3, "arch": "moe-mla", "task": "lora"}
     check(reader(**good).row)
-    for bad in ({"arch": "hybrid-moe"}, {"task": "distil"}, {"measured_value": 0}):
+    for bad in ({"arch": "ssm"}, {"task": "distil"}, {"measured_value": 0}):
         with pytest.raises(CannotAnswerError):
             check(reader(**{**good, **bad}).row)

@@ -40,7 +40,7 @@ def test_lowering_keeps_every_dimension_of_any_valid_model(
 
 def test_lowered_leaves_are_float64_scalars(describe: Describe) -> None:
     found = list(leaves(lower_model(Varied(describe()))))
-    assert len(found) == len(NUMBERS) + 12  # and the window with its layers, experts and latents that it has not
+    assert len(found) == len(NUMBERS) + 14  # and the window with its layers, experts and latents that it has not
     assert all(leaf.shape == () and leaf.dtype == np.float64 for leaf in found)
 
 
@@ -114,7 +114,7 @@ def test_sweeping_windowed_layers_turns_the_window_on(describe: Describe) -> Non
         ({"head_dim": 1.5}, "head_dim", r"\(got 1.5\)"),
         ({"windowed_layers": -1}, "windowed_layers", "greater than or equal to 0"),
         ({"norm": "batch"}, "norm", "'rms' or 'layer'"),
-        ({"position": "sinus"}, "position", "'rotary', 'learned' or 'alibi'"),
+        ({"position": "sinus"}, "position", "'rotary', 'learned', 'alibi' or 'none'"),
         ({"activation": "tanh"}, "activation", "'smooth', 'relu' or 'squared_relu'"),
         ({"parallel_norms": 3}, "parallel_norms", r"\(got 3\)"),
         ({"parallel_norms": 1, "post_norms": True}, "parallel_norms", "modelled without post_norms"),

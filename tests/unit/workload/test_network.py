@@ -13,7 +13,7 @@ from cosim.records import at, leaves, map_leaves, points, structure, take
 from cosim.schema import validated
 from cosim.workload.load import load_model, lower_workload
 from cosim.workload.model import lower_model
-from cosim.workload.network import Network, forward_only, lower_network
+from cosim.workload.network import Network, has_phase, lower_network
 
 LAYERS: list[dict[str, Any]] = [
     {"name": "stem", "kind": "conv", "inputs": 3, "outputs": 8, "kernel": 3, "height": 16, "norm": True},
@@ -121,11 +121,20 @@ def test_tokens_are_asked_for_where_a_layer_has_them() -> None:
     assert lower_model(Varied(load_model("llama-3.1-8b"))).has_tokens
 
 
-@pytest.mark.parametrize(("phase", "problem"), [("decode", "has no decode step"), ("train", "is not trained here")])
-def test_a_network_has_a_forward_pass_alone(phase: str, problem: str) -> None:
+def test_a_network_has_no_decode_step() -> None:
     model = lower_workload(network())
-    forward_only(model, "prefill")
-    with pytest.raises(SpecError, match=problem) as caught:
-        forward_only(model, phase)
+    for phase in ("prefill", "train"):
+        has_phase(model, phase)
+    with pytest.raises(SpecError, match="has no decode step") as caught:
+        has_phase(model, "decode")
     assert (caught.value.field, caught.value.value) == ("workload", "n")
-    forward_only(lower_model(Varied(load_model("llama-3.1-8b"))), phase)
+    has_phase(lower_model(Varied(load_model("llama-3.1-8b"))), "decode")
+
+
+@pytest.mark.parametrize(("name", "what"), [("bert-large-pretraining", "an encoder"), ("nemotron-h-56b", "a hybrid")])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_what_is_described_to_be_trained_is_not_served(name: str, what: str, phase: str) -> None:
+    model = lower_model(Varied(load_model(name)))
+    has_phase(model, "train")
+    with pytest.raises(SpecError, match=f"is not served here: it is {what}"):
+        has_phase(model, phase)

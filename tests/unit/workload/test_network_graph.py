@@ -17,7 +17,6 @@ from cosim.workload.graph import decode_graph, model_flop, parameters, prefill_g
 from cosim.workload.model import ModelArrays
 from cosim.workload.network import Network, lower_network
 from cosim.workload.ops import Graph, Matmul, Vector
-from cosim.workload.training import training_graph
 
 SMALL = st.integers(1, 12)
 
@@ -267,12 +266,10 @@ def test_points_of_a_batch_are_points_alone() -> None:
         assert together[index] == pytest.approx(float(flop), rel=1e-12)
 
 
-def test_a_network_is_neither_decoded_nor_trained() -> None:
+def test_a_network_is_not_decoded() -> None:
     net, one = model(conv()), array(1.0)
     with pytest.raises(SpecError, match="has no decode step"):
         decode_graph(net, one, one)
-    with pytest.raises(SpecError, match="is not trained"):
-        training_graph(net, one, one, fused=True)
 
 
 def test_ops_are_in_the_order_of_the_layers() -> None:

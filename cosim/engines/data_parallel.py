@@ -26,7 +26,7 @@ from cosim.mapping.routing import expert_replicas, expert_sharers
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages
-from cosim.mapping.training import Weights
+from cosim.mapping.weights import Weights
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter

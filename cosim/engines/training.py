@@ -16,6 +16,7 @@ import numpy as np
 from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes, with_adapters
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
+from cosim.engines.optimizer import planned_update
 from cosim.engines.pipeline import Piece, Schedule
 from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
@@ -27,7 +28,8 @@ from cosim.mapping.schedules import copies, hops, pieces
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
-from cosim.mapping.training import Weights, group_parameters, stage_parameters, updated_part
+from cosim.mapping.training import updated_part
+from cosim.mapping.weights import Weights, group_parameters, stage_parameters
 from cosim.mapping.widths import element_bytes, widened
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, exposed
@@ -156,7 +158,7 @@ def step_table(case: Case) -> StepTable:
     inside, across, within, beyond, link = _hops(case)
     owned = stage_parameters(changed, stage, copies(case.plan.schedule))
     ends = closing(case, software, owned, stage)
-    update, update_energy = optimizer_step(case, software, owned)
+    update, update_energy = _update(case, software, changed, stage)
     whole = _on(stage, passes_of)
     total = case.plan.micro_batches * (energy + hops(case.plan) * link)
     total = total + link_energy(ends.wire_bytes, case.system.chip) + update_energy
@@ -204,6 +206,14 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
     parts["optimizer"] = np.minimum(update, end)
     parts["data_parallel"] = before + end - parts["optimizer"]
     return parts
+
+
+def _update(case: Case, software: SoftwareArrays, changed: DeviceGraph, stage: Stages) -> tuple[Array, Array]:
+    """Time [s] and energy [J] of the update on a stage of each class (4, P)."""
+    if software.update is None:
+        return optimizer_step(case, software, stage_parameters(changed, stage, copies(case.plan.schedule)))
+    planned = planned_update(case, software, software.update, changed, stage)
+    return planned.time, planned.energy
 
 
 def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piece:

@@ -21,9 +21,9 @@ from cosim.explore.space import best_native, candidates_at, searched
 from cosim.explore.train import best_plan, training_dtype
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
+from cosim.mapping.optimizers import planned_software
 from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
-from cosim.mapping.software import load_software, lower_software
 from cosim.mapping.widths import one_format
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
@@ -44,6 +44,8 @@ _TRAINING_ONLY = (
     "recompute",
     "software",
     "schedule",
+    "optimizer",
+    "optimizer_dtype",
 )
 
 
@@ -175,7 +177,7 @@ def _training(
     plan: Overrides,
 ) -> tuple[Case, Estimates, int]:
     """The case of a training step, its estimates, the plans tried: with a degree as given, or the best that agrees."""
-    software = lower_software(load_software(planned.spec.software))
+    software = planned_software(planned.spec)
     machine = one_format(machine, software)
     if any(name in plan for name in _DEGREES):
         case = with_micro_batches(Case("train", machine, network, plans, scenario, software))

@@ -104,6 +104,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.shard": _where(trains, full(np.where(np.isfinite(plan.shard), plan.shard, np.nan))),
         "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
         "plan.software": same("" if case.software is None else case.software.name),
+        **_optimizer(case, total),
         "scenario.batch": _where(not trains, full(scenario.batch)),
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),
         "scenario.updates": same(scenario.updates if trains else ""),
@@ -121,6 +122,15 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
     table["bottleneck"] = bottlenecks(result)
     table |= {f"breakdown_s.{name}": result.breakdown[name] for name in BREAKDOWN}
     return table | {"quality": same(quality), "confidence": same(confidence)}
+
+
+def _optimizer(case: Case, total: int) -> Columns:
+    """The optimizer that the plan asks for and the format of its state; empty where the software has its own."""
+    update = None if case.software is None else case.software.update
+    return {
+        "plan.optimizer": Text.same("" if update is None else update.name, total),
+        "plan.optimizer_dtype": Text.same("" if update is None else update.dtype, total),
+    }
 
 
 def _where(applies: bool, values: Array) -> Array:  # reads as numpy's where

@@ -32,13 +32,14 @@ Updates = Literal["all", "adapters", "nothing"]
 ContextExchange = Literal["ring", "all_gather", "all_to_all"]
 ScheduleName = Literal["1f1b", "gpipe", "zb-h1", "zb-v", "dualpipe"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
+StateDtype = Literal["fp32", "bf16", "int8"]
 
 
 class Plan(Frozen):
     """Degrees of parallelism, micro-batches and formats. chips = tensor x context x pipeline x data.
 
     What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, shard,
-    recompute, software, schedule.
+    recompute, software, schedule, optimizer, optimizer_dtype.
     What only serving knows: micro_batches (training derives it), kv_dtype.
     """
 
@@ -77,6 +78,11 @@ class Plan(Frozen):
     """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
     schedule: ScheduleName = "1f1b"
     """Order of the passes of a pipeline; 1f1b is interleaved where virtual_pipeline is more than one."""
+    optimizer: str | None = None
+    """Optimizer of the library, or a file: what is kept of a parameter, what its update costs. None: as the software
+    says."""
+    optimizer_dtype: StateDtype | None = None
+    """Format of its state; None: as the software says."""
 
     @field_validator("schedule", mode="before")
     @classmethod

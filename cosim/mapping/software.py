@@ -6,17 +6,21 @@ One file per family and release in `accelerators/software`. Fitted numbers belon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from cosim.datum import Capacity, Count, Kind, Time
+from cosim.datum import Capacity, Count, Datum, Kind, Quantity, Time
 from cosim.errors import SpecError
 from cosim.hardware.load import described
-from cosim.mapping.plan import Degree, Recompute
+from cosim.mapping.plan import Degree, Recompute, StateDtype
 from cosim.records import Array, array
 from cosim.schema import Frozen, Source, validated
 
+if TYPE_CHECKING:
+    from cosim.mapping.optimizers import UpdateArrays
+
+Bytes = Annotated[Datum, Quantity("B", open_low=False)]
 T = TypeVar("T")
 
 
@@ -63,6 +67,12 @@ class Software(Frozen):
     """Gradient as it crosses the network."""
     optimizer_bytes: Capacity
     """Master weight and moments."""
+    master_bytes: Bytes | None = None
+    """Of these the master weight, 0 where the weight is its own; None: not known."""
+    optimizer: str = "adamw"
+    """What these bytes are those of: an optimizer of the library."""
+    optimizer_dtype: StateDtype = "fp32"
+    """Format of the moments."""
     fused_accumulation: bool
     """Whether the product of a weight gradient adds to what is kept; if not, a kernel of its own does."""
     tensor_overlap: bool
@@ -103,6 +113,8 @@ class SoftwareArrays:
     host_kernel: Array
     host_step: Array
     mixed: bool = True
+    update: UpdateArrays | None = None
+    """The optimizer that a plan asks for; None: `optimizer_bytes` of state, one pass."""
 
 
 def load_software(name: str) -> Software:

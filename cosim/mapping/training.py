@@ -10,30 +10,21 @@ weights have neither gradients nor state; where nothing is updated there is no s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from cosim.mapping.adapters import adapters_of
 from cosim.mapping.backward import FULL, SELECTIVE
-from cosim.mapping.device import DeviceGraph, DeviceMatmul, DeviceVector
+from cosim.mapping.device import DeviceGraph
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_sharers
 from cosim.mapping.schedules import PIECES, copies, live_passes
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
+from cosim.mapping.state import stage_state
+from cosim.mapping.weights import Weights, group_parameters, stage_parameters
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Parameters of one rank: those that every replica holds, and those of routed experts; `layers` they make up."""
-
-    shared: Array = field(default_factory=lambda: array(0.0))
-    routed: Array = field(default_factory=lambda: array(0.0))
-    layers: Array = field(default_factory=lambda: array(0.0))
 
 
 def training_memory(
@@ -48,16 +39,10 @@ def training_memory(
     held, wide = stage_parameters(device, stage, copies(plan.schedule)), element_bytes(plan, software)
     updated = stage_parameters(updated_part(device, updates), stage, copies(plan.schedule))
 
-    def kept(numbers: Weights, level: float, each: Array | float) -> Array:
-        """Bytes of what ZeRO shares out from `level` on."""
-        own = ((numbers.shared, plan.sharers), (numbers.routed, expert_sharers(plan)))
-        parts = [count * np.where(plan.zero >= level, 1.0 / ranks, 1.0) for count, ranks in own]
-        return (parts[0] + parts[1]) * each
-
-    weights = kept(held, 3.0, wide)
+    weights = shared_out(held, plan, 3.0) * wide
     weights = np.minimum(weights + _gathered(device, plan, wide), (held.shared + held.routed) * wide)
-    gradients = kept(updated, 2.0, software.gradient_bytes)
-    optimizer = kept(updated, 1.0, software.optimizer_bytes * (0.0 if updates == "nothing" else 1.0))
+    gradients = shared_out(updated, plan, 2.0) * software.gradient_bytes
+    optimizer = _state(device, stage, plan, software, updates)
     live = saved_bytes(device, stage, plan)
     total = weights + gradients + optimizer + live
     most = fullest(stage, total)
@@ -66,18 +51,25 @@ def training_memory(
     return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved)
 
 
+def _state(device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, updates: str) -> Array:
+    """Bytes of the optimizer's state on a chip of each stage class (4, P)."""
+    if updates == "nothing":
+        return np.zeros_like(stage.layers)
+    changed = updated_part(device, updates)
+    state = stage_state(changed, stage, software, copies(plan.schedule))
+    return shared_out(state, plan, 1.0)
+
+
 def updated_part(device: DeviceGraph, updates: str) -> DeviceGraph:
     """The ops whose weights have gradients: all, or adapters alone."""
     return adapters_of(device) if updates == "adapters" else device
 
 
-def stage_parameters(device: DeviceGraph, stage: Stages, copies: float = 1.0) -> Weights:
-    """Parameters of one rank on a stage of each class (4, P); `copies` of every weight in the pipeline."""
-    shared = routed = np.zeros_like(stage.layers)
-    for group, held in group_parameters(device).items():
-        runs = copies * by_group(stage, group)
-        shared, routed = shared + runs * held.shared, routed + runs * held.routed
-    return Weights(shared, routed, copies * stage.layers)
+def shared_out(numbers: Weights, plan: PlanArrays, level: float) -> Array:
+    """What a rank holds of `numbers` that ZeRO shares out from stage `level` on."""
+    own = ((numbers.shared, plan.sharers), (numbers.routed, expert_sharers(plan)))
+    parts = [count * np.where(plan.zero >= level, 1.0 / ranks, 1.0) for count, ranks in own]
+    return parts[0] + parts[1]
 
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
@@ -114,18 +106,6 @@ def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
 def stages_before(stage: Stages) -> Array:
     """Stages in front of the first one of each class (4, P)."""
     return np.cumsum(stage.count, axis=0) - stage.count
-
-
-def group_parameters(device: DeviceGraph) -> dict[str, Weights]:
-    """Parameters of one rank per run of each group."""
-    held: dict[str, Weights] = {}
-    owners: tuple[DeviceMatmul | DeviceVector, ...] = (*device.matmuls, *device.vectors)
-    for op in owners:
-        own, numbers = held.get(op.group, Weights()), op.count * op.parameters
-        routed = isinstance(op, DeviceMatmul) and op.routed
-        shared = own.shared if routed else own.shared + numbers
-        held[op.group] = Weights(shared, own.routed + numbers if routed else own.routed)
-    return held
 
 
 def _gathered(device: DeviceGraph, plan: PlanArrays, wide: float) -> Array:

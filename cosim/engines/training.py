@@ -16,14 +16,16 @@ import numpy as np
 from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes, with_adapters
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
+from cosim.engines.layer import layer_pass
 from cosim.engines.optimizer import planned_update
 from cosim.engines.pipeline import Piece, Schedule
 from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
-from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs
+from cosim.engines.step import CLASSES_OF_TIME, OpCost, group_costs, op_costs
 from cosim.mapping.adapters import gradients_of_adapters
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import tensor_placement
+from cosim.mapping.recompute import layers_again
 from cosim.mapping.schedules import copies, hops, pieces
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
@@ -32,7 +34,7 @@ from cosim.mapping.training import updated_part
 from cosim.mapping.weights import Weights, group_parameters, stage_parameters
 from cosim.mapping.widths import element_bytes, widened
 from cosim.records import Array, array
-from cosim.timing.collective import all_gather, exposed
+from cosim.timing.collective import all_gather
 from cosim.timing.energy import link_energy
 from cosim.workload.ops import Graph
 
@@ -86,7 +88,7 @@ def passes(case: Case) -> Passes:
     plan, graph = case.plan, micro_batch_graph(case)
     device = device_graph(case, graph)
     gradients = _gradients(case, graph)
-    again = recomputed(device, plan.recompute)
+    again = recomputed(device, plan.recompute, plan.recompute_modules)
     together = DeviceGraph(
         "train",
         (*device.matmuls, *gradients.matmuls),
@@ -136,24 +138,28 @@ def step_table(case: Case) -> StepTable:
     passes_of: dict[str, tuple[Array, Array, Array]] = {}
     for group in forward:
         runs = by_group(stage, group)
-        returning = [part[group] for part in (again, gradients) if group in part]
-        for cost in (forward[group], *returning):
+        share = layers_again(stage, case.plan, group)
+        ways = [(part[group], of) for part, of in ((again, share), (gradients, array(1.0))) if group in part]
+        for cost, of in ((forward[group], array(1.0)), *ways):
             for name in CLASSES_OF_TIME:
-                classes[name] += runs * getattr(cost, name)
-            energy += runs * cost.energy
-            clocked += runs * cost.clocked
-            core += runs * cost.core_energy
-        out, ret = forward[group].time, sum((cost.time for cost in returning), array(0.0))
+                classes[name] += runs * of * getattr(cost, name)
+            energy += runs * of * cost.energy
+            clocked += runs * of * cost.clocked
+            core += runs * of * cost.core_energy
         owns = held.get(group, Weights()), updated.get(group, Weights())
         gathered, scattered, wire = layer_traffic(case, software, *owns)
-        waits_out, waits_ret = gathered, gathered + scattered
-        if software.gradient_overlap:
-            waits_out, waits_ret = exposed(waits_out, out, cores), exposed(waits_ret, ret, cores)
-        late_out = np.maximum(_host(software, [forward[group]]) - out, 0.0)
-        late_ret = np.maximum(_host(software, returning) - ret, 0.0)
-        classes["collective"] += runs * (waits_out + waits_ret)
-        passes_of[group] = out + late_out + waits_out, ret + late_ret + waits_ret, weights.get(group, array(0.0))
-        host += runs * (late_out + late_ret)
+        layer = layer_pass(
+            forward[group],
+            again.get(group),
+            gradients.get(group),
+            (gathered, gathered + scattered),
+            share=share,
+            software=software,
+            cores=cores,
+        )
+        classes["collective"] += runs * layer.waits
+        host += runs * layer.host
+        passes_of[group] = layer.forward, layer.backward, weights.get(group, array(0.0))
         energy += runs * link_energy(wire, case.system.chip)
     inside, across, within, beyond, link = _hops(case)
     owned = stage_parameters(changed, stage, copies(case.plan.schedule))
@@ -221,12 +227,6 @@ def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piec
     zero = np.zeros_like(stage.layers)
     sums = [sum((by_group(stage, group) * each[kind] for group, each in passes_of.items()), zero) for kind in range(3)]
     return Piece(*sums)
-
-
-def _host(software: SoftwareArrays, costs: list[GroupCosts]) -> Array:
-    """Host time to issue the kernels of a layer pass, collectives among them [s]."""
-    issued: Array = sum((cost.kernels for cost in costs), array(0.0))
-    return issued * software.host_kernel
 
 
 def host_step(case: Case) -> Array:

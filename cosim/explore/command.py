@@ -15,7 +15,14 @@ _TRAINING = {
     "scenario": ("global_batch", "context"),
 }
 
-_WHERE_SET = ("plan.shard", "plan.optimizer", "plan.optimizer_dtype", "scenario.adapter_rank")
+_WHERE_SET = (
+    "plan.shard",
+    "plan.recompute_modules",
+    "plan.recompute_layers",
+    "plan.optimizer",
+    "plan.optimizer_dtype",
+    "scenario.adapter_rank",
+)
 """What a row names only where it is used."""
 
 

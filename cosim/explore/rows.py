@@ -101,8 +101,10 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.schedule": same(plan.schedule) if trains else same(""),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
         "plan.zero": _where(trains, full(plan.zero)),
-        "plan.shard": _where(trains, full(np.where(np.isfinite(plan.shard), plan.shard, np.nan))),
+        "plan.shard": _where(trains, _finite(full(plan.shard))),
         "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
+        "plan.recompute_modules": same(",".join(plan.recompute_modules)),
+        "plan.recompute_layers": _where(trains, _finite(full(plan.recompute_layers))),
         "plan.software": same("" if case.software is None else case.software.name),
         **_optimizer(case, total),
         "scenario.batch": _where(not trains, full(scenario.batch)),
@@ -131,6 +133,12 @@ def _optimizer(case: Case, total: int) -> Columns:
         "plan.optimizer": Text.same("" if update is None else update.name, total),
         "plan.optimizer_dtype": Text.same("" if update is None else update.dtype, total),
     }
+
+
+def _finite(values: Array) -> Array:
+    """The values, unknown where there is no limit."""
+    found: Array = np.where(np.isfinite(values), values, np.nan)
+    return found
 
 
 def _where(applies: bool, values: Array) -> Array:  # reads as numpy's where

@@ -8,7 +8,7 @@
                           with weights of its own (norm scales) a second kernel reads both again
     sum over ranks        its conjugate: the sum of input gradients of the product that follows it
 
-Recompute runs forward ops again first: the attention core, or the whole layer with its collectives.
+Recompute runs forward ops again first: the attention core, modules, or the whole layer with its collectives.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from cosim.mapping.device import (
     DeviceVector,
 )
 from cosim.mapping.plan import RECOMPUTES, PlanArrays
+from cosim.mapping.recompute import share_again
 from cosim.mapping.shard import SLICES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
@@ -62,8 +63,8 @@ def backward(device: DeviceGraph, graph: Graph, plan: PlanArrays, software: Soft
     )
 
 
-def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
-    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer.
+def recomputed(device: DeviceGraph, recompute: Array, modules: tuple[str, ...] = ()) -> DeviceGraph:
+    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer; `modules` too.
 
     `recompute` is an index in RECOMPUTES, a number along the points axis: ops that a point does not run again have
     count 0 there.
@@ -73,7 +74,8 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
 
     def again(op: Op) -> Op:
         is_core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
-        return replace(op, name=op.name + RECOMPUTED, count=op.count * (core if is_core else layer))
+        share = np.maximum(core if is_core else layer, share_again(op, device, modules))
+        return replace(op, name=op.name + RECOMPUTED, count=op.count * share)
 
     def inside(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         """Ops that some point runs again."""

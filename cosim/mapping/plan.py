@@ -32,6 +32,8 @@ Updates = Literal["all", "adapters", "nothing"]
 ContextExchange = Literal["ring", "all_gather", "all_to_all"]
 ScheduleName = Literal["1f1b", "gpipe", "zb-h1", "zb-v", "dualpipe"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
+MODULES = ("core_attention", "attention", "latent", "norms", "activation", "mlp", "moe", "elementwise", "products")
+"""Parts of a layer that can be computed again by themselves."""
 StateDtype = Literal["fp32", "bf16", "int8"]
 
 
@@ -39,7 +41,7 @@ class Plan(Frozen):
     """Degrees of parallelism, micro-batches and formats. chips = tensor x context x pipeline x data.
 
     What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, shard,
-    recompute, software, schedule, optimizer, optimizer_dtype.
+    recompute, recompute_modules, recompute_layers, software, schedule, optimizer, optimizer_dtype.
     What only serving knows: micro_batches (training derives it), kv_dtype.
     """
 
@@ -74,6 +76,10 @@ class Plan(Frozen):
     None is all replicas."""
     recompute: Recompute = "none"
     """What the backward pass computes again: nothing, the attention core, or whole layers."""
+    recompute_modules: str = ""
+    """Modules that it computes again besides, as "norms,mlp": see `cosim.mapping.recompute`."""
+    recompute_layers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Layers of each stage that compute again what the two above say: its first ones. None is all."""
     software: str = "megatron"
     """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
     schedule: ScheduleName = "1f1b"
@@ -83,6 +89,17 @@ class Plan(Frozen):
     says."""
     optimizer_dtype: StateDtype | None = None
     """Format of its state; None: as the software says."""
+
+    @field_validator("recompute_modules", mode="before")
+    @classmethod
+    def _known_modules(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        named = [word.strip() for word in value.split(",") if word.strip()]
+        for word in named:
+            if word not in MODULES:
+                raise SpecError("no module has this name", value=word, hint=nearest(word, MODULES))
+        return ",".join(name for name in MODULES if name in named)
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -147,6 +164,9 @@ class PlanArrays:
     sequence_parallel: bool = False
     latent: str = "best"
     schedule: str = "1f1b"
+    recompute_modules: tuple[str, ...] = ()
+    recompute_layers: Array = field(default_factory=lambda: array(np.inf))
+    """Layers of each stage that recompute; inf is all of them."""
 
     @property
     def replicas(self) -> Array:
@@ -201,6 +221,10 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         sequence_parallel=plan.sequence_parallel,
         recompute=array(RECOMPUTES.index(plan.recompute)),
         schedule=plan.schedule,
+        recompute_modules=tuple(plan.recompute_modules.split(",")) if plan.recompute_modules else (),
+        recompute_layers=arrays.get(
+            "recompute_layers", array(np.inf if plan.recompute_layers is None else plan.recompute_layers)
+        ),
     )
 
 

@@ -28,6 +28,8 @@ class Stages:
     embeds: Array
     heads: Array
     dense: Array
+    between: bool = False
+    """Whether the others lie between them, so that the first layers of a stage have their share of them."""
 
 
 def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0, *, between: bool = False) -> Stages:
@@ -53,6 +55,7 @@ def stages(layers: Array, pipeline: Array, dense: Array | float = 0.0, *, betwee
         embeds=np.stack([one, zero, zero, zero]),
         heads=np.stack([single, zero, zero, one]),
         dense=held * dense / layers if between else filled / np.maximum(count, 1.0),
+        between=between,
     )
 
 

@@ -2,7 +2,8 @@
 
     live pieces   1F1B: stages behind this one and itself; interleaved: 2 (behind) + (v - 1) p + 1 pieces of 1 / v
     kept          none: every saved tensor; selective: all but the attention core's; full: the layer's input alone,
-                  plus what one layer keeps while it is computed again
+                  plus what one layer keeps while it is computed again; modules: all but what they make again, plus
+                  that of the one in work; only the first layers of a stage where the plan says how many
 
 ZeRO stage 1, 2, 3 divides the optimizer's state, gradients, weights by the data ranks that share them out. Frozen
 weights have neither gradients nor state; where nothing is updated there is no state.
@@ -17,6 +18,7 @@ from cosim.mapping.backward import FULL, SELECTIVE
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.memory import Memory
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.recompute import largest_again, layers_again, share_dropped
 from cosim.mapping.routing import expert_sharers
 from cosim.mapping.schedules import PIECES, copies, live_passes
 from cosim.mapping.software import SoftwareArrays
@@ -74,7 +76,7 @@ def shared_out(numbers: Weights, plan: PlanArrays, level: float) -> Array:
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
     """Bytes of saved tensors on a chip of each stage class (4, P), all live micro-batches."""
-    full, selective = plan.recompute >= FULL, plan.recompute >= SELECTIVE
+    full, selective, modules = plan.recompute >= FULL, plan.recompute >= SELECTIVE, plan.recompute_modules
     kept: dict[str, Array] = {}
     layer: dict[str, Array] = {}
     for tensor in device.saved:
@@ -84,13 +86,16 @@ def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
         dropped = full if not tensor.boundary else array(0.0) > 0.0
         if tensor.core:
             dropped = dropped | selective
-        kept[tensor.group] = kept.get(tensor.group, 0.0) + np.where(dropped, 0.0, size)
+        lost = np.maximum(np.where(dropped, 1.0, 0.0), share_dropped(tensor, device, modules))
+        again = layers_again(stage, plan, tensor.group)
+        kept[tensor.group] = kept.get(tensor.group, 0.0) + size * (1.0 - lost * again)
     per_pass = sum((by_group(stage, group) * size for group, size in kept.items() if group != "head"), 0.0)
     # The head's tensors live from the end of a forward pass to the backward pass that follows it at once.
     total = per_pass * live_micro_batches(stage, plan) + np.ceil(stage.heads) * kept.get("head", 0.0)
     others = [size for group, size in layer.items() if group != "layer"]
     whole_layer = layer.get("layer", 0.0) + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
-    found: Array = total + np.where(full, whole_layer, 0.0)
+    work = np.where(full, whole_layer, largest_again(device, modules))
+    found: Array = total + np.where(plan.recompute_layers > 0.0, work, 0.0)
     return found
 
 

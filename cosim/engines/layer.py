@@ -1,0 +1,65 @@
+"""One run of a group, a layer say, forward and back: the longer of device and host, and traffic that it cannot hide.
+
+    forward    device time, what the host takes longer, gathered weights that stay exposed
+    backward   the same of gradients and of what runs again; of layers that do not recompute without the latter
+
+Where only the first layers of a stage recompute, a run is the mean over the layers of the stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosim.engines.step import GroupCosts
+from cosim.mapping.software import SoftwareArrays
+from cosim.records import Array, array
+from cosim.timing.collective import exposed
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPass:
+    """Seconds of one run of a group, (P,) or by stage class (4, P): both passes, and what is in them.
+
+    `host` is what the host adds to the device, `waits` exposed traffic of the data ranks, both passes together.
+    """
+
+    forward: Array
+    backward: Array
+    host: Array
+    waits: Array
+
+
+def layer_pass(
+    forward: GroupCosts,
+    again: GroupCosts | None,
+    gradients: GroupCosts | None,
+    traffic: tuple[Array, Array],
+    *,
+    share: Array,
+    software: SoftwareArrays,
+    cores: Array,
+) -> LayerPass:
+    """Passes of a group whose weights are gathered and gradients scattered in `traffic` seconds forward and back.
+
+    `share` of its runs compute again what `again` says.
+    """
+    out = _pass([forward], traffic[0], software, cores)
+    plain = [cost for cost in (gradients,) if cost is not None]
+    if again is None:
+        back = _pass(plain, traffic[1], software, cores)
+    else:
+        back = _pass([again, *plain], traffic[1], software, cores)
+        if np.any(share != 1.0):
+            less = _pass(plain, traffic[1], software, cores)
+            back = tuple(share * one + (1.0 - share) * other for one, other in zip(back, less, strict=True))
+    return LayerPass(sum(out, array(0.0)), sum(back, array(0.0)), out[1] + back[1], out[2] + back[2])
+
+
+def _pass(costs: list[GroupCosts], traffic: Array, software: SoftwareArrays, cores: Array) -> tuple[Array, ...]:
+    """Device time, what the host takes longer, exposed traffic [s]."""
+    device: Array = sum((cost.time for cost in costs), array(0.0))
+    waits = exposed(traffic, device, cores) if software.gradient_overlap else traffic
+    issued: Array = sum((cost.kernels for cost in costs), array(0.0))
+    return device, np.maximum(issued * software.host_kernel - device, 0.0), waits

@@ -23,7 +23,8 @@ from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
-from cosim.mapping.memory import KINDS, Memory, serving_memory
+from cosim.mapping.memory import HELD, Memory, serving_memory
+from cosim.mapping.offload import host_of
 from cosim.mapping.stages import Stages, at_class, fullest
 from cosim.mapping.training import training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
@@ -33,7 +34,7 @@ from cosim.workload.graph import model_flop
 from cosim.workload.ops import Graph
 from cosim.workload.training import training_graph
 
-BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle")
+BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle", "offload")
 CHUNK_POINTS = 16384
 TRAINING_FLOP = {"all": 3.0, "nothing": 3.0, "adapters": 2.0}
 """Forward, input gradients and, unless they are frozen, weight gradients: every product so many times."""
@@ -95,7 +96,7 @@ def blank(total: int) -> Estimates:
     return Estimates(
         verdict=Verdict(np.zeros(total, dtype=np.int64), np.full(total, np.nan)),
         breakdown={name: np.full(total, np.nan) for name in BREAKDOWN},
-        memory={name: np.full(total, np.nan) for name in (*KINDS, "total")},
+        memory={name: np.full(total, np.nan) for name in HELD},
         **unknown,
     )
 
@@ -107,10 +108,10 @@ def _evaluate_chunk(case: Case, total: int) -> Estimates:
     verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
     memory = _memory(case, device, stage)
     short = memory.total - case.system.chip.memory["dram"].capacity
-    verdict = _full(merged(verdict, "memory", short), total)
+    verdict = merged(verdict, "memory", short)
+    verdict = _full(merged(verdict, "host_memory", memory.host - host_of(case.system, case.plan).capacity), total)
     rows = np.flatnonzero(verdict.code == 0).astype(np.intp)
-    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in KINDS}
-    kinds["total"] = np.broadcast_to(memory.total, (total,)).copy()
+    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in HELD}
     blank = {name: np.full(total, np.nan) for name in _TIMED}
     breakdown = {name: np.full(total, np.nan) for name in BREAKDOWN}
     if rows.size:
@@ -229,7 +230,7 @@ def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -
     parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}
     exposed = np.minimum(slack, host)
     parts["bubble"] = slack - exposed
-    parts["data_parallel"] = parts["optimizer"] = np.zeros_like(slack)
+    parts["data_parallel"] = parts["optimizer"] = parts["offload"] = np.zeros_like(slack)
     parts["host"] = exposed
     return parts
 

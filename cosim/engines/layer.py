@@ -1,6 +1,6 @@
 """One run of a group, a layer say, forward and back: the longer of device and host, and traffic that it cannot hide.
 
-    forward    device time, what the host takes longer, gathered weights that stay exposed
+    forward    device time, what the host takes longer, gathered weights that stay exposed, the link to the host
     backward   the same of gradients and of what runs again; of layers that do not recompute without the latter
 
 Where only the first layers of a stage recompute, a run is the mean over the layers of the stage.
@@ -29,6 +29,8 @@ class LayerPass:
     backward: Array
     host: Array
     waits: Array
+    offload: Array
+    """What the link to the host takes longer than everything else."""
 
 
 def layer_pass(
@@ -40,10 +42,11 @@ def layer_pass(
     share: Array,
     software: SoftwareArrays,
     cores: Array,
+    moved: tuple[Array, Array],
 ) -> LayerPass:
     """Passes of a group whose weights are gathered and gradients scattered in `traffic` seconds forward and back.
 
-    `share` of its runs compute again what `again` says.
+    `share` of its runs compute again what `again` says; `moved` are seconds of the link to the host, out and back.
     """
     out = _pass([forward], traffic[0], software, cores)
     plain = [cost for cost in (gradients,) if cost is not None]
@@ -54,7 +57,9 @@ def layer_pass(
         if np.any(share != 1.0):
             less = _pass(plain, traffic[1], software, cores)
             back = tuple(share * one + (1.0 - share) * other for one, other in zip(back, less, strict=True))
-    return LayerPass(sum(out, array(0.0)), sum(back, array(0.0)), out[1] + back[1], out[2] + back[2])
+    ahead, behind = sum(out, array(0.0)), sum(back, array(0.0))
+    late = np.maximum(moved[0] - ahead, 0.0), np.maximum(moved[1] - behind, 0.0)
+    return LayerPass(ahead + late[0], behind + late[1], out[1] + back[1], out[2] + back[2], late[0] + late[1])
 
 
 def _pass(costs: list[GroupCosts], traffic: Array, software: SoftwareArrays, cores: Array) -> tuple[Array, ...]:

@@ -17,6 +17,7 @@ from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes, with_adapters
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
 from cosim.engines.layer import layer_pass
+from cosim.engines.offload import moved
 from cosim.engines.optimizer import planned_update
 from cosim.engines.pipeline import Piece, Schedule
 from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
@@ -44,7 +45,8 @@ class StepTable:
     """Durations that both engines read, shape (4, P) by stage class unless said otherwise [s].
 
     `schedule`: passes of one micro-batch on a whole stage and transfers; `classes` the passes by class of time, `host`
-    what the host adds to them; `closing`: traffic of the data ranks before and after; `optimizer` the update;
+    what the host adds to them and `offload` the link to its memory; `closing`: traffic of the data ranks before and
+    after; `optimizer` the update, of which `swap` waits for that link;
     `energy` dynamic J per chip and step; `clocked` seconds of one micro-batch
     that follow the clock of the cores, `core_energy` the part of `energy` that follows their voltage.
     """
@@ -57,6 +59,8 @@ class StepTable:
     energy: Array
     clocked: Array
     core_energy: Array
+    offload: Array
+    swap: Array
 
     @property
     def stage(self) -> Stages:
@@ -133,7 +137,8 @@ def step_table(case: Case) -> StepTable:
     changed = updated_part(every.forward, case.scenario.updates)
     held, updated = group_parameters(every.forward), group_parameters(changed)
     classes = {name: np.zeros_like(stage.layers + forward["layer"].time) for name in CLASSES_OF_TIME}
-    host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(4))
+    host, energy, clocked, core, offload = (np.zeros_like(classes["matmul"]) for _ in range(5))
+    tier = moved(case, software, every.forward, stage)
     weights = weight_seconds(case, every.forward, every.gradient_ops)
     passes_of: dict[str, tuple[Array, Array, Array]] = {}
     for group in forward:
@@ -156,7 +161,10 @@ def step_table(case: Case) -> StepTable:
             share=share,
             software=software,
             cores=cores,
+            moved=tier.seconds(group),
         )
+        offload += runs * layer.offload
+        energy += runs * link_energy(tier.bytes_of(group), case.system.chip)
         classes["collective"] += runs * layer.waits
         host += runs * layer.host
         passes_of[group] = layer.forward, layer.backward, weights.get(group, array(0.0))
@@ -165,9 +173,10 @@ def step_table(case: Case) -> StepTable:
     owned = stage_parameters(changed, stage, copies(case.plan.schedule))
     ends = closing(case, software, owned, stage)
     update, update_energy = _update(case, software, changed, stage)
+    swap = np.maximum(tier.update_seconds - update, 0.0)
     whole = _on(stage, passes_of)
     total = case.plan.micro_batches * (energy + hops(case.plan) * link)
-    total = total + link_energy(ends.wire_bytes, case.system.chip) + update_energy
+    total = total + link_energy(ends.wire_bytes + tier.update_out + tier.update_in, case.system.chip) + update_energy
     return StepTable(
         schedule=Schedule(
             stage,
@@ -183,7 +192,9 @@ def step_table(case: Case) -> StepTable:
         classes=classes,
         host=host,
         closing=ends,
-        optimizer=update,
+        optimizer=update + swap,
+        offload=offload,
+        swap=swap,
         energy=total,
         clocked=clocked,
         core_energy=case.plan.micro_batches * core,
@@ -211,6 +222,9 @@ def step_parts(case: Case, table: StepTable) -> dict[str, Array]:
     # A stage that ended early may have begun its update before the first one ended.
     parts["optimizer"] = np.minimum(update, end)
     parts["data_parallel"] = before + end - parts["optimizer"]
+    swap = np.minimum(at_class(table.swap, fullest(stage, ends)), parts["optimizer"])
+    parts["optimizer"] = parts["optimizer"] - swap
+    parts["offload"] = m * at_slowest(table.offload) + swap
     return parts
 
 

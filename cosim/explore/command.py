@@ -24,6 +24,7 @@ _WHERE_SET = (
     "scenario.adapter_rank",
 )
 """What a row names only where it is used."""
+_ABOVE_ZERO = ("plan.offload_activations", "plan.offload_weights", "plan.offload_optimizer")
 
 
 def settings(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
             chosen[name] = row[name]
     if row["phase"] == "train" and row["plan.context_parallel"] > 1:
         chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
+    chosen |= {name: row[name] for name in _ABOVE_ZERO if row.get(name)}
     if row["phase"] == "train" and row["plan.schedule"] != "1f1b":
         chosen["plan.schedule"] = row["plan.schedule"]
     chosen |= {name: row[name] for name in _WHERE_SET if row.get(name) not in (None, "") and row[name] == row[name]}

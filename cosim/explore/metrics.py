@@ -8,7 +8,7 @@ import numpy as np
 
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
-from cosim.mapping.memory import KINDS
+from cosim.mapping.memory import HELD
 from cosim.records import Array
 
 Die = Mapping[str, Array]
@@ -103,7 +103,7 @@ def metric(name: str, case: Case, result: Estimates, die: Die) -> Array:
 
 def metric_names() -> list[str]:
     """Every number of a result that can be constrained or maximised."""
-    memory = [f"memory_bytes.{kind}" for kind in (*KINDS, "total")]
+    memory = [f"memory_bytes.{kind}" for kind in HELD]
     return [*METRICS, *DIE_METRICS, *memory, *(f"breakdown_s.{name}" for name in BREAKDOWN)]
 
 

@@ -13,6 +13,7 @@ from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
 from cosim.explore.metrics import Die, metric, metric_names
 from cosim.mapping.legal import LIMITS
+from cosim.mapping.offload import SHARES, share
 from cosim.mapping.plan import RECOMPUTES
 from cosim.records import Array
 
@@ -105,6 +106,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
         "plan.recompute_modules": same(",".join(plan.recompute_modules)),
         "plan.recompute_layers": _where(trains, _finite(full(plan.recompute_layers))),
+        **{f"plan.offload_{name}": _where(trains, full(share(plan, name))) for name in SHARES},
         "plan.software": same("" if case.software is None else case.software.name),
         **_optimizer(case, total),
         "scenario.batch": _where(not trains, full(scenario.batch)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
 
 KINDS = ("weights", "kv", "activations", "gradients", "optimizer", "other")
+HELD = (*KINDS, "total", "host")
+"""What is told of memory: kinds on the chip, their sum, and what of the host's memory a chip takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Memory:
     gradients: Array
     optimizer: Array
     other: Array
+    host: Array = field(default_factory=lambda: array(0.0))
+    """In the host's memory, beside the sum."""
 
     @property
     def total(self) -> Array:

@@ -17,6 +17,7 @@ from cosim.mapping.adapters import adapters_of
 from cosim.mapping.backward import FULL, SELECTIVE
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.memory import Memory
+from cosim.mapping.offload import offloads, on_chip
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.recompute import largest_again, layers_again, share_dropped
 from cosim.mapping.routing import expert_sharers
@@ -44,16 +45,24 @@ def training_memory(
     weights = shared_out(held, plan, 3.0) * wide
     weights = np.minimum(weights + _gathered(device, plan, wide), (held.shared + held.routed) * wide)
     gradients = shared_out(updated, plan, 2.0) * software.gradient_bytes
-    optimizer = _state(device, stage, plan, software, updates)
-    live = saved_bytes(device, stage, plan)
+    optimizer = state_bytes(device, stage, plan, software, updates)
+    live, away = saved_bytes(device, stage, plan), array(0.0)
+    if offloads(plan):
+        saved, buffer = offloaded_bytes(device, stage, plan)
+        read, state = plan.offload_weights * weights, plan.offload_optimizer * optimizer
+        weights = on_chip(weights, read, 2.0 * plan.offload_weights * layer_numbers(device) * wide)
+        optimizer = on_chip(optimizer, state, 2.0 * state / np.maximum(stage.layers, 1.0))
+        live, away = on_chip(live, saved, buffer), saved + read + state
     total = weights + gradients + optimizer + live
     most = fullest(stage, total)
     zero = np.zeros_like(total[0])
     held_of = [at_class(kind, most) for kind in (weights, live, gradients, optimizer)]
-    return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved)
+    away = np.broadcast_to(away, total.shape)
+    host = at_class(away, fullest(stage, away))
+    return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved, host)
 
 
-def _state(device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, updates: str) -> Array:
+def state_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, updates: str) -> Array:
     """Bytes of the optimizer's state on a chip of each stage class (4, P)."""
     if updates == "nothing":
         return np.zeros_like(stage.layers)
@@ -76,27 +85,46 @@ def shared_out(numbers: Weights, plan: PlanArrays, level: float) -> Array:
 
 def saved_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> Array:
     """Bytes of saved tensors on a chip of each stage class (4, P), all live micro-batches."""
+    kept = kept_bytes(device, stage, plan)
+    per_pass = sum((by_group(stage, group) * size for group, size in kept.items() if group != "head"), 0.0)
+    # The head's tensors live from the end of a forward pass to the backward pass that follows it at once.
+    total = per_pass * live_micro_batches(stage, plan) + np.ceil(stage.heads) * kept.get("head", 0.0)
+    whole: dict[str, Array] = {}
+    for tensor in device.saved:
+        if tensor.group not in {"embed", "head"} and not tensor.boundary:
+            whole[tensor.group] = whole.get(tensor.group, 0.0) + tensor.count * tensor.size_bytes
+    work = np.where(plan.recompute >= FULL, _one_layer(whole), largest_again(device, plan.recompute_modules))
+    found: Array = total + np.where(plan.recompute_layers > 0.0, work, 0.0)
+    return found
+
+
+def kept_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> dict[str, Array]:
+    """Bytes of saved tensors of one run of each group and micro-batch, (P,) or by stage class (4, P)."""
     full, selective, modules = plan.recompute >= FULL, plan.recompute >= SELECTIVE, plan.recompute_modules
     kept: dict[str, Array] = {}
-    layer: dict[str, Array] = {}
     for tensor in device.saved:
         size = tensor.count * tensor.size_bytes
-        if tensor.group not in {"embed", "head"} and not tensor.boundary:
-            layer[tensor.group] = layer.get(tensor.group, 0.0) + size
         dropped = full if not tensor.boundary else array(0.0) > 0.0
         if tensor.core:
             dropped = dropped | selective
         lost = np.maximum(np.where(dropped, 1.0, 0.0), share_dropped(tensor, device, modules))
         again = layers_again(stage, plan, tensor.group)
         kept[tensor.group] = kept.get(tensor.group, 0.0) + size * (1.0 - lost * again)
-    per_pass = sum((by_group(stage, group) * size for group, size in kept.items() if group != "head"), 0.0)
-    # The head's tensors live from the end of a forward pass to the backward pass that follows it at once.
-    total = per_pass * live_micro_batches(stage, plan) + np.ceil(stage.heads) * kept.get("head", 0.0)
-    others = [size for group, size in layer.items() if group != "layer"]
-    whole_layer = layer.get("layer", 0.0) + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
-    work = np.where(full, whole_layer, largest_again(device, modules))
-    found: Array = total + np.where(plan.recompute_layers > 0.0, work, 0.0)
-    return found
+    return kept
+
+
+def _one_layer(sizes: dict[str, Array]) -> Array:
+    """Of a layer: what all layers have and the most of what kinds of layers have."""
+    others = [size for group, size in sizes.items() if group not in {"layer", "embed", "head"}]
+    return sizes.get("layer", array(0.0)) + (np.maximum.reduce(np.broadcast_arrays(*others)) if others else 0.0)
+
+
+def offloaded_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays) -> tuple[Array, Array]:
+    """Saved tensors of layers in the host's memory by stage class (4, P) [B], and two layers of them."""
+    kept = {group: size for group, size in kept_bytes(device, stage, plan).items() if group not in {"embed", "head"}}
+    layers = sum((by_group(stage, group) * size for group, size in kept.items()), array(0.0))
+    share = plan.offload_activations
+    return share * layers * live_micro_batches(stage, plan), 2.0 * share * _one_layer(kept)
 
 
 def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
@@ -111,6 +139,12 @@ def live_micro_batches(stage: Stages, plan: PlanArrays) -> Array:
 def stages_before(stage: Stages) -> Array:
     """Stages in front of the first one of each class (4, P)."""
     return np.cumsum(stage.count, axis=0) - stage.count
+
+
+def layer_numbers(device: DeviceGraph) -> Array:
+    """Parameters of one layer on a rank, of the larger kind."""
+    groups = group_parameters(device)
+    return _one_layer({group: held.shared + held.routed for group, held in groups.items()})
 
 
 def _gathered(device: DeviceGraph, plan: PlanArrays, wide: float) -> Array:

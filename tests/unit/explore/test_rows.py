@@ -136,6 +136,7 @@ def test_inputs_of_a_row() -> None:
         "plan.software": "",
         "plan.recompute_modules": "",
         "plan.recompute_layers": None,
+        **{f"plan.offload_{name}": None for name in ("activations", "weights", "optimizer")},
         "plan.optimizer": "",
         "plan.optimizer_dtype": "",
         "scenario.batch": 8,

@@ -13,7 +13,7 @@ BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class Estimates:
     utilisation: Array
     breakdown: dict[str, Array]
     memory: dict[str, Array]
+    again_flop: Array = field(default_factory=lambda: array(np.nan))
+    """FLOP of products that recompute runs again in a step, all chips; NaN where nothing is trained."""
 
     @property
     def feasible(self) -> NDArray[np.bool_]:
@@ -135,7 +137,7 @@ def _memory(case: Case, device: DeviceGraph, stage: Stages) -> Memory:
     return serving_memory(device, stage, case.model, case.plan, case.scenario, reserved)
 
 
-_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
+_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation", "again_flop")
 
 
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -164,6 +166,7 @@ def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
         "facility_energy": server * case.system.pue,
         "power": energy / time / chips,
         "clock": held.clock,
+        "again_flop": shares.again_flop,
         "utilisation": flop / (time * chips * rate(chip, case.plan.dtype)),
     }
     return timed, parts
@@ -178,10 +181,14 @@ def _counted(case: Case) -> Graph:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Of a step: the share of its kernels' time that follows the clock, of its dynamic energy that follows voltage."""
+    """Of a step: the share of its kernels' time that follows the clock, of its dynamic energy that follows voltage.
+
+    And FLOP of products that are run again, on all chips.
+    """
 
     clocked: Array
     core: Array
+    again_flop: Array = field(default_factory=lambda: array(np.nan))
 
 
 def _served(case: Case) -> tuple[dict[str, Array], Array, Shares]:
@@ -209,7 +216,9 @@ def _trained(case: Case) -> tuple[dict[str, Array], Array, Shares]:
     per_rank = np.sum(table.stage.count * table.energy, axis=0)
     times: Array = sum(table.classes.values(), array(0.0))
     core = np.sum(table.stage.count * table.core_energy, axis=0) / per_rank
-    shares = Shares(_over(table.stage, table.clocked, times), core)
+    ranks = case.plan.tensor * case.plan.replicas
+    again = np.sum(table.stage.count * table.again_flop, axis=0) * case.plan.micro_batches * ranks
+    shares = Shares(_over(table.stage, table.clocked, times), core, again)
     return parts, per_rank * case.plan.tensor * case.plan.replicas, shares
 
 

@@ -46,7 +46,8 @@ class StepTable:
 
     `schedule`: passes of one micro-batch on a whole stage and transfers; `classes` the passes by class of time, `host`
     what the host adds to them and `offload` the link to its memory; `closing`: traffic of the data ranks before and
-    after; `optimizer` the update, of which `swap` waits for that link;
+    after; `optimizer` the update, of which `swap` waits for that link; `again_flop` of products run again in a
+    micro-batch;
     `energy` dynamic J per chip and step; `clocked` seconds of one micro-batch
     that follow the clock of the cores, `core_energy` the part of `energy` that follows their voltage.
     """
@@ -61,6 +62,7 @@ class StepTable:
     core_energy: Array
     offload: Array
     swap: Array
+    again_flop: Array
 
     @property
     def stage(self) -> Stages:
@@ -195,10 +197,21 @@ def step_table(case: Case) -> StepTable:
         optimizer=update + swap,
         offload=offload,
         swap=swap,
+        again_flop=_again_flop(case, stage, every.again_ops),
         energy=total,
         clocked=clocked,
         core_energy=case.plan.micro_batches * core,
     )
+
+
+def _again_flop(case: Case, stage: Stages, again_ops: tuple[OpCost, ...]) -> Array:
+    """FLOP of products and attention that a micro-batch runs again on a stage of each class (4, P)."""
+    flop = np.zeros_like(stage.layers)
+    for op in again_ops:
+        if op.kind != "vector":
+            runs = by_group(stage, op.group) * layers_again(stage, case.plan, op.group)
+            flop = flop + runs * op.count * op.cost.flop
+    return flop
 
 
 def step_parts(case: Case, table: StepTable) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
 from cosim.explore.metrics import Die, metric, metric_names
+from cosim.explore.mfu import NAMES as MFU
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.offload import SHARES, share
 from cosim.mapping.plan import RECOMPUTES
@@ -122,6 +123,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "limit_unit": Text(codes, tuple(limit.unit for limit in LIMITS)),
     }
     table |= {name: number(name) for name in metric_names() if name not in table and "." not in name}
+    table |= {name: number(name) for name in MFU}
     table |= {f"memory_bytes.{kind}": value for kind, value in result.memory.items()}
     table["bottleneck"] = bottlenecks(result)
     table |= {f"breakdown_s.{name}": result.breakdown[name] for name in BREAKDOWN}

@@ -26,7 +26,18 @@ from cosim.mapping.memory import HELD
 from cosim.version import __version__
 
 SCHEMA_VERSION = 5
-_PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
+_PLAIN = (
+    "chips",
+    "time",
+    "tokens",
+    "energy",
+    "server_energy",
+    "facility_energy",
+    "power",
+    "clock",
+    "utilisation",
+    "again_flop",
+)
 
 
 def content_hash(text: str) -> str:

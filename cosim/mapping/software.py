@@ -5,7 +5,7 @@ One file per family and release in `accelerators/software`. Fitted numbers belon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cosim.mapping.optimizers import UpdateArrays
 
 Bytes = Annotated[Datum, Quantity("B", open_low=False)]
+Multiple = Annotated[Datum, Quantity("", open_low=False)]
 T = TypeVar("T")
 
 
@@ -86,6 +87,14 @@ class Software(Frozen):
     mixed: bool = True
     """Mixed precision: activations, norms, embedding and head at 16 bits beside linear layers in the plan's format. If
     not, the whole model runs in the plan's format."""
+    library_buffers: Bytes | None = None
+    """Buffers of the library of collectives on a chip; None is nothing."""
+    message_buffers: Multiple | None = None
+    """Buffers for messages of tensor and expert ranks, in the largest of them; None is nothing."""
+    workspace: Bytes | None = None
+    """Of kernels; None is nothing."""
+    fragmentation: Multiple | None = None
+    """What the allocator cannot use, over the saved tensors; None is nothing."""
     vocabulary: Count | None = None
     """Padded vocabulary where a case does not state one: the family's usual."""
     defaults: Defaults = Defaults()
@@ -115,6 +124,10 @@ class SoftwareArrays:
     mixed: bool = True
     update: UpdateArrays | None = None
     """The optimizer that a plan asks for; None: `optimizer_bytes` of state, one pass."""
+    library_buffers: Array = field(default_factory=lambda: array(0.0))
+    message_buffers: Array = field(default_factory=lambda: array(0.0))
+    workspace: Array = field(default_factory=lambda: array(0.0))
+    fragmentation: Array = field(default_factory=lambda: array(0.0))
 
 
 def load_software(name: str) -> Software:
@@ -137,4 +150,12 @@ def lower_software(software: Software) -> SoftwareArrays:
         host_kernel=array(software.host_kernel.si),
         host_step=array(software.host_step.si),
         mixed=software.mixed,
+        library_buffers=_or_nothing(software.library_buffers),
+        message_buffers=_or_nothing(software.message_buffers),
+        workspace=_or_nothing(software.workspace),
+        fragmentation=_or_nothing(software.fragmentation),
     )
+
+
+def _or_nothing(datum: Datum | None) -> Array:
+    return array(0.0 if datum is None else datum.si)

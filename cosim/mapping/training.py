@@ -27,6 +27,7 @@ from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.mapping.state import stage_state
 from cosim.mapping.weights import Weights, group_parameters, stage_parameters
 from cosim.mapping.widths import element_bytes
+from cosim.mapping.workspace import buffer_bytes, workspace_bytes
 from cosim.records import Array, array
 
 
@@ -53,13 +54,17 @@ def training_memory(
         weights = on_chip(weights, read, 2.0 * plan.offload_weights * layer_numbers(device) * wide)
         optimizer = on_chip(optimizer, state, 2.0 * state / np.maximum(stage.layers, 1.0))
         live, away = on_chip(live, saved, buffer), saved + read + state
-    total = weights + gradients + optimizer + live
+    space = workspace_bytes(live, software)
+    total = weights + gradients + optimizer + live + space
     most = fullest(stage, total)
     zero = np.zeros_like(total[0])
+    buffers = zero + buffer_bytes(device, plan, software)
     held_of = [at_class(kind, most) for kind in (weights, live, gradients, optimizer)]
     away = np.broadcast_to(away, total.shape)
     host = at_class(away, fullest(stage, away))
-    return Memory(held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved, host)
+    return Memory(
+        held_of[0], zero, held_of[1], held_of[2], held_of[3], zero + reserved, buffers, at_class(space, most), host
+    )
 
 
 def state_bytes(device: DeviceGraph, stage: Stages, plan: PlanArrays, software: SoftwareArrays, updates: str) -> Array:

@@ -87,6 +87,8 @@ class Software(Frozen):
     mixed: bool = True
     """Mixed precision: activations, norms, embedding and head at 16 bits beside linear layers in the plan's format. If
     not, the whole model runs in the plan's format."""
+    bucket: Capacity | None = None
+    """Gradients that are reduced at once, as they cross the network; None: those of a layer."""
     library_buffers: Bytes | None = None
     """Buffers of the library of collectives on a chip; None is nothing."""
     message_buffers: Multiple | None = None
@@ -124,6 +126,8 @@ class SoftwareArrays:
     mixed: bool = True
     update: UpdateArrays | None = None
     """The optimizer that a plan asks for; None: `optimizer_bytes` of state, one pass."""
+    bucket: Array = field(default_factory=lambda: array(0.0))
+    """Bytes reduced at once; 0 where that is a layer's."""
     library_buffers: Array = field(default_factory=lambda: array(0.0))
     message_buffers: Array = field(default_factory=lambda: array(0.0))
     workspace: Array = field(default_factory=lambda: array(0.0))
@@ -150,6 +154,7 @@ def lower_software(software: Software) -> SoftwareArrays:
         host_kernel=array(software.host_kernel.si),
         host_step=array(software.host_step.si),
         mixed=software.mixed,
+        bucket=_or_nothing(software.bucket),
         library_buffers=_or_nothing(software.library_buffers),
         message_buffers=_or_nothing(software.message_buffers),
         workspace=_or_nothing(software.workspace),

@@ -18,6 +18,7 @@ FOLDERS: Mapping[str, str] = {
     "workloads": "workloads",
     "experiments": "experiments",
     "software": "accelerators/software",
+    "optimizers": "accelerators/optimizers",
     "technology": "accelerators/technology",
     "kernels": "accelerators/kernels",
     "collectives": "accelerators/collectives",
@@ -28,6 +29,7 @@ _ONE = {
     "workloads": "workload",
     "experiments": "experiment",
     "software": "software",
+    "optimizers": "optimizer",
     "technology": "technology",
     "kernels": "library of kernels",
     "collectives": "library of collectives",
@@ -85,7 +87,7 @@ def _files(root: Path, kind: str) -> list[Path]:
         # A folder of COSIM_PATH that may not be read holds nothing for this user.
         return []
     skip = (
-        {"systems", "technology", "software", "kernels", "collectives"}
+        {"systems", "technology", "software", "optimizers", "kernels", "collectives"}
         if kind == "accelerators"
         else {"scenarios", "traces"}
     )

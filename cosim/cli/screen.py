@@ -143,7 +143,9 @@ def _shape(op: Row) -> str:
 def _shares(row: Row, prefix: str, total: float, unit: str) -> str:
     parts = [(value, name.removeprefix(prefix)) for name, value in row.items() if name.startswith(prefix) and value]
     named = [(value, name) for value, name in parts if name != "total"]
-    return ", ".join(f"{name} {format_si(v, unit, 3)} ({v / total:.0%})" for v, name in sorted(named, reverse=True))
+    # What lies in the host's memory is no share of the chip's.
+    shares = {name: "" if name == "host" and unit == "B" else f" ({v / total:.0%})" for v, name in named}
+    return ", ".join(f"{name} {format_si(v, unit, 3)}{shares[name]}" for v, name in sorted(named, reverse=True))
 
 
 def difference_text(found: Difference) -> str:

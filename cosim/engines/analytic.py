@@ -13,7 +13,7 @@ BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -27,10 +27,11 @@ from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs,
 from cosim.engines.training import Busiest, Ends
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
-from cosim.mapping.memory import KINDS, Memory, serving_memory
+from cosim.mapping.memory import HELD, Memory, serving_memory
+from cosim.mapping.offload import host_of
 from cosim.mapping.schedules import hops
 from cosim.mapping.stages import Stages, at_class, fullest
-from cosim.mapping.training import holdings, training_memory
+from cosim.mapping.training import holdings, reads_shapes, training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.clock import Load, sustained
 from cosim.timing.cost import rate
@@ -39,7 +40,7 @@ from cosim.workload.graph import model_flop
 from cosim.workload.ops import Graph
 from cosim.workload.training import training_graph
 
-BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle")
+BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle", "offload")
 CHUNK_POINTS = 16384
 TRAINING_POINTS = 262144
 """Points of a training case that share kernels."""
@@ -68,6 +69,8 @@ class Estimates:
     utilisation: Array
     breakdown: dict[str, Array]
     memory: dict[str, Array]
+    again_flop: Array = field(default_factory=lambda: array(np.nan))
+    """FLOP of products that recompute runs again in a step, all chips; NaN where nothing is trained."""
 
     @property
     def feasible(self) -> NDArray[np.bool_]:
@@ -118,7 +121,7 @@ def blank(total: int) -> Estimates:
     return Estimates(
         verdict=Verdict(np.zeros(total, dtype=np.int64), np.full(total, np.nan)),
         breakdown={name: np.full(total, np.nan) for name in BREAKDOWN},
-        memory={name: np.full(total, np.nan) for name in (*KINDS, "total")},
+        memory={name: np.full(total, np.nan) for name in HELD},
         **unknown,
     )
 
@@ -138,7 +141,8 @@ def _evaluate_chunk(case: Case, total: int) -> Estimates:
 def _evaluate_training(case: Case, total: int, kernels: Repeats) -> Estimates:
     """The same of a training case: kernels that repeat are costed once, and only those of points that pass."""
     few = kernels.chosen(case)
-    device = holdings(device_graph(few))
+    device = device_graph(few)
+    device = device if reads_shapes(training.software_of(case)) else holdings(device)
     found = []
     for rows in _turns(total, CHUNK_POINTS):
         part, own = (case, kernels) if rows.size == total else (take(case, rows), kernels.at(rows))
@@ -180,11 +184,12 @@ def _untimed(case: Case, total: int, memory: Memory) -> Estimates:
     """Points with their limits and their memory; nothing is timed."""
     verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
     short = memory.total - case.system.chip.memory["dram"].capacity
-    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in KINDS}
-    kinds["total"] = np.broadcast_to(memory.total, (total,)).copy()
+    verdict = merged(verdict, "memory", short)
+    verdict = merged(verdict, "host_memory", memory.host - host_of(case.system, case.plan).capacity)
+    kinds = {kind: np.broadcast_to(getattr(memory, kind), (total,)).copy() for kind in HELD}
     unknown = {name: np.full(total, np.nan) for name in _TIMED}
     return Estimates(
-        verdict=_full(merged(verdict, "memory", short), total),
+        verdict=_full(verdict, total),
         chips=np.broadcast_to(case.plan.chips, (total,)).copy(),
         breakdown={name: np.full(total, np.nan) for name in BREAKDOWN},
         memory=kinds,
@@ -206,7 +211,7 @@ def _training_memory(case: Case, device: DeviceGraph) -> Memory:
     return training_memory(device, stage_classes(case), case.plan, software, reserved, case.scenario.updates)
 
 
-_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
+_TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation", "again_flop")
 
 
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -241,6 +246,7 @@ def _summed_up(
         "facility_energy": server * case.system.pue,
         "power": energy / time / chips,
         "clock": held.clock,
+        "again_flop": shares.again_flop,
         "utilisation": flop / (time * chips * rate(chip, case.plan.dtype)),
     }
     return timed, parts
@@ -255,10 +261,14 @@ def _counted(case: Case) -> Graph:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Of a step: the share of its kernels' time that follows the clock, of its dynamic energy that follows voltage."""
+    """Of a step: the share of its kernels' time that follows the clock, of its dynamic energy that follows voltage.
+
+    And FLOP of products that are run again, on all chips.
+    """
 
     clocked: Array
     core: Array
+    again_flop: Array = field(default_factory=lambda: array(np.nan))
 
 
 def _served(case: Case) -> tuple[dict[str, Array], Array, Shares]:
@@ -287,8 +297,10 @@ def _trained(
     parts = training.exposed_parts(case, schedule, own, ends) | {"throttle": array(0.0)}
     rounds = own.energy + np.sum(count, axis=0) * hops(plan) * link
     per_rank = plan.micro_batches * rounds + np.sum(count * ends.energy, axis=0)
-    shares = Shares(own.clocked, plan.micro_batches * own.core_energy / per_rank)
-    return parts, per_rank * plan.tensor * plan.replicas, shares
+    ranks = plan.tensor * plan.replicas
+    again = own.again_flop * plan.micro_batches * ranks
+    shares = Shares(own.clocked, plan.micro_batches * own.core_energy / per_rank, again)
+    return parts, per_rank * ranks, shares
 
 
 def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -> dict[str, Array]:
@@ -308,7 +320,7 @@ def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -
     parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}
     exposed = np.minimum(slack, host)
     parts["bubble"] = slack - exposed
-    parts["data_parallel"] = parts["optimizer"] = np.zeros_like(slack)
+    parts["data_parallel"] = parts["optimizer"] = parts["offload"] = np.zeros_like(slack)
     parts["host"] = exposed
     return parts
 

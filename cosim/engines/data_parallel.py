@@ -6,14 +6,14 @@
     ZeRO 3   weights gathered in every pass of every micro-batch too
     shard    ZeRO inside groups of so many replicas; after the last micro-batch each shard is summed over the groups
 
-Software that overlaps sends layer by layer behind the passes: what is left is the last layer's share, or what the
-passes are too short for, and the cores that collectives take meanwhile. Experts have replicas of their own: the ranks
-that expert parallelism leaves.
+Software that overlaps sends layer by layer, or bucket by bucket where it has these, behind the passes: what is left is
+the last one's share, or what the passes are too short for, and the cores that collectives take meanwhile. Every bucket
+starts anew. Experts have replicas of their own: the ranks that expert parallelism leaves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,10 +27,10 @@ from cosim.mapping.routing import expert_replicas, expert_sharers
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, in_front
-from cosim.mapping.training import Weights
+from cosim.mapping.weights import Weights
 from cosim.mapping.widths import element_bytes
 from cosim.records import Array, array
-from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
+from cosim.timing.collective import CollectiveCost, all_gather, all_reduce, reduce_scatter
 from cosim.timing.energy import step_energy
 from cosim.timing.vector import vector_cost
 from cosim.workload.network_training import trained_layers
@@ -40,12 +40,14 @@ from cosim.workload.network_training import trained_layers
 class Closing:
     """Traffic of a step's ends on a stage of each class (4, P): weights gathered before it, gradients reduced after.
 
-    Seconds when nothing hides them; `layers` pieces that can be sent one by one; `wire_bytes` of one chip.
+    Seconds when nothing hides them; `layers` pieces that weights are gathered in one by one, `buckets` that gradients
+    are reduced in; `wire_bytes` of one chip.
     """
 
     gather: Array
     reduce: Array
     layers: Array
+    buckets: Array
     wire_bytes: Array
 
     def waits(self, schedule: Schedule, plan: PlanArrays, cores: Array, *, overlap: bool) -> tuple[Array, Array]:
@@ -66,7 +68,7 @@ class Closing:
         beside = np.minimum(left, schedule.stage.count * ahead)
         before = np.maximum(np.max(start, axis=0), cores * np.sum(beside, axis=0))
         slower = cores * np.minimum(self.reduce / plan.virtual, back)
-        after = behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.layers)
+        after = behind_pieces(self.reduce, back, _apart(schedule.backward, schedule, plan), plan, self.buckets)
         chain = np.sum(schedule.stage.count * slower, axis=0)
         # A stage that waits for its traffic has lost nothing to it that it would not have waited for.
         after = np.maximum(after - slower, 0.0) + chain
@@ -109,12 +111,16 @@ def layer_traffic(
 def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages) -> Closing:
     """Gathers before and reductions after a step, of all weights of a stage that are updated."""
     zero = case.plan.zero
-    gather = reduce = wire = np.zeros_like(owned.shared + owned.routed)
+    gather = reduce = wire = buckets = np.zeros_like(owned.shared + owned.routed)
     for part in _replicated(case, owned):
         gradients = part.numbers * software.reduced_bytes
-        plain = as_stack_sends(all_reduce(gradients, part.every, case.system), software)
-        given = as_stack_sends(reduce_scatter(gradients, part.inside, case.system), software)
-        shared = as_stack_sends(all_reduce(gradients / part.sharers, part.across, case.system), software)
+        pieces = _buckets(gradients, software)
+        several = 1.0 if pieces is None else pieces
+        plain = as_stack_sends(all_reduce(gradients / several, part.every, case.system), software)
+        given = as_stack_sends(reduce_scatter(gradients / several, part.inside, case.system), software)
+        shared = as_stack_sends(all_reduce(gradients / several / part.sharers, part.across, case.system), software)
+        plain, given, shared = (_times(cost, several) for cost in (plain, given, shared))
+        buckets = buckets + (0.0 if pieces is None else pieces)
         taken = as_stack_sends(
             all_gather(part.numbers * element_bytes(case.plan, software), part.inside, case.system), software
         )
@@ -134,7 +140,21 @@ def closing(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages)
         reduce, wire = reduce + time, wire + sent
     layers = np.maximum(trained_layers(case.model.network) if case.model.network else owned.layers, 1.0)
     layers = np.broadcast_to(layers, stage.layers.shape)
-    return Closing(gather, reduce, layers, wire)
+    return Closing(gather, reduce, layers, np.where(buckets > 0.0, buckets, layers), wire)
+
+
+def _buckets(gradients: Array, software: SoftwareArrays) -> Array | None:
+    """Pieces that gradients of so many bytes are reduced in, at least one; None: layer by layer."""
+    if not np.any(software.bucket > 0.0):
+        return None
+    return np.maximum(np.ceil(gradients / software.bucket), 1.0)
+
+
+def _times(cost: CollectiveCost, count: Array | float) -> CollectiveCost:
+    """So many of a collective one after the other."""
+    return (
+        cost if isinstance(count, float) else replace(cost, time=cost.time * count, wire_bytes=cost.wire_bytes * count)
+    )
 
 
 def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:

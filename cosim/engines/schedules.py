@@ -106,7 +106,7 @@ def closing_waits(
     start = behind_pieces(left, f, apart_f, plan, closing.layers)
     beside = np.minimum(left, schedule.stage.count * f)
     before = np.maximum(np.max(np.where(present, start, 0.0), axis=0), cores * np.sum(beside, axis=0))
-    exposed = behind_pieces(closing.reduce, w, apart_w, plan, closing.layers)
+    exposed = behind_pieces(closing.reduce, w, apart_w, plan, closing.buckets)
     exposed = exposed + cores * np.minimum(closing.reduce, plan.virtual * w)
     return before, np.where(present, exposed, -np.inf)
 

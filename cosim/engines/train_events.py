@@ -54,6 +54,8 @@ class StepSchedule:
     schedule: str = "1f1b"
     weight_s: tuple[float, ...] = ()
     pieces_s: tuple[tuple[tuple[float, float, float], ...], ...] = ()
+    buckets: tuple[int, ...] = ()
+    """Pieces that gradients are reduced in; empty: as many as `layers`."""
 
 
 def step_schedule(case: Case, index: int = 0) -> StepSchedule:
@@ -87,6 +89,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         host_s=float(host_step(case)),
         schedule=plan.schedule,
         weight_s=along(move.weight),
+        buckets=tuple(max(int(n), 1) for n in along(table.closing.buckets)),
         pieces_s=tuple(zip(*(_each(piece, along) for piece in move.pieces), strict=True)),
     )
 
@@ -181,8 +184,9 @@ class _Step:
         self.leaving = {(s, kind): _queue(env) for s in range(self.stages) for kind in ("forward", "backward")}
         layers = [max(n // plan.pieces, 1) for n in plan.layers]
         self.slices = layers
+        self.buckets = [max(n // plan.pieces, 1) for n in plan.buckets or plan.layers]
         self.gathered = [{(p, n): env.event() for p in range(plan.pieces) for n in range(k)} for k in layers]
-        self.reducible = [{(p, n): env.event() for p in range(plan.pieces) for n in range(k)} for k in layers]
+        self.reducible = [{(p, n): env.event() for p in range(plan.pieces) for n in range(k)} for k in self.buckets]
         self.reduced = [env.event() for _ in range(self.stages)]
         self.busy = [0.0] * self.stages
         self.since: list[float | None] = [None] * self.stages
@@ -218,11 +222,12 @@ class _Step:
             for layer in range(slices):
                 yield from self._send(stage, plan.gather_s[stage] / parts, "gather")
                 self.gathered[stage][piece, layer].succeed()
+        buckets = self.buckets[stage]
         for piece in self.ends[stage].last or reversed(range(plan.pieces)):
-            for layer in reversed(range(slices)):
+            for bucket in reversed(range(buckets)):
                 # Nobody's gradient is whole before the last replica has made its own.
-                yield self.env.all_of([each.reducible[stage][piece, layer] for each in self.together])
-                yield from self._send(stage, plan.reduce_s[stage] / parts, "reduce")
+                yield self.env.all_of([each.reducible[stage][piece, bucket] for each in self.together])
+                yield from self._send(stage, plan.reduce_s[stage] / (plan.pieces * buckets), "reduce")
         self.reduced[stage].succeed()
 
     def link(self, stage: int, direction: str) -> Generator[Any, Any, None]:
@@ -255,6 +260,7 @@ class _Step:
             yield from self._compute(stage, whole)
             return
         waits = self.gathered[stage]
+        slices = slices if first else self.buckets[stage]
         if first and not plan.overlap:
             # Everything is gathered before the first pass of the first piece.
             yield waits[list(ends.first)[-1], slices - 1]

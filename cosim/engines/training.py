@@ -17,6 +17,9 @@ import numpy as np
 from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case, device_graph, micro_batch_graph, split_layers, stage_classes, with_adapters
 from cosim.engines.data_parallel import Closing, closing, layer_traffic, optimizer_step
+from cosim.engines.layer import layer_pass, together
+from cosim.engines.offload import moved
+from cosim.engines.optimizer import planned_update
 from cosim.engines.pipeline import Piece, Schedule
 from cosim.engines.schedules import closing_waits, schedule_time, weight_seconds
 from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs, op_costs, summed
@@ -24,28 +27,32 @@ from cosim.mapping.adapters import gradients_of_adapters
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
 from cosim.mapping.placement import tensor_placement
+from cosim.mapping.recompute import layers_again
 from cosim.mapping.schedules import copies, hops, pieces
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, at_class, by_group, fullest
-from cosim.mapping.training import Weights, group_parameters, stage_weights, updated_part
+from cosim.mapping.training import updated_part
+from cosim.mapping.weights import Weights, group_parameters, stage_weights
 from cosim.mapping.widths import element_bytes, widened
 from cosim.records import Array, array
-from cosim.timing.collective import all_gather, exposed
+from cosim.timing.collective import all_gather
 from cosim.timing.energy import link_energy
 from cosim.workload.ops import Graph
 
 
 @dataclass(frozen=True, slots=True)
 class GroupPasses:
-    """One run of a group in one micro-batch (P,): the forward pass, `back` with what is recomputed, `both` together.
+    """One run of a group in one micro-batch (P,): the forward pass, what is computed again, the gradients.
 
-    `weight` are the seconds of weight gradients; `held` the parameters of a rank, `updated` those with gradients.
+    `again_flop` of products and attention that run again; `weight` are the seconds of weight gradients; `held` the
+    parameters of a rank, `updated` those with gradients.
     """
 
     forward: GroupCosts
-    back: GroupCosts
-    both: GroupCosts
+    again: GroupCosts
+    gradients: GroupCosts
+    again_flop: Array
     weight: Array
     held: Weights
     updated: Weights
@@ -56,7 +63,8 @@ class Rounds:
     """One micro-batch on a stage of each class (4, P): passes and transfers (`schedule`), passes by class of time [s].
 
     `host` is what the host adds to them; `energy` dynamic J per chip, `link` of one transfer (P,); `clocked` seconds
-    follow the clock of the cores, `core_energy` their voltage.
+    follow the clock of the cores, `core_energy` their voltage; `offload`: passes wait for the host's memory [s];
+    `again_flop` of products that run again.
     """
 
     schedule: Schedule
@@ -66,6 +74,8 @@ class Rounds:
     link: Array
     clocked: Array
     core_energy: Array
+    offload: Array
+    again_flop: Array
 
     @property
     def stage(self) -> Stages:
@@ -76,12 +86,13 @@ class Rounds:
 @dataclass(frozen=True, slots=True)
 class Ends:
     """Before the first and after the last micro-batch on a stage of each class (4, P): traffic of the data ranks, the
-    update [s], and the energy of both per chip [J].
+    update [s], of which `swap` waits for the host's memory, and the energy of both per chip [J].
     """
 
     closing: Closing
     optimizer: Array
     energy: Array
+    swap: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +105,12 @@ class Busiest:
 
     classes: dict[str, Array]
     host: Array
+    offload: Array
     busy: Array
     energy: Array
     clocked: Array
     core_energy: Array
+    again_flop: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +171,7 @@ def passes(case: Case) -> Passes:
     plan, graph = case.plan, micro_batch_graph(case)
     device = device_graph(case, graph)
     gradients = _gradients(case, graph)
-    again = recomputed(device, plan.recompute)
+    again = recomputed(device, plan.recompute, plan.recompute_modules)
     together = DeviceGraph(
         "train",
         (*device.matmuls, *gradients.matmuls),
@@ -205,10 +218,18 @@ def group_passes(case: Case) -> dict[str, GroupPasses]:
     updated = group_parameters(updated_part(every.forward, case.scenario.updates))
     found = {}
     for group, cost in forward.items():
-        back = summed([part[group] for part in (again, gradients) if group in part], cost)
+        twice, back = (summed([part[group]] if group in part else [], cost) for part in (again, gradients))
         own = held.get(group, Weights()), updated.get(group, Weights())
-        found[group] = GroupPasses(cost, back, summed([cost, back], cost), weights.get(group, array(0.0)), *own)
+        flop = _again_flop(every.again_ops, group, cost.kernels)
+        found[group] = GroupPasses(cost, twice, back, flop, weights.get(group, array(0.0)), *own)
     return found
+
+
+def _again_flop(ops: tuple[OpCost, ...], group: str, like: Array) -> Array:
+    """FLOP of products and attention that one run of a group computes again."""
+    return sum(
+        (op.count * op.cost.flop for op in ops if op.group == group and op.kind != "vector"), np.zeros_like(like)
+    )
 
 
 def rounds_of(case: Case, groups: Mapping[str, GroupPasses]) -> Rounds:
@@ -216,25 +237,32 @@ def rounds_of(case: Case, groups: Mapping[str, GroupPasses]) -> Rounds:
     software, stage = software_of(case), stage_classes(case)
     cores = case.system.chip.collective_cores
     classes = {name: np.zeros_like(stage.layers + groups["layer"].forward.time) for name in CLASSES_OF_TIME}
-    host, energy, clocked, core = (np.zeros_like(classes["matmul"]) for _ in range(4))
+    host, energy, clocked, core, offload, flop = (np.zeros_like(classes["matmul"]) for _ in range(6))
+    tier = moved(case, software, stage)
     passes_of: dict[str, tuple[Array, Array, Array]] = {}
     for group, own in groups.items():
-        runs = by_group(stage, group)
+        runs, share = by_group(stage, group), layers_again(stage, case.plan, group)
         gathered, scattered, wire = layer_traffic(case, software, own.held, own.updated)
-        out, ret = own.forward.time, own.back.time
-        waits_out, waits_ret = gathered, gathered + scattered
-        if software.gradient_overlap:
-            waits_out, waits_ret = exposed(waits_out, out, cores), exposed(waits_ret, ret, cores)
-        late_out = np.maximum(_host(software, own.forward) - out, 0.0)
-        late_ret = np.maximum(_host(software, own.back) - ret, 0.0)
+        layer = layer_pass(
+            own.forward,
+            own.again,
+            own.gradients,
+            (gathered, gathered + scattered),
+            share=share,
+            software=software,
+            cores=cores,
+            moved=tier.seconds(group),
+        )
+        both = together(own.forward, own.again, own.gradients, share)
         for name in CLASSES_OF_TIME:
-            waits = waits_out + waits_ret if name == "collective" else 0.0
-            classes[name] += runs * (getattr(own.both, name) + waits)
-        host += runs * (late_out + late_ret)
-        energy += runs * (own.both.energy + link_energy(wire, case.system.chip))
-        clocked += runs * own.both.clocked
-        core += runs * own.both.core_energy
-        passes_of[group] = out + late_out + waits_out, ret + late_ret + waits_ret, own.weight
+            classes[name] += runs * (getattr(both, name) + (layer.waits if name == "collective" else 0.0))
+        host += runs * layer.host
+        offload += runs * layer.offload
+        flop += runs * share * own.again_flop
+        energy += runs * (both.energy + link_energy(wire + tier.bytes_of(group), case.system.chip))
+        clocked += runs * both.clocked
+        core += runs * both.core_energy
+        passes_of[group] = layer.forward, layer.backward, own.weight
     inside, across, within, beyond, link = _hops(case)
     whole = _on(stage, passes_of)
     schedule = Schedule(
@@ -248,16 +276,27 @@ def rounds_of(case: Case, groups: Mapping[str, GroupPasses]) -> Rounds:
         whole.weight,
         tuple(_on(part, passes_of) for part in pieces(split_layers(case), case.plan.schedule)),
     )
-    return Rounds(schedule, classes, host, energy, link, clocked, core)
+    return Rounds(schedule, classes, host, energy, link, clocked, core, offload, flop)
 
 
 def ends_of(case: Case, groups: Mapping[str, GroupPasses]) -> Ends:
     """What surrounds the micro-batches of a step: traffic of the data ranks and the update."""
     software, stage = software_of(case), stage_classes(case)
     owned = stage_weights({group: own.updated for group, own in groups.items()}, stage, copies(case.plan.schedule))
-    traffic = closing(case, software, owned, stage)
-    update, energy = optimizer_step(case, software, owned)
-    return Ends(traffic, update, link_energy(traffic.wire_bytes, case.system.chip) + energy)
+    traffic, tier = closing(case, software, owned, stage), moved(case, software, stage)
+    update, energy = _update(case, software, owned, stage)
+    swap = np.maximum(tier.update_seconds - update, 0.0)
+    sent = traffic.wire_bytes + tier.update_out + tier.update_in
+    return Ends(traffic, update + swap, link_energy(sent, case.system.chip) + energy, swap)
+
+
+def _update(case: Case, software: SoftwareArrays, owned: Weights, stage: Stages) -> tuple[Array, Array]:
+    """Time [s] and energy [J] of the update on a stage of each class (4, P)."""
+    if software.update is None:
+        return optimizer_step(case, software, owned)
+    changed = updated_part(device_graph(case), case.scenario.updates)
+    planned = planned_update(case, software, software.update, changed, stage)
+    return planned.time, planned.energy
 
 
 def step_table(case: Case) -> StepTable:
@@ -282,10 +321,12 @@ def busiest(rounds: Rounds) -> Busiest:
     return Busiest(
         classes={name: at_class(values, slowest) for name, values in rounds.classes.items()},
         host=at_class(rounds.host, slowest),
+        offload=at_class(rounds.offload, slowest),
         busy=at_class(busy, slowest),
         energy=over(rounds.energy),
         clocked=over(rounds.clocked) / over(times),
         core_energy=over(rounds.core_energy),
+        again_flop=over(rounds.again_flop),
     )
 
 
@@ -307,6 +348,9 @@ def exposed_parts(case: Case, schedule: Schedule, own: Busiest, ends: Ends) -> d
     # A stage that ended early may have begun its update before the first one ended.
     parts["optimizer"] = np.minimum(update, end)
     parts["data_parallel"] = before + end - parts["optimizer"]
+    swap = np.minimum(at_class(ends.swap, fullest(schedule.stage, last)), parts["optimizer"])
+    parts["optimizer"] = parts["optimizer"] - swap
+    parts["offload"] = m * own.offload + swap
     return parts
 
 
@@ -315,12 +359,6 @@ def _on(stage: Stages, passes_of: dict[str, tuple[Array, Array, Array]]) -> Piec
     zero = np.zeros_like(stage.layers)
     sums = [sum((by_group(stage, group) * each[kind] for group, each in passes_of.items()), zero) for kind in range(3)]
     return Piece(*sums)
-
-
-def _host(software: SoftwareArrays, cost: GroupCosts) -> Array:
-    """Host time to issue the kernels and collectives of a pass [s]."""
-    kernels: Array = cost.kernels * software.host_kernel
-    return kernels + cost.collectives * software.host_collective + cost.exchanges * software.host_exchange
 
 
 def host_step(case: Case) -> Array:

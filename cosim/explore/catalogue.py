@@ -26,6 +26,7 @@ from cosim.hardware.lower import lower_chip
 from cosim.hardware.reliability import Reliability, load_reliability
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
+from cosim.mapping.optimizers import Optimizer, load_optimizer
 from cosim.mapping.plan import Plan, Scenario
 from cosim.mapping.software import Software, load_software
 from cosim.overrides import Overrides, Varied
@@ -45,6 +46,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "workload": Model,
     "network": Network,
     "software": Software,
+    "optimizer": Optimizer,
     "technology": Technology,
     "reliability": Reliability,
     "kernels": KernelLibrary,
@@ -57,8 +59,10 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "search": StrategySearch,
 }
 
-_PLAIN: dict[str, Callable[[str], Software | Technology | Reliability | KernelLibrary | CollectiveLibrary]] = {
+_Plain = Software | Optimizer | Technology | Reliability | KernelLibrary | CollectiveLibrary
+_PLAIN: dict[str, Callable[[str], _Plain]] = {
     "software": load_software,
+    "optimizers": load_optimizer,
     "technology": lambda name: (load_reliability if _is_reliability(name) else load_technology)(name),
     "kernels": load_kernels,
     "collectives": load_collectives,
@@ -74,6 +78,7 @@ def listing(kind: str) -> list[Item]:
         "workloads": _model,
         "experiments": _experiment,
         "software": _software,
+        "optimizers": _optimizer,
         "technology": _technology,
         "kernels": _kernels,
         "collectives": _collectives,
@@ -160,6 +165,7 @@ def _kind_of(name: str) -> str:
         "tiers": "systems",
         "kind": "experiments",
         "host_kernel": "software",
+        "state_bytes": "optimizers",
         "reticle": "technology",
         "constants": "kernels",
         "protocols": "collectives",
@@ -204,6 +210,12 @@ def _model(path: str) -> Item:
 def _software(path: str) -> Item:
     software = load_software(path)
     return {"title": software.title, "attention": software.attention, "host per kernel": software.host_kernel.text}
+
+
+def _optimizer(path: str) -> Item:
+    optimizer = load_optimizer(path)
+    kept = "row and column means" if optimizer.weights.factored else f"{optimizer.weights.tensors.text} tensors"
+    return {"title": optimizer.title, "state": kept}
 
 
 def _technology(path: str) -> Item:

@@ -15,6 +15,17 @@ _TRAINING = {
     "scenario": ("global_batch", "context"),
 }
 
+_WHERE_SET = (
+    "plan.shard",
+    "plan.recompute_modules",
+    "plan.recompute_layers",
+    "plan.optimizer",
+    "plan.optimizer_dtype",
+    "scenario.adapter_rank",
+)
+"""What a row names only where it is used."""
+_ABOVE_ZERO = ("plan.offload_activations", "plan.offload_weights", "plan.offload_optimizer")
+
 
 def settings(row: Mapping[str, Any]) -> dict[str, Any]:
     """Plan and scenario of a row as overrides by path."""
@@ -29,11 +40,10 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
             chosen[name] = row[name]
     if row["phase"] == "train" and row["plan.context_parallel"] > 1:
         chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
+    chosen |= {name: row[name] for name in _ABOVE_ZERO if row.get(name)}
     if row["phase"] == "train" and row["plan.schedule"] != "1f1b":
         chosen["plan.schedule"] = row["plan.schedule"]
-    for name in ("plan.shard", "scenario.adapter_rank"):
-        if row.get(name) is not None and row[name] == row[name]:
-            chosen[name] = row[name]
+    chosen |= {name: row[name] for name in _WHERE_SET if row.get(name) not in (None, "") and row[name] == row[name]}
     if row.get("scenario.updates", "") not in ("", "all"):
         chosen["scenario.updates"] = row["scenario.updates"]
     if row["scenario.expert_imbalance"]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
-from cosim.mapping.memory import KINDS
+from cosim.explore import mfu
+from cosim.mapping.memory import HELD
 from cosim.records import Array
 
 Die = Mapping[str, Array]
@@ -23,6 +24,7 @@ MAXIMISED = (
     "tokens_per_s_per_mm2",
     "items_per_s",
     "mfu",
+    *mfu.NAMES,
     "tokens_per_j_chip",
     "tokens_per_j_server",
     "tokens_per_j_facility",
@@ -95,6 +97,8 @@ def metric(name: str, case: Case, result: Estimates, die: Die) -> Array:
     """Column `name` of every point, shape (P,). Raises KeyError for no number of a result."""
     if name in DIE_METRICS:
         values = die[name]
+    elif name in mfu.NAMES:
+        values = mfu.mfu(name, case, result)
     elif name.startswith("memory_bytes."):
         values = result.memory[name.removeprefix("memory_bytes.")]
     elif name.startswith("breakdown_s."):
@@ -106,8 +110,8 @@ def metric(name: str, case: Case, result: Estimates, die: Die) -> Array:
 
 def metric_names() -> list[str]:
     """Every number of a result that can be constrained or maximised."""
-    memory = [f"memory_bytes.{kind}" for kind in (*KINDS, "total")]
-    return [*METRICS, *DIE_METRICS, *memory, *(f"breakdown_s.{name}" for name in BREAKDOWN)]
+    memory = [f"memory_bytes.{kind}" for kind in HELD]
+    return [*METRICS, *DIE_METRICS, *mfu.NAMES, *memory, *(f"breakdown_s.{name}" for name in BREAKDOWN)]
 
 
 def unit_of(column: str) -> str:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from cosim.engines.analytic import BREAKDOWN, Estimates
 from cosim.engines.case import Case
 from cosim.explore.metrics import Die, metric, metric_names
+from cosim.explore.mfu import NAMES as MFU
 from cosim.mapping.legal import LIMITS
+from cosim.mapping.offload import SHARES, share
 from cosim.mapping.plan import RECOMPUTES
 from cosim.records import Array
 
@@ -101,9 +103,13 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.schedule": same(plan.schedule) if trains else same(""),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
         "plan.zero": _where(trains, full(plan.zero)),
-        "plan.shard": _where(trains, full(np.where(np.isfinite(plan.shard), plan.shard, np.nan))),
+        "plan.shard": _where(trains, _finite(full(plan.shard))),
         "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
+        "plan.recompute_modules": same(",".join(plan.recompute_modules)),
+        "plan.recompute_layers": _where(trains, _finite(full(plan.recompute_layers))),
+        **{f"plan.offload_{name}": _where(trains, full(share(plan, name))) for name in SHARES},
         "plan.software": same("" if case.software is None else case.software.name),
+        **_optimizer(case, total),
         "scenario.batch": _where(not trains, full(scenario.batch)),
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),
         "scenario.updates": same(scenario.updates if trains else ""),
@@ -117,10 +123,26 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "limit_unit": Text(codes, tuple(limit.unit for limit in LIMITS)),
     }
     table |= {name: number(name) for name in metric_names() if name not in table and "." not in name}
+    table |= {name: number(name) for name in MFU}
     table |= {f"memory_bytes.{kind}": value for kind, value in result.memory.items()}
     table["bottleneck"] = bottlenecks(result)
     table |= {f"breakdown_s.{name}": result.breakdown[name] for name in BREAKDOWN}
     return table | {"quality": same(quality), "confidence": same(confidence)}
+
+
+def _optimizer(case: Case, total: int) -> Columns:
+    """The optimizer that the plan asks for and the format of its state; empty where the software has its own."""
+    update = None if case.software is None else case.software.update
+    return {
+        "plan.optimizer": Text.same("" if update is None else update.name, total),
+        "plan.optimizer_dtype": Text.same("" if update is None else update.dtype, total),
+    }
+
+
+def _finite(values: Array) -> Array:
+    """The values, unknown where there is no limit."""
+    found: Array = np.where(np.isfinite(values), values, np.nan)
+    return found
 
 
 def _where(applies: bool, values: Array) -> Array:  # reads as numpy's where

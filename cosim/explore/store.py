@@ -22,11 +22,22 @@ from cosim.errors import SpecError
 from cosim.explore.metrics import unit_of
 from cosim.explore.rows import Columns, Text, plain
 from cosim.mapping.legal import Verdict
-from cosim.mapping.memory import KINDS
+from cosim.mapping.memory import HELD
 from cosim.version import __version__
 
 SCHEMA_VERSION = 5
-_PLAIN = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
+_PLAIN = (
+    "chips",
+    "time",
+    "tokens",
+    "energy",
+    "server_energy",
+    "facility_energy",
+    "power",
+    "clock",
+    "utilisation",
+    "again_flop",
+)
 
 
 def content_hash(text: str) -> str:
@@ -81,7 +92,7 @@ class RunFolder:
         return Estimates(
             verdict=Verdict(arrays["code"], arrays["shortfall"]),
             breakdown={name: arrays[f"breakdown.{name}"] for name in BREAKDOWN},
-            memory={kind: arrays[f"memory.{kind}"] for kind in (*KINDS, "total")},
+            memory={kind: arrays[f"memory.{kind}"] for kind in HELD},
             **{name: arrays[name] for name in _PLAIN},
         )
 

@@ -28,7 +28,7 @@ from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import LIMITS
-from cosim.mapping.software import load_software, lower_software
+from cosim.mapping.optimizers import planned_software
 from cosim.overrides import ROOTS, Varied, split_overrides, vary
 from cosim.records import Array, array, leaves, map_leaves, take
 from cosim.silicon.area import die_area, static_power, unknown
@@ -162,7 +162,7 @@ def _case(
     if inputs.study.precision is not None:
         plan.setdefault("dtype", inputs.study.precision)
     prepared = prepare(asked.phase, machine, model, plan, {**asked.scenario, **changes["scenario"]})
-    software = lower_software(load_software(prepared.planned.spec.software)) if asked.phase == "train" else None
+    software = planned_software(prepared.planned.spec) if asked.phase == "train" else None
     return Case(asked.phase, machine, model, prepared.plans, prepared.scenarios, software)
 
 

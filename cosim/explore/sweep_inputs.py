@@ -69,13 +69,18 @@ def read_sweep(
         )
     for case in study.cases:
         if case.phase == "train":
-            software = str(case.plan.get("software", Plan().software))
-            files += [part.path for part in described(software, "software")[1]]
+            files += _software_files(case.plan)
     inputs = SweepInputs(study, grid, parse_constraints(study.constraints), systems, models, units)
     for name in systems:
         for index in range(len(study.cases)):
             _try(inputs, Part(name, index, 0, 1), document)
     return inputs, files
+
+
+def _software_files(plan: Mapping[str, object]) -> list[Path]:
+    """Files of the training software of a plan, and of the optimizer that it names. Raises SpecError."""
+    named = [("software", plan.get("software", Plan().software)), ("optimizers", plan.get("optimizer"))]
+    return [part.path for kind, name in named if name is not None for part in described(str(name), kind)[1]]
 
 
 def _try(inputs: SweepInputs, part: Part, document: Document | None) -> None:

@@ -145,6 +145,8 @@ class SystemArrays:
     tiers: tuple[TierArrays, ...]
     server_power: Array
     pue: Array
+    host_capacity: Array = field(default_factory=lambda: array(np.nan))
+    """Memory of the hosts for one chip [B]; NaN where it is not known."""
 
     @property
     def sizes(self) -> tuple[Array, ...]:
@@ -199,6 +201,7 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
     chip = _chip(system.chip, values.below("chip"))
     tiers = lower_tiers(system, values, chip.links)
     node = math.prod((tier.size for tier in tiers[: system.node_tier + 1]), start=array(1.0))
+    held = values.maybe("server.memory")
     return SystemArrays(
         name=system.name,
         chip=chip,
@@ -208,6 +211,7 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
         tiers=tiers,
         server_power=values.si("server.power") / node,
         pue=values.si("facility.pue"),
+        host_capacity=array(np.nan) if held is None else held / node,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from cosim.datum import Bandwidth, Count, Factor, Money, MoneyPerEnergy, Power, Ratio, Time
+from cosim.datum import Bandwidth, Capacity, Count, Factor, Money, MoneyPerEnergy, Power, Ratio, Time
 from cosim.hardware.chip import Chip
 from cosim.hardware.collectives import CollectiveConstants
 from cosim.schema import Frozen, Source
@@ -68,6 +68,8 @@ class Server(Frozen):
     """Of the node apart from its chips: hosts, switches, fans, conversion."""
     price: Money | None = None
     """Of the node with its chips; None is unknown."""
+    memory: Capacity | None = None
+    """Of the node's hosts together; None is unknown."""
 
 
 class Facility(Frozen):

@@ -11,7 +11,7 @@
                           with weights of its own (norm scales) a second kernel reads both again
     sum over ranks        its conjugate: the sum of input gradients of the product that follows it
 
-Recompute runs forward ops again first: the attention core, or the whole layer with its collectives.
+Recompute runs forward ops again first: the attention core, modules, or the whole layer with its collectives.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from cosim.mapping.device import (
     DeviceVector,
 )
 from cosim.mapping.plan import RECOMPUTES, PlanArrays
+from cosim.mapping.recompute import share_again
 from cosim.mapping.shard import SLICES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
@@ -65,8 +66,8 @@ def backward(device: DeviceGraph, graph: Graph, plan: PlanArrays, software: Soft
     )
 
 
-def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
-    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer.
+def recomputed(device: DeviceGraph, recompute: Array, modules: tuple[str, ...] = ()) -> DeviceGraph:
+    """What the backward pass runs again before the gradients: nothing, the attention core, or the layer; `modules` too.
 
     `recompute` is an index in RECOMPUTES, a number along the points axis: ops that a point does not run again have
     count 0 there.
@@ -78,9 +79,10 @@ def recomputed(device: DeviceGraph, recompute: Array) -> DeviceGraph:
         is_core = isinstance(op, DeviceAttention) or getattr(op, "core", False)
         # What its own way back computes again is run once more where the layer is.
         own = 1.0 if getattr(op, "again", False) else 0.0
+        share = np.maximum(core if is_core else layer, share_again(op, device, modules))
         if isinstance(op, DeviceCollective) and op.beside:
             op = replace(op, beside=op.beside + RECOMPUTED)
-        return replace(op, name=op.name + RECOMPUTED, count=op.count * (own + (core if is_core else layer)))
+        return replace(op, name=op.name + RECOMPUTED, count=op.count * (own + share))
 
     def inside(ops: tuple[Op, ...]) -> tuple[Op, ...]:
         """Ops that some point runs again."""

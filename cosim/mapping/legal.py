@@ -117,6 +117,7 @@ LIMITS: tuple[Limit, ...] = (
         "the model was made for max_positions; raise workload.max_positions if it holds more",
     ),
     Limit("memory", "B", "lacks {} B", "use more chips, a smaller batch or context, or a narrower format"),
+    Limit("host_memory", "B", "lacks {} B of the host's memory", "offload a smaller share, or use more nodes"),
     Limit("ttft_limit", "s", "is {} s too slow", "use more tensor parallelism or a smaller batch"),
     Limit("tpot_limit", "s", "is {} s too slow", "use more tensor parallelism or a smaller batch"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from cosim.mapping.stages import Stages, at_class, by_group, fullest
 from cosim.records import Array, array
 from cosim.workload.model import ModelArrays
 
-KINDS = ("weights", "kv", "activations", "gradients", "optimizer", "other")
+KINDS = ("weights", "kv", "activations", "gradients", "optimizer", "other", "buffers", "workspace")
+HELD = (*KINDS, "total", "host")
+"""What is told of memory: kinds on the chip, their sum, and what of the host's memory a chip takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,12 @@ class Memory:
     gradients: Array
     optimizer: Array
     other: Array
+    buffers: Array = field(default_factory=lambda: array(0.0))
+    """Of collectives."""
+    workspace: Array = field(default_factory=lambda: array(0.0))
+    """Of kernels, and what fragments."""
+    host: Array = field(default_factory=lambda: array(0.0))
+    """In the host's memory, beside the sum."""
 
     @property
     def total(self) -> Array:
@@ -51,7 +59,7 @@ def serving_memory(
     most = fullest(stage, total)
     zero = np.zeros_like(total[0])
     held = [at_class(kind, most) for kind in (weights, kv, live)]
-    return Memory(held[0], held[1], held[2], zero, zero, zero + reserved)
+    return Memory(held[0], held[1], held[2], zero, zero, zero + reserved, zero, zero, zero)
 
 
 def _weights(device: DeviceGraph, stage: Stages) -> Array:

@@ -20,6 +20,9 @@ Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Degree = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class Algorithms(Frozen):
     """Collective algorithm by operation; `fastest` takes the best that the tier's library has."""
 
@@ -32,13 +35,16 @@ Updates = Literal["all", "adapters", "nothing"]
 ContextExchange = Literal["ring", "all_gather", "all_to_all"]
 ScheduleName = Literal["1f1b", "gpipe", "zb-h1", "zb-v", "dualpipe"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
+MODULES = ("core_attention", "attention", "latent", "norms", "activation", "mlp", "moe", "elementwise", "products")
+"""Parts of a layer that can be computed again by themselves."""
+StateDtype = Literal["fp32", "bf16", "int8"]
 
 
 class Plan(Frozen):
     """Degrees of parallelism, micro-batches and formats. chips = tensor x context x pipeline x data.
 
     What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, shard,
-    recompute, software, schedule.
+    recompute, recompute_modules, recompute_layers, offload_*, software, schedule, optimizer, optimizer_dtype.
     What only serving knows: micro_batches (training derives it), kv_dtype.
     """
 
@@ -73,10 +79,36 @@ class Plan(Frozen):
     None is all replicas."""
     recompute: Recompute = "none"
     """What the backward pass computes again: nothing, the attention core, or whole layers."""
+    recompute_modules: str = ""
+    """Modules that it computes again besides, as "norms,mlp": see `cosim.mapping.recompute`."""
+    recompute_layers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Layers of each stage that compute again what the two above say: its first ones. None is all."""
+    offload_activations: Share = 0.0
+    """Share of the saved tensors of layers that waits in the host's memory, see `cosim.mapping.offload`."""
+    offload_weights: Share = 0.0
+    """Share of the weights that lies there and is read in every pass."""
+    offload_optimizer: Share = 0.0
+    """Share of the optimizer's state that lies there and passes the chip in every update."""
     software: str = "megatron"
     """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
     schedule: ScheduleName = "1f1b"
     """Order of the passes of a pipeline; 1f1b is interleaved where virtual_pipeline is more than one."""
+    optimizer: str | None = None
+    """Optimizer of the library, or a file: what is kept of a parameter, what its update costs. None: as the software
+    says."""
+    optimizer_dtype: StateDtype | None = None
+    """Format of its state; None: as the software says."""
+
+    @field_validator("recompute_modules", mode="before")
+    @classmethod
+    def _known_modules(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        named = [word.strip() for word in value.split(",") if word.strip()]
+        for word in named:
+            if word not in MODULES:
+                raise SpecError("no module has this name", value=word, hint=nearest(word, MODULES))
+        return ",".join(name for name in MODULES if name in named)
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -141,6 +173,13 @@ class PlanArrays:
     sequence_parallel: bool = False
     latent: str = "best"
     schedule: str = "1f1b"
+    recompute_modules: tuple[str, ...] = ()
+    recompute_layers: Array = field(default_factory=lambda: array(np.inf))
+    """Layers of each stage that recompute; inf is all of them."""
+
+    offload_activations: Array = field(default_factory=lambda: array(0.0))
+    offload_weights: Array = field(default_factory=lambda: array(0.0))
+    offload_optimizer: Array = field(default_factory=lambda: array(0.0))
 
     @property
     def replicas(self) -> Array:
@@ -195,6 +234,13 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         sequence_parallel=plan.sequence_parallel,
         recompute=array(RECOMPUTES.index(plan.recompute)),
         schedule=plan.schedule,
+        offload_activations=arrays.get("offload_activations", array(plan.offload_activations)),
+        offload_weights=arrays.get("offload_weights", array(plan.offload_weights)),
+        offload_optimizer=arrays.get("offload_optimizer", array(plan.offload_optimizer)),
+        recompute_modules=tuple(plan.recompute_modules.split(",")) if plan.recompute_modules else (),
+        recompute_layers=arrays.get(
+            "recompute_layers", array(np.inf if plan.recompute_layers is None else plan.recompute_layers)
+        ),
     )
 
 

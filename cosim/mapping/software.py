@@ -6,18 +6,23 @@ One file per family and release in `accelerators/software`. Fitted numbers belon
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from cosim.datum import Bandwidth, Capacity, Count, Datum, Factor, FlopPerCycle, Kind, Time
+from cosim.datum import Bandwidth, Capacity, Count, Datum, Factor, FlopPerCycle, Kind, Quantity, Time
 from cosim.errors import SpecError
 from cosim.hardware.load import described
-from cosim.mapping.plan import Degree, Recompute
+from cosim.mapping.plan import Degree, Recompute, StateDtype
 from cosim.records import Array, array
 from cosim.schema import Frozen, Source, validated
 
+if TYPE_CHECKING:
+    from cosim.mapping.optimizers import UpdateArrays
+
+Bytes = Annotated[Datum, Quantity("B", open_low=False)]
+Multiple = Annotated[Datum, Quantity("", open_low=False)]
 T = TypeVar("T")
 
 
@@ -76,6 +81,12 @@ class Software(Frozen):
     """Gradient as it crosses the network."""
     optimizer_bytes: Capacity
     """Master weight and moments."""
+    master_bytes: Bytes | None = None
+    """Of these the master weight, 0 where the weight is its own; None: not known."""
+    optimizer: str = "adamw"
+    """What these bytes are those of: an optimizer of the library."""
+    optimizer_dtype: StateDtype = "fp32"
+    """Format of the moments."""
     fused_accumulation: bool
     """Whether the product of a weight gradient adds to what is kept; if not, a kernel of its own does."""
     tensor_overlap: bool
@@ -106,6 +117,16 @@ class Software(Frozen):
     mixed: bool = True
     """Mixed precision: activations, norms, embedding and head at 16 bits beside linear layers in the plan's format. If
     not, the whole model runs in the plan's format."""
+    bucket: Capacity | None = None
+    """Gradients that are reduced at once, as they cross the network; None: those of a layer."""
+    library_buffers: Bytes | None = None
+    """Buffers of the library of collectives on a chip; None is nothing."""
+    message_buffers: Multiple | None = None
+    """Buffers for messages of tensor and expert ranks, in the largest of them; None is nothing."""
+    workspace: Bytes | None = None
+    """Of kernels; None is nothing."""
+    fragmentation: Multiple | None = None
+    """What the allocator cannot use, over the saved tensors; None is nothing."""
     vocabulary: Count | None = None
     """Padded vocabulary where a case does not state one: the family's usual."""
     defaults: Defaults = Defaults()
@@ -143,6 +164,14 @@ class SoftwareArrays:
     exchange_rate: Array = field(default_factory=lambda: array(1.0))
     attention_per_core: Array = field(default_factory=lambda: array(np.inf))
     """FLOP per core and cycle; inf where the stack has the chip's own kernels."""
+    update: UpdateArrays | None = None
+    """The optimizer that a plan asks for; None: `optimizer_bytes` of state, one pass."""
+    bucket: Array = field(default_factory=lambda: array(0.0))
+    """Bytes reduced at once; 0 where that is a layer's."""
+    library_buffers: Array = field(default_factory=lambda: array(0.0))
+    message_buffers: Array = field(default_factory=lambda: array(0.0))
+    workspace: Array = field(default_factory=lambda: array(0.0))
+    fragmentation: Array = field(default_factory=lambda: array(0.0))
 
 
 def load_software(name: str) -> Software:
@@ -168,11 +197,23 @@ def lower_software(software: Software) -> SoftwareArrays:
         tensor_pieces=software.tensor_pieces,
         shard_copy=array(np.inf if software.shard_copy is None else software.shard_copy.si),
         host_collective=array((software.host_collective or software.host_kernel).si),
-        host_exchange=array(0.0 if software.host_exchange is None else software.host_exchange.si),
-        **{f"{name}_rate": _rate(getattr(software.rates, name)) for name in Rates.model_fields},
+        host_exchange=_or_nothing(software.host_exchange),
+        matmul_rate=_rate(software.rates.matmul),
+        vector_rate=_rate(software.rates.vector),
+        collective_rate=_rate(software.rates.collective),
+        exchange_rate=_rate(software.rates.exchange),
         attention_per_core=array(np.inf if software.attention_per_core is None else software.attention_per_core.si),
+        bucket=_or_nothing(software.bucket),
+        library_buffers=_or_nothing(software.library_buffers),
+        message_buffers=_or_nothing(software.message_buffers),
+        workspace=_or_nothing(software.workspace),
+        fragmentation=_or_nothing(software.fragmentation),
     )
 
 
 def _rate(factor: Datum | None) -> Array:
     return array(1.0 if factor is None else factor.si)
+
+
+def _or_nothing(datum: Datum | None) -> Array:
+    return array(0.0 if datum is None else datum.si)

@@ -32,6 +32,8 @@ class Stages:
     embeds: Array
     heads: Array
     dense: Array
+    between: bool = False
+    """Whether the others lie between them, so that the first layers of a stage have their share of them."""
 
 
 ENDS = 2.0
@@ -71,6 +73,7 @@ def stages(
         embeds=np.stack([one, zero, zero, zero]),
         heads=np.stack([single, zero, zero, one]),
         dense=held * dense / layers if between else filled / np.maximum(count, 1.0),
+        between=between,
     )
 
 

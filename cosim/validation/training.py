@@ -22,8 +22,9 @@ from cosim.hardware.load import load_system, usual_systems
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import LIMITS
+from cosim.mapping.optimizers import optimized
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, lower_plan, lower_scenario
-from cosim.mapping.software import Software, load_software, lower_software
+from cosim.mapping.software import Software, load_software
 from cosim.mapping.widths import one_format
 from cosim.overrides import Varied
 from cosim.records import array, map_leaves, stacked, structure
@@ -103,7 +104,8 @@ def training_cases(row: Row) -> list[RowCase]:
     reader = Reader(row, _software(row.values.get("software_stack", "")))
     model, degrees = model_of(reader), reader.degrees()
     name, system = _system(reader, degrees)
-    system = one_format(system, lower_software(reader.software))
+    software = optimized(reader.software, reader.optimizer())
+    system = one_format(system, software)
     formats = reader.formats(tuple(system.chip.matrix.peak))
     for dtype in formats:
         if dtype not in system.chip.matrix.peak:
@@ -122,7 +124,7 @@ def training_cases(row: Row) -> list[RowCase]:
         replace(lower_model(Varied(model)), name=""),
         lower_plan(Varied(described(Plan, **fields))),
         lower_scenario(Varied(scenario)),
-        lower_software(reader.software),
+        software,
     )
     cases = []
     for dtype in formats:

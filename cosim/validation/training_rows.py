@@ -32,6 +32,8 @@ PLAIN_GPT = "gpt-"
 ARCHITECTURES = ("dense", "moe", "moe-mla", "encoder", "hybrid-mamba", "hybrid-moe")
 ENCODER = "-pretraining"
 """Ending of the workload that is an encoder as it is trained, beside the network that serves."""
+ADAMS = frozenset({"adam", "adamw"})
+"""They keep the same: tables call one the other, and a stack's own bytes are nearer to what ran."""
 Spec = TypeVar("Spec", bound=BaseModel)
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
 
@@ -132,6 +134,15 @@ class Reader:
         if stage not in {"", "0", "1", "2", "3"}:
             raise CannotAnswerError(f"sharding {text} is not modelled")
         return int(stage or 0)
+
+    def optimizer(self) -> str | None:
+        """The optimizer of the library that the row names; None where it names none, or the stack's own."""
+        text, own = self.given("optimizer"), self.software.optimizer
+        if not text or text == own or {text, own} <= ADAMS:
+            return None
+        if text not in library.names("optimizers"):
+            raise CannotAnswerError(f"optimizer {text} is not modelled")
+        return text
 
     def shard(self, node_chips: int) -> int | None:
         """Ranks that share out weights: N of `3:fsdpN`, the product of `ici_fsdp=N; ...`; -1 is the rest of a slice."""

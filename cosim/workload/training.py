@@ -7,6 +7,8 @@ is that formula, which is a test. Attention is one fused kernel, or the five of 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, feed_forward_block, joined
 from cosim.workload.elementwise import norm_flop, norm_parameters
@@ -164,10 +166,11 @@ def _residuals(model: ModelArrays, tokens: Tokens) -> Graph:
         1.0,
         flop=norm_flop(model),
         parameters=norm_parameters(model),
-        count=array(before + (2 if model.post_norms else 0)),
+        count=array(before),
         sequence=True,
         scales=True,
     )
+    norms = (norm, replace(norm, name="post_norm", count=two)) if model.post_norms else (norm,)
     mask = MASK / HALF if model.dropout else 0.0
     add = Vector("residual", "layer", rows, width, 2.0, 1.0 + mask, flop=3.0, count=two, sequence=True)
     saved = [Saved("layer_input", "layer", rows, width, HALF, sequence=True, boundary=True)]
@@ -177,7 +180,7 @@ def _residuals(model: ModelArrays, tokens: Tokens) -> Graph:
         saved.append(Saved("post_norm_input", "layer", rows, width, HALF, sequence=True, count=two))
     if model.dropout:
         saved.append(Saved("residual_mask", "layer", rows, width, MASK, sequence=True, count=two))
-    return Graph("train", (), (), (norm, add), (), tuple(saved))
+    return Graph("train", (), (), (*norms, add), (), tuple(saved))
 
 
 def _embedding(model: ModelArrays, tokens: Tokens) -> Graph:

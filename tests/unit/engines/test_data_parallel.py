@@ -16,7 +16,7 @@ from cosim.engines.case import Case, device_graph, stage_classes
 from cosim.engines.data_parallel import closing, layer_traffic
 from cosim.engines.training import software_of, step_parts, step_table, with_micro_batches
 from cosim.mapping.placement import Placement, data_placement
-from cosim.mapping.training import Weights, group_parameters, stage_parameters
+from cosim.mapping.weights import Weights, group_parameters, stage_parameters
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
 

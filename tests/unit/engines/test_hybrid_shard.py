@@ -15,7 +15,7 @@ from cosim.engines.data_parallel import closing, layer_traffic
 from cosim.engines.training import software_of, with_micro_batches
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.placement import data_placement
-from cosim.mapping.training import group_parameters, stage_parameters
+from cosim.mapping.weights import group_parameters, stage_parameters
 from cosim.timing.collective import all_gather, all_reduce
 
 Train = Callable[..., Case]

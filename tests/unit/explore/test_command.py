@@ -109,7 +109,16 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
         assert {f"plan.{name}" for name in (*_DEGREES, "dtype", "kv_dtype")} <= set(settings_of(row))
     # In training micro-batches follow from the rest.
     degrees = set(_DEGREES) - {"micro_batches"}
-    wide = settings_of(TRAIN | {"plan.context_parallel": 4, "plan.shard": 2})
+    set_: dict[str, Any] = {
+        "recompute_modules": "norms",
+        "recompute_layers": 2,
+        "optimizer": "muon",
+        "optimizer_dtype": "bf16",
+    }
+    set_ |= {"offload_activations": 0.5, "offload_weights": 0.5, "offload_optimizer": 1.0}
+    wide = settings_of(
+        TRAIN | {"plan.context_parallel": 4, "plan.shard": 2} | {f"plan.{name}": value for name, value in set_.items()}
+    )
     training = set(_TRAINING_ONLY) - {"schedule"}
     assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)
     # The schedule that is taken anyhow goes unsaid.

@@ -82,7 +82,8 @@ def test_an_unknown_name_is_no_number(decode: Estimate) -> None:
 
 
 def test_constraints_and_numbers_share_their_names(decode: Estimate) -> None:
-    for name in metric_names():
+    # Definitions of MFU are those of training.
+    for name in (name for name in metric_names() if not name.startswith("mfu.")):
         (constraint,) = parse_constraints([f"{name} >= 0"])
         assert (constraint.excess(number(constraint.column, decode)) <= 0.0).all(), name
 

@@ -31,7 +31,7 @@ from cosim.explore.store import (
     write_results,
 )
 from cosim.mapping.legal import Verdict
-from cosim.mapping.memory import KINDS
+from cosim.mapping.memory import HELD
 
 Runs = list[tuple[Block, Estimates]]
 _SCALARS = ("chips", "time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation")
@@ -84,7 +84,7 @@ def test_a_part_comes_back_bit_for_bit(
     result = Estimates(
         verdict=Verdict(np.arange(len(values) + 1, dtype=np.int64), some()),
         breakdown={name: some() for name in BREAKDOWN},
-        memory={name: some() for name in (*KINDS, "total")},
+        memory={name: some() for name in HELD},
         **{name: some() for name in _SCALARS},
     )
     assert folder.part(index) is None

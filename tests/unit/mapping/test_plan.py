@@ -34,7 +34,9 @@ def test_degrees_reach_their_places_and_multiply_to_chips(
 
 def test_a_plan_says_one_chip_and_sixteen_bits_unless_told(plan_of: PlanOf) -> None:
     plan = plan_of()
-    assert [float(leaf) for leaf in leaves(plan)] == [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, np.inf, 1.0, 0.0, 1.0]
+    degrees = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, np.inf, 1.0, 0.0, 1.0]
+    # All layers recompute what is recomputed; nothing is offloaded.
+    assert [float(leaf) for leaf in leaves(plan)] == [*degrees, np.inf, 0.0, 0.0, 0.0]
     assert (plan.dtype, plan.kv_dtype, plan.all_reduce) == ("bf16", "bf16", "fastest")
 
 

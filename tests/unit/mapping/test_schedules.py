@@ -16,7 +16,8 @@ from cosim.mapping.schedules import PIECES, copies, held, hops, live_passes, pie
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import stages
-from cosim.mapping.training import stage_parameters, training_memory
+from cosim.mapping.training import training_memory
+from cosim.mapping.weights import stage_parameters
 from cosim.records import array
 from cosim.workload.graph import parameters
 from cosim.workload.model import ModelArrays

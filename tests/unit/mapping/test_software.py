@@ -23,6 +23,11 @@ UNSAID = {
     "vector_rate": 1.0,
     "collective_rate": 1.0,
     "exchange_rate": 1.0,
+    "bucket": 0.0,
+    "library_buffers": 0.0,
+    "message_buffers": 0.0,
+    "workspace": 0.0,
+    "fragmentation": 0.0,
 }
 """What may be left out, and what it then is; None: as `host_kernel`."""
 OWN = """\

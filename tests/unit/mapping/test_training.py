@@ -17,15 +17,13 @@ from cosim.mapping.shard import DeviceGraph, shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
 from cosim.mapping.training import (
-    group_parameters,
     holdings,
     live_micro_batches,
     saved_bytes,
-    stage_parameters,
-    stage_weights,
     stages_before,
     training_memory,
 )
+from cosim.mapping.weights import group_parameters, stage_parameters, stage_weights
 from cosim.records import array
 from cosim.workload.graph import parameters
 from cosim.workload.model import ModelArrays

@@ -173,3 +173,12 @@ def test_rows_are_checked_before_anything_is_built() -> None:
     for bad in ({"arch": "ssm"}, {"task": "distil"}, {"measured_value": 0}):
         with pytest.raises(CannotAnswerError):
             check(reader(**{**good, **bad}).row)
+
+
+def test_an_optimizer_is_the_stacks_own_or_one_of_the_library() -> None:
+    for own in ("", "adam", "adamw"):
+        assert reader(optimizer=own).optimizer() is None
+    for other in ("lamb", "adafactor", "sgd", "muon"):
+        assert reader(optimizer=other).optimizer() == other
+    with pytest.raises(CannotAnswerError, match="optimizer lion is not modelled"):
+        reader(optimizer="lion").optimizer()

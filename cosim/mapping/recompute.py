@@ -78,6 +78,14 @@ OPS: Mapping[str, tuple[str, ...]] = {
     "shared_out": ("moe", "products"),
     "shared_sum": _MOE,
     "moe_sum": _MOE,
+    "latent_in": ("moe", "products"),
+    "latent_out": ("moe", "products"),
+    "mamba_in": ("products",),
+    "convolution": ("elementwise",),
+    "scan": (),
+    "gated_norm": ("norms", "elementwise"),
+    "mamba_out": ("products",),
+    "mamba_sum": (),
 }
 """Modules of every op of a layer."""
 SAVED: Mapping[str, tuple[str, ...]] = {
@@ -102,6 +110,11 @@ SAVED: Mapping[str, tuple[str, ...]] = {
     "routed_output": _MOE,
     "shared_activation_input": ("moe", "products"),
     "shared_activation_output": ("moe", "activation", "elementwise"),
+    "latent_output": _MOE,
+    "mamba_input": ("norms", "elementwise"),
+    "mamba_projected": ("products",),
+    "scan_output": (),
+    "mamba_output": ("norms", "elementwise"),
 }
 """Modules that make a saved tensor again, so that it is not kept where one of them is asked for."""
 _INPUT_OF = {"activation_output": "activation_input"}

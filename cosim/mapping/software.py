@@ -44,6 +44,8 @@ class Defaults(Frozen):
     recompute: Choice[Recompute] | None = None
     recompute_words: dict[str, Choice[Recompute]] = {}
     """The stack's own words for what it computes again, each with the nearest level that is modelled."""
+    recompute_modules: dict[str, Choice[str]] = {}
+    """The stack's own words for parts of layers, each with the modules of a plan that it means."""
     sequence_parallel: Choice[bool] | None = None
     """Where there are tensor ranks."""
     zero: Choice[Annotated[int, Field(ge=0, le=3)]] | None = None

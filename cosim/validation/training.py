@@ -152,6 +152,7 @@ def _fields(reader: Reader, degrees: Degrees, node_chips: int) -> dict[str, Any]
         "zero": zero,
         "shard": None if shard is None or shard >= data * context else shard,
         "recompute": reader.recompute(),
+        "recompute_modules": reader.recompute_modules(),
     }
 
 

@@ -102,6 +102,8 @@ class Reader:
     def recompute(self) -> str:
         """Level of recompute: the row's, the nearest to the stack's own word, or the stack's default."""
         text, defaults = self.given("recompute"), self.software.defaults
+        if text in defaults.recompute_modules:
+            return "none"
         if text in defaults.recompute_words:
             near = str(defaults.recompute_words[text].value)
             self.complete("recompute", f"{near} for {text}")
@@ -110,6 +112,15 @@ class Reader:
             self.complete("recompute", defaults.recompute.value)
             return str(defaults.recompute.value)
         return self.choice("recompute", RECOMPUTES)
+
+    def recompute_modules(self) -> str:
+        """Modules that the stack's own word for a part of a layer means; nothing for any other word."""
+        text = self.given("recompute")
+        known = self.software.defaults.recompute_modules.get(text)
+        if known is None:
+            return ""
+        self.complete("recompute_modules", f"{known.value} for {text}")
+        return known.value
 
     def sequence_parallel(self, tensor: int) -> bool:
         """Whether tensor ranks share out norms: the row's word, or the stack's default."""

@@ -79,7 +79,7 @@ def mixer(model: ModelArrays, mamba: MambaArrays, tokens: Tokens) -> Graph:
         Saved("scan_output", "layer", rows, (inner,), HALF, splits=True),
         Saved("mamba_output", "layer", rows, (inner,), HALF, splits=True),
     )
-    summed = Collective("mamba_sum", "layer", "all_reduce", rows, model.hidden, into="mamba_in")
+    summed = Collective("mamba_sum", "layer", "all_reduce", rows, model.hidden, into="mamba_in", out_of="mamba_out")
     return Graph("train", (into, *products, out), (), (convolution, *kernels, norm), (summed,), saved)
 
 

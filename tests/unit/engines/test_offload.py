@@ -152,5 +152,5 @@ def test_bytes_over_the_link_cost_energy(train: Train) -> None:
     per_byte = 10.0 * 1e-12
     assert float(moved.energy[0]) > float(plain.energy[0]) + per_byte * float(plain.memory["weights"][0])
     table = step_table(case_of(train, offload_weights=1.0, **{LINK: 1e15}))
-    assert np.all(table.offload == 0.0)
-    assert np.all(table.swap == 0.0)
+    assert np.all(table.rounds.offload == 0.0)
+    assert np.all(table.ends.swap == 0.0)

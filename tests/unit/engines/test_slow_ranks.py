@@ -79,10 +79,10 @@ def test_a_slower_chip_never_makes_a_shorter_step(train: Train, chip: int, facto
 
 def test_many_slow_replicas_take_as_long_as_when_all_of_them_run(train: Train) -> None:
     """Replicas that another one covers change nothing."""
-    case = train(**PLAN)
+    case = train(**{**PLAN, "pipeline_parallel": 2, "data_parallel": 8})
     slow = SlowRanks(0.3, seed=3)
-    draws = np.abs(np.random.default_rng(3).standard_normal(24))
-    rows = (1.0 + 0.3 * draws).reshape(3, 4, 2).max(axis=2).T
+    draws = np.abs(np.random.default_rng(3).standard_normal(32))
+    rows = (1.0 + 0.3 * draws).reshape(2, 8, 2).max(axis=2).T
     every = [Replica(number, tuple(map(float, row))) for number, row in enumerate(rows)]
     assert len(slow_replicas(case, slow)) < len(every)
     assert simulate_training(case, 0, slow).time_s == pytest.approx(run_training(step_schedule(case), every).time_s)

@@ -32,7 +32,7 @@ PlanOf = Callable[..., PlanArrays]
 ScenarioOf = Callable[..., ScenarioArrays]
 
 ORDER = ("chips", "tensor_parallel", "kv_heads", "pipeline_parallel", "batch", "positions")
-LATE = ("memory", "ttft_limit", "tpot_limit")
+LATE = ("memory", "host_memory", "ttft_limit", "tpot_limit")
 # 24 heads and 6 key/value heads: degree 4 divides the first only, degree 5 neither.
 ODD = {"heads": 24, "kv_heads": 6, "ffn": 960, "layers": 4, "max_positions": 2048}
 

@@ -1,7 +1,7 @@
 """How well a model chooses among layouts: sweeps of one run over layouts, regret and rank correlation in each.
 
-    regret   measured time of the layout that is predicted best, over the best measured, less one; 0 is the right choice
-    tau      (pairs in the right order - pairs in the wrong one) / pairs, of pairs whose measured times are apart
+regret   measured time of the layout that is predicted best, over the best measured, less one; 0 is the right choice
+tau      (pairs in the right order - pairs in the wrong one) / pairs, of pairs whose measured times are apart
 """
 
 from __future__ import annotations

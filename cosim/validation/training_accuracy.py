@@ -1,7 +1,7 @@
 """The suite `training-accuracy`: measured training steps of a folder against their predictions, told apart many ways.
 
-Errors are of the time of a step, whatever a row measured: predicted / measured - 1, negative where the prediction is too
-fast. Constants that were fitted on some rows, and rows that are known to be wrong, are those of
+Errors are of the time of a step, whatever a row measured: predicted / measured - 1, negative where the prediction is
+too fast. Constants that were fitted on some rows, and rows that are known to be wrong, are those of
 `cosim.validation.training_known`.
 """
 
@@ -171,26 +171,29 @@ def chips_left_out(steps: Sequence[Step], what: Known) -> list[Found]:
     fitted = [step for step, name in zip(done, systems, strict=True) if changed[name]]
     again = left_out([step.row for step in fitted], what.fits)
     other = answered_steps([step.row for step in fitted], [step.fitted for step in fitted], what, again)
-    found = []
-    for chip in dict.fromkeys(step.row.values["accelerator"] for step in done):
-        own = [step for step in done if step.row.values["accelerator"] == chip]
-        without = [step for step in other if step.row.values["accelerator"] == chip]
-        replaced = dict.fromkeys(
-            word
-            for step, name in zip(done, systems, strict=True)
-            if step.row.values["accelerator"] == chip
-            for word in changed[name]
+    words: dict[str, dict[str, None]] = {}
+    for step, name in zip(done, systems, strict=True):
+        words.setdefault(_chip(step), {}).update(dict.fromkeys(changed[name]))
+    every = [step for step in other if _chip(step) != APART]
+    stood = [step for step in fitted if _chip(step) != APART]
+    together = [_without(f"all fitted chips but {APART}", ("each its own",), stood, every)] if every else []
+    return together + [
+        _without(
+            chip,
+            tuple(replaced),
+            [step for step in done if _chip(step) == chip],
+            [step for step in (other if replaced else done) if _chip(step) == chip],
         )
-        found.append(
-            {
-                "accelerator": chip,
-                "replaced": list(replaced),
-                "apart": chip == APART,
-                "as_it_stands": figures(own),
-                **figures(without or own),
-            }
-        )
-    return found
+        for chip, replaced in words.items()
+    ]
+
+
+def _without(name: str, replaced: tuple[str, ...], stood: Sequence[Step], left: Sequence[Step]) -> Found:
+    return {"accelerator": name, "replaced": list(replaced), "as_it_stands": figures(stood), **figures(left)}
+
+
+def _chip(step: Step) -> str:
+    return step.row.values.get("accelerator", "")
 
 
 def _labels_of(aspect: str) -> Callable[[Row], Iterable[str]]:
@@ -213,7 +216,7 @@ def _stack(row: Row) -> list[str]:
 
 
 def _fit(stack: str, steps: Sequence[Step], what: Known) -> Found:
-    """Constants that were fitted on rows of the stack, errors of the rows that were fitted, and of those that were not."""
+    """Constants that were fitted on rows of the stack, errors of the rows that were fitted and of the others."""
     own = [step for step in steps if step.row.values.get("software_stack", "") == stack]
     fits = [fit for fit in what.fits if stack in fit.stacks]
     return {

@@ -1,7 +1,7 @@
 """What is known of the measured training steps, as data: files, fitted halves, rows that are called wrong, named sets.
 
-`experiments/validation/training_accuracy.yaml` holds it. A row was fitted where it is in the fitted half of its file and
-some constant that it depends on was fitted on its stack.
+`experiments/validation/training_accuracy.yaml` holds it. A row was fitted where it is in the fitted half of its file
+and some constant was fitted on rows of its stack, and of its chip where that matters.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ class Fit(Frozen):
     """Chips whose rows count and that have the constants; none: constants are of the stack."""
     constants: tuple[str, ...] = Field(min_length=1)
     """Paths in the file."""
-    files: tuple[str, ...] = ()
-    """Descriptions that state them, where that is not the one called `name` alone."""
 
 
 class Condition(Frozen):

@@ -1,6 +1,7 @@
 """Chips left out one at a time: a chip's steps from its specification, with no constant that was fitted on it.
 
-    kernels      the library `generic-tile` in place of its own; quality that was measured: that of a new chip
+    kernels      the library `generic-tile` in place of one that is fitted on it or lent to it, with the quality of a
+                 new chip; of a chip whose kernels are generic anyway, the qualities that were measured
     real data    as fitted on the chips of other generations
     collectives  a library of its kind of link of which nothing is fitted, where the constants of its own are measured
 
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from pydantic import BaseModel
 
 from cosim.datum import Datum, Factor
 from cosim.hardware.chip import Chip, Quality
@@ -90,7 +93,7 @@ def _chip(chip: Chip, fits: Sequence[Fit]) -> tuple[Chip, tuple[str, ...]]:
             update={"library": KERNELS, "fitted_on": (), "data": generic.data, "constants": generic.constants}
         )
         replaced.append("kernels")
-    quality = _quality(chip.quality)
+    quality = load_chip(NEW_CHIP).quality if replaced else _quality(chip.quality)
     if quality != chip.quality:
         changed["quality"] = quality
         replaced.append("quality")
@@ -106,9 +109,10 @@ def _quality(quality: Quality) -> Quality:
     """Measured qualities as a new chip has them; of formats apart none are known."""
     new = load_chip(NEW_CHIP).quality
     names = ("matmul", "attention", "memory", "collective")
-    measured = {name: getattr(new, name) for name in names if getattr(quality, name).kind == "measured"}
-    formats = {} if any(datum.kind == "measured" for datum in quality.matmul_formats.values()) else None
-    return quality.model_copy(update=measured | ({} if formats is None else {"matmul_formats": formats}))
+    measured: dict[str, Any] = {name: getattr(new, name) for name in names if getattr(quality, name).kind == "measured"}
+    if any(datum.kind == "measured" for datum in quality.matmul_formats.values()):
+        measured["matmul_formats"] = {}
+    return quality.model_copy(update=measured)
 
 
 @lru_cache(maxsize=8)
@@ -118,5 +122,5 @@ def _constants(name: str) -> CollectiveConstants:
     return CollectiveConstants.model_validate({key: getattr(found, key) for key in CollectiveConstants.model_fields})
 
 
-def _data(spec: object) -> list[Datum]:
+def _data(spec: BaseModel) -> list[Datum]:
     return [value for name in type(spec).model_fields if isinstance(value := getattr(spec, name), Datum)]

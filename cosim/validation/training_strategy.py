@@ -1,10 +1,10 @@
 """What kinds of strategy a measured step is of: labels by aspect, from its columns and the defaults of its stack.
 
-    ranks        tensor ranks only, pipeline, context ranks, experts: a row may be of several
-    weights      sharded weights (ZeRO 3, FSDP)
-    task         LoRA
-    recompute    none, selective, full: as the stack does it where the row does not say
-    precision    the row's
+ranks        tensor ranks only, pipeline, context ranks, experts: a row may be of several
+weights      sharded weights (ZeRO 3, FSDP)
+task         LoRA
+recompute    none, selective, full: as the stack does it where the row does not say
+precision    the row's
 """
 
 from __future__ import annotations

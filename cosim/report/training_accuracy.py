@@ -29,8 +29,8 @@ SETS = "Sets that others publish figures of."
 FLAGS = "Rows that their own sources or notes call wrong; the second line of the first table leaves them out."
 CHOICE = (
     "Layouts of one run (workload, chips, batch, length and format alike). Regret: measured time of the layout that "
-    "is predicted best over the best measured one, less one. Tau: Kendall's rank correlation over pairs that are more than "
-    "5 % apart. Flagged rows are left out."
+    "is predicted best over the best measured one, less one. Tau: Kendall's rank correlation over pairs that are more "
+    "than 5 % apart. Flagged rows are left out."
 )
 LEFT_OUT = (
     "Each chip that has constants fitted on it, or lent by one that has, from its specification alone: generic kernels "

@@ -106,7 +106,7 @@ def _refused(given: dict[str, bool]) -> None:
 
 
 def _shipped(suite: str, kind: str | None, cases: str | Path | None) -> tuple[str, Path]:
-    """Kind and file of a suite that ships. Raises SpecError for one that is unknown, holds nothing or was given more."""
+    """Kind and file of a suite that ships. Raises SpecError for one that is unknown, empty, or given more."""
     if kind is not None or cases is not None:
         raise SpecError("has its own kind and cases", field="--suite", value=suite, hint="leave --kind, --cases out")
     if suite == TPU:

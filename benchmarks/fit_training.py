@@ -31,9 +31,8 @@ def line(label: str, figures: Mapping[str, Any]) -> str:
 
 def show(found: Fitted) -> None:
     """Values beside those of the files, then errors of both halves with either."""
-    print(
-        f"{found.fit.name}: {len(found.values)} constants on rows of {', '.join(found.fit.stacks)} ({found.rows} rows)"
-    )
+    many = "1 constant" if len(found.values) == 1 else f"{len(found.values)} constants"
+    print(f"{found.fit.name}: {many} on rows of {', '.join(found.fit.stacks)} ({found.rows} rows)")
     for path, value in found.values.items():
         print(f"  {path:<24}{value:<12.4g}in the file {found.present[path]:.4g}")
     for file, sides in found.errors.items():

@@ -2,7 +2,7 @@
 
     kernels      the library `generic-tile` in place of one that is fitted on it or lent to it, with the quality of a
                  new chip; of a chip whose kernels are generic anyway, the qualities that were measured
-    real data    as fitted on the chips of other generations
+    real data    as fitted on the chips of another generation, where the own was fitted on it or on its base
     collectives  a library of its kind of link of which nothing is fitted, where the constants of its own are measured
 
 Its clocks, engines, caches, bandwidths, energies and links stay; so do the constants of stacks, though some of their
@@ -77,10 +77,13 @@ def is_measured(constants: CollectiveConstants) -> bool:
 
 
 def others_real_data(chip: Chip, fits: Iterable[Fit], read: Callable[[str], Chip] = load_chip) -> Factor | None:
-    """The factor of real data that was fitted on chips of another generation, the first that differs; None without."""
-    own = chip.power.real_data
-    measured = [read(fit.name).power.real_data for fit in fits if REAL_DATA in fit.constants]
-    return next((datum for datum in measured if datum is not None and own is not None and datum != own), None)
+    """The factor of real data that was fitted on chips of another generation: the first that is not the chip's own.
+
+    None where the chip's was not fitted, on it or on the chip that it is based on, or nothing else was.
+    """
+    fitted = [read(fit.name).power.real_data for fit in fits if REAL_DATA in fit.constants]
+    others = [datum for datum in fitted if datum is not None and datum != chip.power.real_data]
+    return others[0] if others and len(others) < len(fitted) else None
 
 
 def _chip(chip: Chip, fits: Sequence[Fit]) -> tuple[Chip, tuple[str, ...]]:
@@ -97,9 +100,8 @@ def _chip(chip: Chip, fits: Sequence[Fit]) -> tuple[Chip, tuple[str, ...]]:
     if quality != chip.quality:
         changed["quality"] = quality
         replaced.append("quality")
-    real = chip.power.real_data
     other = others_real_data(chip, fits)
-    if real is not None and real.kind == "measured" and other is not None:
+    if other is not None:
         changed["power"] = chip.power.model_copy(update={"real_data": other})
         replaced.append("real data")
     return chip.model_copy(update=changed), tuple(replaced)

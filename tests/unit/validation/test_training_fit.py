@@ -87,8 +87,9 @@ def test_steps_have_one_time_whatever_was_measured(step: Step) -> None:
 
 
 def test_a_row_without_a_legal_plan_has_no_logarithm(step: Step) -> None:
-    uneven = step(pp=8, tp=1, virtual_pp=5, num_accelerators=8, micro_batch=1, global_batch=8)
-    found = steps_of("f", [step(), uneven], [True, True])
+    # More stages than the 48 layers of the model.
+    deep = step(pp=64, tp=1, num_accelerators=64, micro_batch=1, global_batch=64)
+    found = steps_of("f", [step(), deep], [True, True])
     assert np.isinf(found.predicted()).tolist() == [False, True]
     assert found.logs(None, found.fitted).shape == (1,)
     assert found.logs(None, ~found.fitted).shape == (0,)

@@ -101,6 +101,8 @@ def test_real_data_is_that_of_the_other_generation(fits: tuple[Fit, ...]) -> Non
     assert others_real_data(load_chip("gb200"), fits) == hopper.power.real_data
     assert others_real_data(load_chip("h100-96gb-hbm2e"), fits) == blackwell.power.real_data
     assert others_real_data(load_chip("trainium1"), fits) is None
+    # That of the A100 is lent, not fitted: it stays.
+    assert others_real_data(load_chip("a100-80gb-sxm"), fits) is None
     assert others_real_data(hopper, ()) is None
     assert unfitted(system("dgx-h100"), ()).system.chip.power == system("dgx-h100").chip.power
 

@@ -27,6 +27,7 @@ from cosim.overrides import Varied
 from cosim.records import array
 from cosim.report.page import report_run
 from cosim.timing.algorithms import ALGORITHMS
+from cosim.validation.cases import Case
 
 # Examples are drawn anew on a developer's machine and are the same ones wherever a change is accepted.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -255,3 +256,58 @@ def own_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     device = FakeDevice()
     monkeypatch.setattr("cosim.measure.device.open_device", lambda: device)
     return device
+
+
+STEP: dict[str, object] = {
+    "id": "r",
+    "source": "lab: table 1",
+    "arch": "dense",
+    "accelerator": "a100-80gb-sxm",
+    "system": "dgx-a100",
+    "software_stack": "megatron-2022",
+    "workload": "megatron-22b",
+    "num_accelerators": 8,
+    "tp": 8,
+    "pp": 1,
+    "virtual_pp": 1,
+    "cp": "",
+    "ep": "",
+    "dp": "",
+    "zero": "",
+    "sp": 1,
+    "experts": "",
+    "micro_batch": 4,
+    "global_batch": 4,
+    "seq_len": 2048,
+    "vocab": 51200,
+    "recompute": "selective",
+    "precision": "fp16",
+    "task": "pretrain",
+    "measured_quantity": "seconds_per_step",
+    "measured_value": 1.1,
+    "notes": "",
+    "split_group": "",
+}
+"""A measured training step that is quick to answer."""
+
+
+@pytest.fixture(scope="session")
+def step() -> Callable[..., Case]:
+    """Makes a row of a file of measured training steps: `step(id, column=value, ...)`."""
+
+    def made(name: str = "r", **values: object) -> Case:
+        return Case(name, 1, {key: str(value) for key, value in {**STEP, "id": name, **values}.items()})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def write_steps() -> Callable[..., Path]:
+    """Writes rows as a file: `write_steps(path, row, ...)`."""
+
+    def written(path: Path, *rows: Case) -> Path:
+        lines = [",".join(STEP), *(",".join(row.values[name] for name in STEP) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return written

@@ -17,17 +17,19 @@ def validate_command(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="A suite: systolic, training, collective, tpu, or silicon, collectives (extra cosim[silicon])."
+            help="A suite: systolic, training, collective, tpu, training-accuracy (steps of the folder --cases), or "
+            "silicon, collectives (extra cosim[silicon])."
         ),
     ] = None,
     kind: Annotated[
         str | None, typer.Option(help="matmul, attention, collective, training or systolic; limits the suite silicon.")
     ] = None,
-    cases: Annotated[Path | None, typer.Option(help="CSV of measured cases.")] = None,
+    cases: Annotated[Path | None, typer.Option(help="CSV of measured cases, or the folder of the suite.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every shape of the suite silicon, not a sample.")] = False,
     left_out: Annotated[
-        bool, typer.Option("--left-out", help="Kernels: each fitted chip as the other generations predict it.")
+        bool,
+        typer.Option("--left-out", help="Each fitted chip as other generations, or its specification, predict it."),
     ] = False,
     page: Annotated[Path | None, typer.Option(help="Writes a page of the accuracy in Markdown.")] = None,
     json_to: JsonOption = None,
@@ -42,6 +44,9 @@ def validate_command(
         return
     if found["kind"] == "silicon":
         _print_silicon(found)
+        return
+    if found["kind"] == "training-accuracy":
+        _print_training(found)
         return
     print(f"{found['kind']}: {found['evaluated']} of {found['cases']} cases answered")
     head = ["group", "rows", "median", "mean", "p90", "bias"]
@@ -68,11 +73,23 @@ def _print_silicon(found: dict[str, Any]) -> None:
         print(f"\nmacro median {found['macro_median_abs_error']:.1%}")
 
 
+def _print_training(found: dict[str, Any]) -> None:
+    from cosim.report.training_accuracy import ABOUT, training_sections
+
+    missing = f"; not at hand: {', '.join(found['missing'])}" if found["missing"] else ""
+    print(f"{found['evaluated']:,} of {found['cases']:,} measured steps answered{missing}\n{ABOUT}")
+    for section in training_sections(found):
+        print("\n".join(["", section.title, *([section.note] if section.note else [])]))
+        print(table(section.head, section.rows))
+
+
 def _write_page(found: dict[str, Any], page: Path) -> None:
     from cosim.report.accuracy import accuracy_page
+    from cosim.report.training_accuracy import training_page
 
     try:
-        page.write_text(accuracy_page(found), encoding="utf-8")
+        text = training_page(found) if found["kind"] == "training-accuracy" else accuracy_page(found)
+        page.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot be written: {error.strerror}", file=page, field="--page") from None
 

@@ -51,8 +51,13 @@ class Section:
 def accuracy_page(found: Found) -> str:
     """The answer of `cosim validate` as a page in Markdown."""
     asked = f"{found['evaluated']:,} of {found.get('shapes', found['cases']):,}"
-    lines = [f"# Accuracy: {found['kind']}", "", f"{asked} cases answered. {ABOUT} {POINTS}"]
-    for section in sections(found):
+    return page_of(f"Accuracy: {found['kind']}", f"{asked} cases answered. {ABOUT} {POINTS}", sections(found))
+
+
+def page_of(title: str, about: str, tables: Iterable[Section]) -> str:
+    """Tables as a page in Markdown."""
+    lines = [f"# {title}", "", about]
+    for section in tables:
         lines += ["", f"## {section.title}", ""] + ([section.note, ""] if section.note else [])
         lines += [_line(section.head), _line(["---", *["---:"] * (len(section.head) - 1)]), *map(_line, section.rows)]
     return "\n".join(lines) + "\n"
@@ -213,9 +218,12 @@ def _spread(row: Found) -> str:
 
 
 def _left_out(found: Found) -> Section:
+    return Section("Left out", ["reason", "rows"], left_out_rows(found["skipped"]))
+
+
+def left_out_rows(skipped: Iterable[Found]) -> list[list[str]]:
     """Reasons with the rows that they left out, most first."""
     count: Counter[str] = Counter()
-    for skip in found["skipped"]:
+    for skip in skipped:
         count[skip["reason"]] += skip.get("rows", 1)
-    rows = [[reason, f"{rows:,}"] for reason, rows in count.most_common()]
-    return Section("Left out", ["reason", "rows"], rows)
+    return [[reason, f"{rows:,}"] for reason, rows in count.most_common()]

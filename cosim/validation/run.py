@@ -14,6 +14,7 @@ from cosim.validation.collective_tables import collective_cases
 from cosim.validation.predict import Prediction, predict
 from cosim.validation.silicon_results import validate_silicon
 from cosim.validation.statistics import macro_median, summary
+from cosim.validation.training_accuracy import training_accuracy
 
 SUITES: dict[str, tuple[str, str]] = {
     "systolic": ("systolic", "systolic_cycles.csv"),
@@ -27,6 +28,8 @@ COLLECTIVES = "collectives"
 """The suite of measured collectives, in the same package."""
 TPU = "tpu"
 """Asked for, and empty: what is known of TPU kernels are a few products as remembered."""
+TRAINING = "training-accuracy"
+"""The suite of measured training steps, which are in a folder apart."""
 KERNELS = ("matmul", "attention")
 """Kinds that leave a generation out."""
 
@@ -43,8 +46,10 @@ def validate(
     """Errors of cosim on measured cases: a CSV of a `kind`, a `suite` that ships with cosim, or silicon.
 
     The suite silicon reads tables of a package apart, see `cosim.validation.silicon_results`: a sample of their
-    shapes, or `every` one; `kind` limits it. `left_out` adds, for kernels, each fitted chip as the other generations
-    predict it (`cosim.validation.left_out`; about half a minute).
+    shapes, or `every` one; `kind` limits it. The suite training-accuracy reads measured steps of the folder `cases`,
+    see `cosim.validation.training_accuracy`. `left_out` adds, for kernels, each fitted chip as the other generations
+    predict it (`cosim.validation.left_out`; about half a minute), for training-accuracy each chip as its specification
+    alone has it.
     Returns kind, cases, evaluated, skipped (id, reason), the error figures as fractions, `groups` by the
     column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
     """
@@ -52,6 +57,9 @@ def validate(
         if cases is not None:
             raise SpecError("does not go with --suite silicon", field="--cases", hint="the suite has its own tables")
         return validate_silicon(kind, group=group, every=every, leave_out=left_out)
+    if suite == TRAINING:
+        _refused({"--kind": kind is not None, "--group": group is not None, "--all": every})
+        return training_accuracy(None if cases is None else Path(cases), leave_out=left_out)
     if suite == COLLECTIVES:
         if kind not in (None, "collective") or cases is not None:
             raise SpecError(
@@ -61,11 +69,7 @@ def validate(
     if every:
         raise SpecError("is of the suite silicon alone", field="--all", hint="other suites and files are asked whole")
     if suite is not None:
-        if kind is not None or cases is not None:
-            raise SpecError(
-                "has its own kind and cases", field="--suite", value=suite, hint="leave --kind, --cases out"
-            )
-        kind, cases = _shipped(suite)
+        kind, cases = _shipped(suite, kind, cases)
     if kind is None or cases is None:
         raise SpecError("nothing to validate", hint="give --kind and --cases, or --suite")
     if left_out and kind not in KERNELS:
@@ -93,14 +97,27 @@ def _compared(kind: str, read: list[Case], group: str | None, *, left_out: bool)
     }
 
 
-def _shipped(suite: str) -> tuple[str, Path]:
-    """Kind and file of a suite that ships. Raises SpecError for one that is unknown or holds nothing."""
+def _refused(given: dict[str, bool]) -> None:
+    """Raises SpecError for the first option that is given and that the suite of training steps has no use for."""
+    for name, stands in given.items():
+        if stands:
+            hint = "--cases names the folder of its files"
+            raise SpecError(f"does not go with --suite {TRAINING}", field=name, hint=hint)
+
+
+def _shipped(suite: str, kind: str | None, cases: str | Path | None) -> tuple[str, Path]:
+    """Kind and file of a suite that ships. Raises SpecError for one that is unknown, empty, or given more."""
+    if kind is not None or cases is not None:
+        raise SpecError("has its own kind and cases", field="--suite", value=suite, hint="leave --kind, --cases out")
     if suite == TPU:
         hint = "--kind matmul --cases FILE answers rows of tpu-v3-core and of every other TPU"
         raise SpecError("holds no rows: no measured TPU kernel is at hand", field="--suite", value=suite, hint=hint)
     if suite not in SUITES:
         raise SpecError(
-            "unknown suite", field="--suite", value=suite, hint=nearest(suite, (*SUITES, SILICON, COLLECTIVES, TPU))
+            "unknown suite",
+            field="--suite",
+            value=suite,
+            hint=nearest(suite, (*SUITES, SILICON, COLLECTIVES, TRAINING, TPU)),
         )
     kind, name = SUITES[suite]
     return kind, library.shipped() / "experiments" / "validation" / name

@@ -20,6 +20,7 @@ from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.train import best_plan
 from cosim.hardware.load import load_system, usual_systems
 from cosim.hardware.lower import SystemArrays, lower_system
+from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.optimizers import optimized
@@ -40,6 +41,9 @@ from cosim.validation.training_rows import (
 )
 from cosim.workload.model import lower_model
 
+Systems = Callable[[str], System]
+"""How a system is read by its name: as its file says, or with some constants of others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -59,14 +63,14 @@ class RowCase:
     completed: tuple[str, ...]
 
 
-def answers(rows: Sequence[Row]) -> list[Answer]:
-    """Answers to all rows, in order."""
+def answers(rows: Sequence[Row], systems: Systems = load_system) -> list[Answer]:
+    """Answers to all rows, in order, on what `systems` reads."""
     reasons: dict[int, str] = {}
     tried: dict[int, list[Answer]] = {}
     together: dict[tuple[object, ...], list[tuple[int, RowCase]]] = {}
     for index, row in enumerate(rows):
         try:
-            cases = training_cases(row)
+            cases = training_cases(row, systems)
         except CannotAnswerError as error:
             reasons[index] = str(error)
             continue
@@ -88,7 +92,7 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
 def _answer(row: Row, tried: Sequence[Answer]) -> Answer:
     """The fastest of a row's answers, whose `predicted` are seconds, in the quantity of the row."""
     best = min(tried, key=lambda each: np.inf if each.predicted is None else each.predicted)
-    value = None if best.predicted is None else _in_quantity(best.predicted, row)
+    value = None if best.predicted is None else in_quantity(best.predicted, row)
     return replace(best, predicted=value, measured=row.number("measured_value"))
 
 
@@ -98,12 +102,12 @@ def training_case(row: Row) -> tuple[Case, tuple[str, ...]]:
     return first.case, first.completed
 
 
-def training_cases(row: Row) -> list[RowCase]:
+def training_cases(row: Row, systems: Systems = load_system) -> list[RowCase]:
     """The cases of a row, one for each format that it may mean. Raises CannotAnswerError."""
     check(row)
     reader = Reader(row, _software(row.values.get("software_stack", "")))
     model, degrees = model_of(reader), reader.degrees()
-    name, system = _system(reader, degrees)
+    name, system = _system(reader, degrees, systems)
     software = optimized(reader.software, reader.optimizer())
     system = one_format(system, software)
     formats = reader.formats(tuple(system.chip.matrix.peak))
@@ -131,7 +135,8 @@ def training_cases(row: Row) -> list[RowCase]:
         said = list(reader.completed) + ([f"precision {dtype}"] if len(formats) > 1 else [])
         plan = replace(case.plan, dtype=dtype)
         if degrees.is_open:
-            plan = _fastest(replace(case, plan=plan), name, degrees, _given(reader, degrees, plan), said)
+            given = _given(reader, degrees, plan)
+            plan = _fastest(replace(case, plan=plan), (name, systems), degrees, given, said)
         cases.append(RowCase(replace(case, plan=plan), tuple(said)))
     return cases
 
@@ -171,9 +176,11 @@ def _given(reader: Reader, degrees: Degrees, plan: PlanArrays) -> dict[str, floa
     return {name: float(value) for name, value in known.items() if value is not None} | fixed
 
 
-def _fastest(case: Case, system: str, degrees: Degrees, given: dict[str, float], said: list[str]) -> PlanArrays:
+def _fastest(
+    case: Case, system: tuple[str, Systems], degrees: Degrees, given: dict[str, float], said: list[str]
+) -> PlanArrays:
     """The fastest plan that agrees with what is given and fits the memory of the chips. Raises CannotAnswerError."""
-    machine = replace(_lowered(system, degrees.chips, roomy=False), chips=array(degrees.chips))
+    machine = replace(_lowered(*system, degrees.chips, roomy=False), chips=array(degrees.chips))
     if case.software is None:
         raise CannotAnswerError("a search needs the software")
     try:
@@ -194,7 +201,7 @@ def _fastest(case: Case, system: str, degrees: Degrees, given: dict[str, float],
     return plan
 
 
-def _system(reader: Reader, degrees: Degrees) -> tuple[str, SystemArrays]:
+def _system(reader: Reader, degrees: Degrees, systems: Systems) -> tuple[str, SystemArrays]:
     """The row's system, or the usual one of its chip."""
     name, chip = reader.given("system"), reader.given("accelerator")
     if not name:
@@ -205,14 +212,14 @@ def _system(reader: Reader, degrees: Degrees) -> tuple[str, SystemArrays]:
         reader.complete("system", name)
     if name not in library.names("systems"):
         raise CannotAnswerError(f"system {name} is not in the library")
-    system = _lowered(name, degrees.chips)
+    system = _lowered(name, systems, degrees.chips)
     if not chip or system.chip.name == chip:
         return name, system
     for variant in library.names("systems"):
         # A system that was sold with several chips has a file for each.
-        if variant.startswith(f"{name}-") and load_system(variant).chip.name == chip:
+        if variant.startswith(f"{name}-") and systems(variant).chip.name == chip:
             reader.complete("system", variant)
-            return variant, _lowered(variant, degrees.chips)
+            return variant, _lowered(variant, systems, degrees.chips)
     raise CannotAnswerError(f"system {name} has {system.chip.name}, not {chip}")
 
 
@@ -222,9 +229,9 @@ def _usual() -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _lowered(name: str, chips: int, *, roomy: bool = True) -> SystemArrays:
+def _lowered(name: str, systems: Systems, chips: int, *, roomy: bool = True) -> SystemArrays:
     """The system with nodes, or a slice of a torus, for `chips`; where `roomy` with memory without a limit."""
-    spec = load_system(name)
+    spec = systems(name)
     per_node = spec.chips / spec.nodes.si
     changes: dict[str, Any] = {"nodes": max(int(np.ceil(chips / per_node)), 1)}
     first = spec.tiers[0]
@@ -256,8 +263,8 @@ def _software(name: str) -> Software:
         raise CannotAnswerError(str(error)) from None
 
 
-def _in_quantity(seconds: float, row: Row) -> float:
-    """A step's time in the quantity of the row."""
+def in_quantity(seconds: float, row: Row) -> float:
+    """A step's time in the quantity of the row, or what was measured in seconds: each conversion is its own inverse."""
     samples = row.number("global_batch") or 0.0
     per_chip = samples * (row.number("seq_len") or 0.0) / (row.number("num_accelerators") or 1.0)
     convert: dict[str, Callable[[float], float]] = {

@@ -22,7 +22,7 @@ from cosim.validation.cases import read_cases
 from cosim.validation.layout_choice import Sweep, regret, sweeps, tau
 from cosim.validation.statistics import macro_median, summary
 from cosim.validation.training import Answer, answers, in_quantity
-from cosim.validation.training_known import Known, fits_of, in_fitted_half, known, source_of
+from cosim.validation.training_known import Known, in_fitted_half, is_fitted, known, source_of
 from cosim.validation.training_left_out import left_out, unfitted
 from cosim.validation.training_strategy import ASPECTS, labels
 
@@ -93,7 +93,7 @@ def answered_steps(rows: Sequence[Row], halves: Sequence[bool], what: Known, fou
             None if answer.measured is None else in_quantity(answer.measured, row),
             answer.reason,
             tuple(flag.name for flag in what.flags if flag.holds(row)),
-            half and bool(fits_of(row, what.fits)),
+            is_fitted(row, what.fits, half=half),
         )
         for row, half, answer in zip(rows, halves, found, strict=True)
     ]

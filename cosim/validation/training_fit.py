@@ -26,7 +26,7 @@ from cosim.validation.cases import Case as Row
 from cosim.validation.cases import read_cases
 from cosim.validation.statistics import summary
 from cosim.validation.training import in_quantity, training_cases
-from cosim.validation.training_known import Fit, Half, Known, fits_of, in_fitted_half
+from cosim.validation.training_known import Fit, Half, Known, fits_of, in_fitted_half, is_fitted
 from cosim.validation.training_rows import CannotAnswerError
 
 ROWS_PER_CONSTANT = 30
@@ -162,7 +162,11 @@ def present_values(fit: Fit) -> dict[str, float]:
 def _rows(fit: Fit, path: Path, half: Half) -> list[tuple[Row, bool]]:
     """Rows of a file that the fit takes into account, and whether each is in the fitted half."""
     rows = read_cases("training", path)
-    return [(row, in_fitted_half(row, at, half)) for at, row in enumerate(rows) if fits_of(row, [fit])]
+    return [
+        (row, is_fitted(row, [fit], half=in_fitted_half(row, at, half)))
+        for at, row in enumerate(rows)
+        if fits_of(row, [fit])
+    ]
 
 
 def _with(record: Any, path: str, value: Array) -> Any:  # noqa: ANN401  # records are generic

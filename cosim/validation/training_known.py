@@ -42,6 +42,8 @@ class Fit(Frozen):
     """Chips whose rows count and that have the constants; none: constants are of the stack."""
     constants: tuple[str, ...] = Field(min_length=1)
     """Paths in the file."""
+    other_half: bool = False
+    """Fitted on the other half, where that one has most of the rows."""
 
 
 class Condition(Frozen):
@@ -133,6 +135,11 @@ def fits_of(row: Row, fits: Sequence[Fit]) -> tuple[Fit, ...]:
     """The fits that take this row into account: those of its stack, on all chips or its own."""
     stack, chip = row.values.get("software_stack", ""), row.values.get("accelerator", "")
     return tuple(fit for fit in fits if stack in fit.stacks and (not fit.chips or chip in fit.chips))
+
+
+def is_fitted(row: Row, fits: Sequence[Fit], *, half: bool) -> bool:
+    """Whether a constant was fitted on the row; `half`: whether it is in the half that fits use unless they say."""
+    return any(half != fit.other_half for fit in fits_of(row, fits))
 
 
 def _ranks_differ(row: Row) -> bool:

@@ -289,8 +289,10 @@ def test_rows_of_the_shipped_sweep_are_whole_where_they_are_feasible(shipped_swe
     assert units["system.chip.matrix.clock"] == units["system.chip.special.clock"] == b"Hz"
     feasible = table.filter(table["feasible"])
     missing = {name for name in feasible.column_names if feasible[name].null_count}
-    plans = ("micro_batch", "context_parallel", "virtual_pipeline", "zero", "shard")
+    plans = ("micro_batch", "context_parallel", "virtual_pipeline", "zero", "shard", "recompute_layers")
+    plans += tuple(f"offload_{name}" for name in ("activations", "weights", "optimizer"))
     training = {*(f"plan.{name}" for name in plans), "scenario.global_batch", "scenario.adapter_rank"}
+    training |= {f"mfu.{name}" for name in ("model_6n", "causal", "full", "hardware")}
     assert missing == {*training, "limit_by"}
     assert pc.all(pc.less_equal(feasible["tdp_w"], 1000.0)).as_py()
     assert pc.all(pc.less_equal(feasible["time_s"], 0.05)).as_py()

@@ -100,7 +100,7 @@ seq_len,vocab,recompute,precision,measured_quantity,measured_value
 step,paper,a100-80gb-sxm,dgx-a100,megatron-2022,megatron-22b,8,8,1,1,1,4,4,2048,51200,selective,fp16,seconds_per_step,1.10
 rate,paper,a100-80gb-sxm,dgx-a100,megatron-2022,megatron-22b,8,8,1,1,1,4,4,2048,51200,selective,fp16,samples_per_s,3.636
 tokens,lab,a100-80gb-sxm,dgx-a100,megatron-2022,gpt3-175b,64,8,8,3,0,1,64,2048,,full,fp16,tokens_per_s_per_chip,113.0
-uneven,lab,a100-80gb-sxm,dgx-a100,megatron-2022,gpt3-175b,64,8,8,5,0,1,64,2048,,full,fp16,seconds_per_step,18.1
+uneven,lab,a100-80gb-sxm,dgx-a100,megatron-2022,gpt3-175b,64,8,8,13,0,1,64,2048,,full,fp16,seconds_per_step,18.1
 elsewhere,lab,abacus,abacus,megatron-2022,gpt3-175b,64,8,8,3,0,1,64,2048,,full,fp16,seconds_per_step,18.1
 """
 

@@ -218,7 +218,8 @@ def test_a_point_carries_the_spread_of_its_chips_software() -> None:
         answer = ask_on(name)
         assert answer.spread is not None
         best, worst = answer.spread
-        assert best < float(answer.result.time[0]) < worst
+        # A step that its power limits is no faster with better kernels.
+        assert best <= float(answer.result.time[0]) * (1.0 + 1e-9) < worst
 
 
 def test_arrays_have_no_spread() -> None:
@@ -273,7 +274,8 @@ def test_a_training_point_carries_the_spread_of_its_chips_software() -> None:
         answer = train({}, {"global_batch": 16}, name)
         assert answer.spread is not None
         best, worst = answer.spread
-        assert best < float(answer.result.time[0]) < worst
+        # A step that its power limits is no faster with better kernels.
+        assert best <= float(answer.result.time[0]) * (1.0 + 1e-9) < worst
 
 
 def test_arrays_of_training_plans_give_a_row_each_as_alone() -> None:

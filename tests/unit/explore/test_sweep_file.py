@@ -50,6 +50,7 @@ def test_systems_and_paths_are_one_name_or_several() -> None:
 
 MORE_IS_BETTER = {
     "mfu",
+    *(f"mfu.{each}" for each in ("model_6n", "causal", "full", "hardware")),
     "items_per_s",
     *(f"tokens_per_s_per_{each}" for each in ("chip", "user", "mm2")),
     *(f"tokens_per_j_{each}" for each in ("chip", "server", "facility")),

@@ -208,3 +208,15 @@ def test_a_fault_of_the_file_is_named(tmp_path: Path) -> None:
     path.write_text("files: []\nfits: [{name: a, stacks: [b], constants: []}]\nflags: []\nsets: []\nsweeps: []\n")
     with pytest.raises(SpecError, match="constants"):
         known(path)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_fit_may_have_used_the_other_half(half: bool) -> None:  # noqa: FBT001  # the half is what is tested
+    usual = Fit(name="a", stacks=("s",), constants=("x",))
+    other = Fit(name="b", stacks=("s",), constants=("x",), other_half=True)
+    one = row(software_stack="s")
+    assert is_fitted(one, [usual], half=half) is half
+    assert is_fitted(one, [other], half=half) is not half
+    # Of two fits that take a row into account one has used it.
+    assert is_fitted(one, [usual, other], half=half)
+    assert not is_fitted(row(software_stack="t"), [usual, other], half=half)

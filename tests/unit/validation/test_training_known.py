@@ -24,6 +24,7 @@ from cosim.validation.training_known import (
     fits_of,
     group_of,
     in_fitted_half,
+    is_fitted,
     known,
     source_of,
 )
@@ -211,7 +212,7 @@ def test_a_fault_of_the_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("half", [True, False])
-def test_a_fit_may_have_used_the_other_half(half: bool) -> None:  # noqa: FBT001  # the half is what is tested
+def test_a_fit_may_have_used_the_other_half(*, half: bool) -> None:
     usual = Fit(name="a", stacks=("s",), constants=("x",))
     other = Fit(name="b", stacks=("s",), constants=("x",), other_half=True)
     one = row(software_stack="s")

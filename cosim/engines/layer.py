@@ -61,9 +61,25 @@ def layer_pass(
 def _pass(costs: list[GroupCosts], traffic: Array, software: SoftwareArrays, cores: Array) -> tuple[Array, ...]:
     """Device time, what the host takes longer, exposed traffic [s]."""
     device: Array = sum((cost.time for cost in costs), array(0.0))
-    waits = exposed(traffic, device, cores) if software.gradient_overlap else traffic
     issued: Array = sum((host_seconds(cost, software) for cost in costs), array(0.0))
-    return device, np.maximum(issued - device, 0.0), waits
+    late = later(issued, device, software.host_blend)
+    # Traffic hides behind a device that waits for its host as behind one that works.
+    waits = exposed(traffic, device + late, cores) if software.gradient_overlap else traffic
+    return device, late, waits
+
+
+def later(host: Array, device: Array, blend: Array) -> Array:
+    """What a host of so many seconds adds to a device [s]: (host^b + device^b)^(1/b) - device, b of the stack.
+
+    With b without limit the host adds what it takes longer. A finite one is eager code, in which each waits for the
+    other in places whichever takes longer over the pass.
+    """
+    most = np.maximum(host, device)
+    if np.all(np.isinf(blend)):
+        return most - device
+    whole = np.where(most > 0.0, most, 1.0)
+    both: Array = whole * ((host / whole) ** blend + (device / whole) ** blend) ** (1.0 / blend)
+    return np.where(np.isinf(blend), most, np.where(most > 0.0, both, 0.0)) - device
 
 
 def host_seconds(cost: GroupCosts, software: SoftwareArrays) -> Array:

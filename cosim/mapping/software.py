@@ -100,6 +100,9 @@ class Software(Frozen):
     """Whether the data-parallel reduction runs behind the backward pass of the last micro-batch."""
     host_kernel: Time
     """Host time to issue one kernel; a layer pass takes the longer of device and host."""
+    host_blend: Factor | None = None
+    """Exponent of the sum in which device and host make a layer pass, see `cosim.engines.layer.later`. None: the longer
+    of both alone counts."""
     host_collective: Time | None = None
     """Host time to issue one collective: streams wait for each other. None is that of a kernel."""
     host_step: Time
@@ -157,6 +160,7 @@ class SoftwareArrays:
     host_step: Array
     mixed: bool = True
     tensor_pieces: bool = False
+    host_blend: Array = field(default_factory=lambda: array(np.inf))
     host_collective: Array = field(default_factory=lambda: array(0.0))
     host_exchange: Array = field(default_factory=lambda: array(0.0))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
@@ -198,6 +202,7 @@ def lower_software(software: Software) -> SoftwareArrays:
         mixed=software.mixed,
         tensor_pieces=software.tensor_pieces,
         shard_copy=array(np.inf if software.shard_copy is None else software.shard_copy.si),
+        host_blend=array(np.inf if software.host_blend is None else software.host_blend.si),
         host_collective=array((software.host_collective or software.host_kernel).si),
         host_exchange=_or_nothing(software.host_exchange),
         matmul_rate=_rate(software.rates.matmul),

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case
+from cosim.engines.layer import later
 from cosim.engines.train_events import simulate_training
 from cosim.engines.training import with_micro_batches
+from cosim.records import array
 
 Train = Callable[..., Case]
 CALM = {"system.chip.power.limit": 1e6, "system.chip.collective_cores": 1e-9}
@@ -118,3 +121,26 @@ def test_slow_hosts_are_met_layer_by_layer(train: Train) -> None:
     assert float(full.breakdown["host"][0]) > float(none.breakdown["host"][0]) > 0.0
     mean = (float(full.breakdown["host"][0]) + float(none.breakdown["host"][0])) / 2.0
     assert float(half.breakdown["host"][0]) == pytest.approx(mean, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(host=st.floats(0.0, 10.0), device=st.floats(0.0, 10.0), blend=st.floats(1.0, 60.0), more=st.floats(0.0, 5.0))
+def test_a_host_adds_at_least_what_it_takes_longer_and_at_most_itself(
+    host: float, device: float, blend: float, more: float
+) -> None:
+    def added(one: float, other: float, exponent: float) -> float:
+        return float(later(array(one), array(other), array(exponent)))
+
+    found = added(host, device, blend)
+    assert max(host - device, 0.0) - 1e-12 <= found <= host + 1e-12
+    # Never faster with a slower host or device; nearer to the longer of both with a higher exponent.
+    assert added(host + more, device, blend) >= found - 1e-12
+    assert device + more + added(host, device + more, blend) >= device + found - 1e-12
+    assert added(host, device, blend + 1.0) <= found + 1e-12
+    assert added(host, device, np.inf) == max(host, device) - device
+
+
+def test_a_host_and_a_device_alike_wait_for_each_other_in_places() -> None:
+    # (1 + 1)^(1/5) = 1.1487; rows of different stacks stand side by side.
+    mixed = later(array([1.0, 1.0, 0.0]), array([1.0, 1.0, 0.0]), array([5.0, np.inf, 5.0]))
+    assert mixed.tolist() == pytest.approx([0.148698, 0.0, 0.0], abs=1e-6)

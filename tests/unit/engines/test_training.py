@@ -26,6 +26,8 @@ CaseOf = Callable[..., Case]
 Train = Callable[..., Case]
 SLACK = 1.0 + 1e-12
 SOFTWARE = st.sampled_from(["megatron-2022", "megatron"])
+APART = {"software.host_blend": array(np.inf)}
+"""The longer of host and device alone makes a pass."""
 RECOMPUTE = st.sampled_from(["none", "selective", "full"])
 
 
@@ -279,7 +281,7 @@ def test_utilisation_is_the_flop_of_the_model_over_the_peak(train: Train) -> Non
 
 
 def test_a_slow_host_is_what_a_layer_waits_for(train: Train) -> None:
-    slow = {"software.host_kernel": array(1e-2), "software.host_collective": array(2e-2)}
+    slow = {"software.host_kernel": array(1e-2), "software.host_collective": array(2e-2), **APART}
     case = with_micro_batches(train(recompute="full", **slow))
     every, table = passes(case), step_table(case)
     ops = (*every.forward_ops, *every.again_ops, *every.gradient_ops)
@@ -300,7 +302,7 @@ def test_a_slow_host_is_what_a_layer_waits_for(train: Train) -> None:
 
 
 def test_a_host_without_cost_is_not_in_the_step(train: Train) -> None:
-    free = {"software.host_kernel": array(0.0), "software.host_step": array(0.0)}
+    free = {f"software.host_{each}": array(0.0) for each in ("kernel", "collective", "step")}
     assert float(evaluate(train(**free)).breakdown["host"][0]) == 0.0
     once = evaluate(train(**{**free, "software.host_step": array(0.25)}))
     assert seconds(once) - seconds(evaluate(train(**free))) == pytest.approx(0.25, rel=1e-9)
@@ -313,7 +315,7 @@ def test_a_host_without_cost_is_not_in_the_step(train: Train) -> None:
 def test_sums_behind_weight_gradients_are_exposed_only_where_they_take_longer(train: Train) -> None:
     for parallel in (False, True):
         apart, behind = (
-            evaluate(train(sequence_parallel=parallel, **{"software.tensor_overlap": overlap}))
+            evaluate(train(sequence_parallel=parallel, **APART, **{"software.tensor_overlap": overlap}))
             for overlap in (False, True)
         )
         spared = float(apart.breakdown["collective"][0] - behind.breakdown["collective"][0])

@@ -115,7 +115,7 @@ def test_the_host_of_an_update_is_spared_with_it(train: Train) -> None:
         )
         for each in ("all", "nothing")
     )
-    assert float(whole.breakdown["host"][0]) == pytest.approx(10e-3)
+    assert float(whole.breakdown["host"][0]) == pytest.approx(5e-3)
     assert float(none.breakdown["host"][0]) == 0.0
 
 

@@ -52,6 +52,8 @@ def estimate_command(
         run = simulated(answer.case, slow=slow)
         row["time_s_events"] = run.time_s
         said = f"{run.time_s:.4g} s as events, {row['time_s']:.4g} s in closed form"
+        if row["breakdown_s.throttle"]:
+            said += f", of which {row['breakdown_s.throttle']:.4g} s for a lower clock, which events do not have"
         if timeline is not None:
             write_timeline(timeline, run, f"{phase} of {row['workload']} on {row['system']}")
             said = f"timeline: {timeline}, {said}"

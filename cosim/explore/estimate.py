@@ -16,6 +16,7 @@ from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.compare import at_range_end
 from cosim.explore.die import chip_of, die_columns
 from cosim.explore.explain import explain
+from cosim.explore.loading import reads_unsaid, usual_storage, with_storage
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
 from cosim.explore.train import best_plan, check_network_plan, training_dtype
@@ -95,6 +96,9 @@ def estimate(
     _same_length({"system": system, "workload": model, "plan": planned, "scenario": prepared.asked})
     given = [name for name in _DEGREES if name in plan]
     defaults = _defaults(phase, network, plan, scenario, prepared.formats)
+    if phase == "train":
+        defaults |= _storage_taken(machine, scenarios)
+        machine = with_storage(machine, scenarios)
     confidence, die = system.spec.chip.confidence, die_columns(chip_of(system))
     if phase == "train":
         case, result, tried = _training(machine, network, scenarios, planned, plans, plan)
@@ -210,7 +214,7 @@ def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
         "plan": ("micro_batches", "kv_dtype", "latent"),
         "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit"),
     }
-    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch", "updates", "adapter_rank")}
+    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch", "updates", "adapter_rank", "bytes_per_sample")}
     other, hint = (serving, "training has plan.micro_batch and scenario.global_batch")
     if phase != "train":
         other, hint = (training, "it belongs to 'estimate train'")
@@ -265,6 +269,13 @@ def _defaults(
     if not model.has_tokens:
         taken["tokens"] = "one per item"
     return taken | {"phase": phase}
+
+
+def _storage_taken(machine: SystemArrays, scenario: ScenarioArrays) -> dict[str, object]:
+    """What is taken of reading samples: that it is no bound, or the usual bandwidth of storage."""
+    if np.any(np.isnan(scenario.bytes_per_sample)):
+        return {"scenario.bytes_per_sample": "unknown (loading is no bound)"}
+    return {"system.server.storage": usual_storage().text} if reads_unsaid(machine, scenario) else {}
 
 
 def _is_scalar(*records: object) -> bool:

@@ -14,6 +14,7 @@ from cosim.engines.case import Case
 from cosim.errors import SpecError
 from cosim.explore.die import chip_of, die_columns
 from cosim.explore.estimate import prepare
+from cosim.explore.loading import with_storage
 from cosim.explore.objectives import Date, Goal, money_of, parse_asked
 from cosim.explore.search import Cell, SearchInputs
 from cosim.explore.search_file import FIXED, SEARCHED, Objective, Space, StrategySearch
@@ -173,6 +174,7 @@ def _base(
     prepared = prepare("train", machine, model, plan, study.scenario)
     if points(prepared.scenarios) > 1 or points(prepared.plans) > 1:
         raise SpecError("is one number", field="scenario", hint="search one after the other")
+    machine = with_storage(machine, prepared.scenarios)
     return Case("train", one_format(machine, software), model, prepared.plans, prepared.scenarios, software)
 
 

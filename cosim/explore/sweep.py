@@ -21,6 +21,7 @@ from cosim.explore.constraints import Constraint
 from cosim.explore.die import chip_of, die_columns
 from cosim.explore.estimate import prepare
 from cosim.explore.inner import best_plans
+from cosim.explore.loading import with_storage
 from cosim.explore.metrics import Die, metric
 from cosim.explore.rows import Columns, Text, columns
 from cosim.explore.sweep_file import Sweep, SweepCase
@@ -163,6 +164,7 @@ def _case(
         plan.setdefault("dtype", inputs.study.precision)
     prepared = prepare(asked.phase, machine, model, plan, {**asked.scenario, **changes["scenario"]})
     software = planned_software(prepared.planned.spec) if asked.phase == "train" else None
+    machine = with_storage(machine, prepared.scenarios)
     return Case(asked.phase, machine, model, prepared.plans, prepared.scenarios, software)
 
 

@@ -235,8 +235,11 @@ def _summed_up(
     held = sustained(load, chip.power)
     # At the full clock the sum of the parts is the time, not one rounding beside it.
     parts["throttle"] = np.where(held.clock < 1.0, np.maximum(held.time - running, 0.0), 0.0)
-    parts["data_loading"] = exposed_seconds(loading(case), running + parts["throttle"])
+    read = loading(case)
+    parts["data_loading"] = exposed_seconds(read, running + parts["throttle"])
     time: Array = sum((parts[name] for name in BREAKDOWN), array(0.0))
+    # Plans that wait for the same samples take the same time, not one rounding beside it.
+    time = np.where(parts["data_loading"] > 0.0, read, time)
     energy = held.energy * chips + chip.power.idle * time * chips
     server = energy + case.system.server_power * chips * time
     flop = model_flop(case.model, _counted(case)) * case.plan.micro_batches * case.plan.data

@@ -10,7 +10,7 @@ import numpy as np
 
 from cosim.dtypes import TRAINING_PRECISIONS, kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
-from cosim.engines.case import Case, Phase, device_graph
+from cosim.engines.case import Case, Phase, check_recompute
 from cosim.engines.training import with_micro_batches
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.compare import at_range_end
@@ -25,7 +25,6 @@ from cosim.hardware.system import System
 from cosim.mapping.optimizers import planned_software
 from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
-from cosim.mapping.recompute import check_modules
 from cosim.mapping.widths import one_format
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
@@ -191,9 +190,9 @@ def _training(
     """The case of a training step, its estimates, the plans tried: with a degree as given, or the best that agrees."""
     software = planned_software(planned.spec)
     machine = one_format(machine, software)
+    case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
+    check_recompute(case)
     if any(name in plan for name in _DEGREES):
-        case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
-        check_modules(device_graph(case), plans)
         result = evaluate(case)
         if points(case) == 1 and not result.feasible[0]:
             raise explain(case, result)

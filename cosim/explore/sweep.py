@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.engines.analytic import Estimates, blank, evaluate
-from cosim.engines.case import Case
+from cosim.engines.case import Case, check_recompute
 from cosim.engines.training import with_micro_batches
 from cosim.errors import SpecError
 from cosim.explore.axes import Grid
@@ -165,7 +165,9 @@ def _case(
     prepared = prepare(asked.phase, machine, model, plan, {**asked.scenario, **changes["scenario"]})
     software = planned_software(prepared.planned.spec) if asked.phase == "train" else None
     machine = with_storage(machine, prepared.scenarios)
-    return Case(asked.phase, machine, model, prepared.plans, prepared.scenarios, software)
+    case = Case(asked.phase, machine, model, prepared.plans, prepared.scenarios, software)
+    check_recompute(case)
+    return case
 
 
 def _scattered(case: Case, alive: NDArray[np.intp], count: int) -> Estimates:

@@ -64,7 +64,7 @@ def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
 
 
 def check_recompute(case: Case) -> None:
-    """Refuses modules that the model of a training case has not, and layers where nothing is computed again: SpecError."""
+    """Refuses modules that the model has not, and layers where nothing is computed again. Raises SpecError."""
     if case.plan.recompute_modules or np.any(np.isfinite(case.plan.recompute_layers)):
         check_modules(device_graph(case), case.plan)
 

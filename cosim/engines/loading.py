@@ -13,7 +13,7 @@ from cosim.timing.loading import loading_seconds
 def loading(case: Case) -> Array:
     """Time to read the samples of a step [s], (P,) or (): nothing where their size is not known.
 
-    A node that the plan fills in part reads with all it has. Raises SpecError where the bandwidth of storage is unknown.
+    A node that the plan fills in part reads with all it has. Raises SpecError where storage is unknown.
     """
     asked, system = case.scenario.bytes_per_sample, case.system
     if not np.any(np.isfinite(asked)):

@@ -3,10 +3,10 @@
 The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
 order of its schedule (`order_of`, `cosim.engines.orders`), each when what it needs has arrived; a transfer occupies its
 link alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer
-by layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
-cores that the traffic takes. Storage reads the samples of the next step meanwhile, and the step ends with both. Replicas are alike and one is simulated, unless chips are slow: then those that set the
-pace run side by side and meet in every reduction, see `cosim.engines.slow_ranks`. Agreement with `training` where
-nothing contends is a test.
+by layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up
+the cores that the traffic takes. Storage reads the samples of the next step meanwhile, and the step ends with both.
+Replicas are alike and one is simulated, unless chips are slow: then those that set the pace run side by side and meet
+in every reduction, see `cosim.engines.slow_ranks`. Agreement with `training` where nothing contends is a test.
 """
 
 from __future__ import annotations

@@ -268,7 +268,7 @@ def word_of(name: str, value: object) -> object:
     if name == "sequence_parallel":
         return "on" if value else "off"
     if name == "recompute_layers":
-        return "all" if value == np.inf else value
+        return "all" if value == np.inf else int(float(str(value)))
     if name == "recompute_modules":
         return ",".join(str(each) for each in value) if isinstance(value, tuple) and value else "none"
     return RECOMPUTES[int(str(value))] if name == "recompute" else value

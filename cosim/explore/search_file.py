@@ -59,15 +59,6 @@ def _texts(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
     return None if values is None else [Plan(recompute_modules=str(word)).recompute_modules for word in values]
 
 
-def _layers(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
-    """Numbers of layers; `all` is infinite."""
-    values = _several(raw)
-    for value in values or ():
-        if isinstance(value, float) and value != float("inf") and value != round(value):
-            raise SpecError("is no number of layers", value=value, hint="a whole number, or all")
-    return None if values is None else [float("inf") if value == "all" else value for value in values]
-
-
 def _several(raw: object) -> list[Any] | None:
     """A single value stands for a list of one; there is no `all` of what is endless."""
     if raw is None:
@@ -96,8 +87,8 @@ Exchanges = Annotated[
 ]
 Again = Annotated[tuple[str, ...] | None, BeforeValidator(_texts), _one_or_more({"type": "string"}, None)]
 Layers = Annotated[
-    tuple[Annotated[float, Field(ge=1)], ...] | None,
-    BeforeValidator(_layers),
+    tuple[Whole | Literal["all"], ...] | None,
+    BeforeValidator(_several),
     _one_or_more({"anyOf": [WHOLE, {"const": "all"}]}, None),
 ]
 Shares = Annotated[
@@ -152,7 +143,10 @@ class Space(Frozen):
 
     def asked(self) -> Asked:
         """The same as the enumeration takes it."""
-        return Asked(**{name: getattr(self, name) for name in type(self).model_fields})
+        layers = self.recompute_layers
+        finite = None if layers is None else tuple(float("inf") if each == "all" else float(each) for each in layers)
+        others = {name: getattr(self, name) for name in type(self).model_fields if name != "recompute_layers"}
+        return Asked(**others, recompute_layers=finite)
 
 
 class Finish(Frozen):

@@ -104,6 +104,7 @@ def searched_inputs(
             nodes, dtype = next(iter(bases))
             limit = nearest_limit(values[nodes], grounds[nodes], bases[nodes, dtype].plan, bases[nodes, dtype].scenario)
             raise _none_legal(study, size, limit)
+        _check_layers(study, cells)
         for cell in cells:
             _check_cell(cell)
     except SpecError as error:
@@ -245,6 +246,14 @@ def _check_cell(cell: Cell) -> None:
     case = cell.case(slice(0, cell.count))
     check_recompute(case)
     host_of(case.system, case.plan)
+
+
+def _check_layers(study: StrategySearch, cells: tuple[Cell, ...]) -> None:
+    """Refuses numbers of layers where no strategy computes anything again. Raises SpecError."""
+    asked = [each for each in study.space.recompute_layers or () if each != "all"]
+    if asked and not any(np.isfinite(cell.table["recompute_layers"]).any() for cell in cells):
+        hint = "space.recompute: full, or space.recompute_modules"
+        raise SpecError("says how many layers compute what again", field="space.recompute_layers", hint=hint)
 
 
 def _none_legal(study: StrategySearch, size: int, limit: str) -> SpecError:

@@ -13,6 +13,9 @@ from cosim.explore.experiment import load_study
 from cosim.explore.search import SearchInputs
 from cosim.explore.search_file import StrategySearch
 from cosim.explore.search_inputs import goal_of, read_search, searched_inputs, with_overrides
+from cosim.mapping.optimizers import optimized
+from cosim.mapping.plan import StateDtype
+from cosim.mapping.software import Software, SoftwareArrays
 from cosim.overrides import ROOTS, split_overrides
 from cosim.schema import validated
 
@@ -176,7 +179,6 @@ def test_a_date_is_said_in_words() -> None:
         ("recompute_modules: moe", "is no module of this model .*moe"),
         ("{recompute_layers: 4, recompute: none}", "says how many layers compute what again"),
         ("optimizer: muo", "no optimizer has this name .*nearest: muon"),
-        ("{optimizer: adafactor, optimizer_dtype: int8}", "has no bytes of this state"),
     ],
 )
 def test_what_the_listed_dimensions_cannot_have_is_one_message(tmp_path: Path, line: str, words: str) -> None:
@@ -199,8 +201,18 @@ def test_cells_have_the_software_with_their_optimizer(tmp_path: Path) -> None:
     assert {cell.choices.optimizer for cell in inputs.cells} == {"adamw", "muon"}
 
 
-def test_a_format_that_an_optimizer_has_not_is_no_strategy(tmp_path: Path) -> None:
-    names = "  micro_batch: 1\n  optimizer: [adamw, adafactor]\n  optimizer_dtype: [fp32, int8]\n"
-    inputs = read(tmp_path, TEXT.replace("  micro_batch: [1, 2]\n", names))
-    assert ("adafactor", "int8") not in inputs.updates
-    assert {("adamw", "int8"), ("adafactor", "fp32")} <= set(inputs.updates)
+def test_a_format_that_an_optimizer_has_not_is_no_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(software: Software, optimizer: str | None, dtype: StateDtype | None) -> SoftwareArrays:
+        if (optimizer, dtype) == ("muon", "int8"):
+            raise SpecError("has no bytes of this state", field="plan.optimizer_dtype", value=dtype)
+        return optimized(software, optimizer, dtype)
+
+    monkeypatch.setattr("cosim.explore.search_inputs.optimized", without)
+    names = "  micro_batch: 1\n  optimizer: [adamw, muon]\n  optimizer_dtype: [fp32, int8]\n"
+    text = TEXT.replace("  micro_batch: [1, 2]\n", names)
+    inputs = read(tmp_path, text)
+    assert set(inputs.updates) == {("adamw", "fp32"), ("adamw", "int8"), ("muon", "fp32")}
+    assert {(cell.choices.optimizer, cell.choices.optimizer_dtype) for cell in inputs.cells} == set(inputs.updates)
+    with pytest.raises(SpecError, match="has no bytes of this state") as caught:
+        read(tmp_path, text.replace("[adamw, muon]", "muon").replace("[fp32, int8]", "int8"))
+    assert caught.value.line == 8

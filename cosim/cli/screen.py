@@ -47,8 +47,8 @@ def estimate_text(row: Row) -> str:
 
 
 def _uses(row: Row) -> Row:
-    """MFU of a training step under each of the definitions in use."""
-    if row["phase"] != "train":
+    """MFU of a training step under each of the definitions in use; a network of layers has one."""
+    if row["mfu.model_6n"] is None:
         return {}
     words = {
         "model_6n": "6 N a token",

@@ -139,6 +139,14 @@ def _seconds(raw: Any) -> Any:  # noqa: ANN401  # whatever the file holds
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 """A plain time [s] that may be written with its unit: a limit, not a fact, so it has no source."""
 
+
+def _bytes(raw: Any) -> Any:  # noqa: ANN401  # whatever the file holds
+    return None if raw is None else parse_quantity(raw, "B")
+
+
+Bytes = Annotated[float, BeforeValidator(_bytes), Field(gt=0)]
+"""A plain size [B] that may be written with its unit: what is asked, not a fact."""
+
 Count = Annotated[Datum, Quantity("", low=1.0, open_low=False, whole=True)]
 Ratio = Annotated[Datum, Quantity("", high=1.0)]
 Factor = Annotated[Datum, Quantity("")]

@@ -32,16 +32,37 @@ def estimate_text(row: Row) -> str:
         "asked": f"{_asked(row)}{taken}",
         "plan": f"{degrees}{experts}, micro-batches {row['plan.micro_batches']}{joint}{formats}{tried}",
         "time": f"{format_si(row['time_s'], 's')}{_spread(row)}   bottleneck {row['bottleneck']}, MFU {row['mfu']:.1%}",
+        **_uses(row),
         "speed": _speed(row),
         "energy": f"{energy}, {at_chip:.3g} tokens/J at the chip, {at_server:.3g} at the server",
         "breakdown": _shares(row, "breakdown_s.", row["time_s"], "s"),
         "memory": _shares(row, "memory_bytes.", row["memory_bytes.total"], "B"),
+        **_host_memory(row),
         "silicon": _silicon(row),
         "confidence": row["confidence"],
     }
     lines = [f"{row['phase']} of {row['workload']} on {row['system']}, {_chips(row)}"]
     lines += [f"  {name:<11} {text}" for name, text in facts.items()]
     return "\n".join(lines)
+
+
+def _uses(row: Row) -> Row:
+    """MFU of a training step under each of the definitions in use; a network of layers has one."""
+    if row["mfu.model_6n"] is None:
+        return {}
+    words = {
+        "model_6n": "6 N a token",
+        "causal": "with attention under its mask",
+        "full": "with attention of all pairs",
+        "hardware": "with what runs again",
+    }
+    return {"MFU": ", ".join(f"{row[f'mfu.{name}']:.1%} {text}" for name, text in words.items())}
+
+
+def _host_memory(row: Row) -> Row:
+    """What lies in the host's memory, where anything does."""
+    held = row["memory_bytes.host"]
+    return {"host memory": f"{format_si(held, 'B', 3)} of a chip offloaded"} if held else {}
 
 
 def _asked(row: Row) -> str:
@@ -53,7 +74,9 @@ def _asked(row: Row) -> str:
             "nothing": ", updates nothing",
         }[row["scenario.updates"]]
         long = "" if row["scenario.context"] is None else f", length {row['scenario.context']:g}"
-        return f"global batch {row['scenario.global_batch']}{long}{updates}"
+        sample = row["scenario.bytes_per_sample"]
+        read = "" if sample is None else f", {format_si(sample, 'B')} a sample"
+        return f"global batch {row['scenario.global_batch']}{long}{updates}{read}"
     context = row["scenario.context"]
     return f"batch {row['scenario.batch']}" + ("" if context is None else f", context {context:g}")
 
@@ -99,9 +122,29 @@ def _training_plan(row: Row) -> str:
     sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""
     zero = f"zero {row['plan.zero']}" + (f" over {row['plan.shard']}" if row["plan.shard"] else "")
     return (
-        f"of {row['plan.micro_batch']}{pieces}{sharing}, {zero}, recompute {row['plan.recompute']}, "
-        f"{row['plan.dtype']}, {row['plan.software']}"
+        f"of {row['plan.micro_batch']}{pieces}{sharing}, {zero}, recompute {_again(row)}, "
+        f"{row['plan.dtype']}, {row['plan.software']}{_update(row)}{_offloaded(row)}"
     )
+
+
+def _again(row: Row) -> str:
+    """What the backward pass computes again, and of how many layers."""
+    modules, layers = row["plan.recompute_modules"], row["plan.recompute_layers"]
+    named = [row["plan.recompute"], *(modules.split(",") if modules else [])]
+    again = " and ".join(name for name in named if name != "none") or "none"
+    return again + ("" if layers is None else f" of {layers} layers a stage")
+
+
+def _update(row: Row) -> str:
+    """The optimizer that the plan asks for."""
+    return f", {row['plan.optimizer']} in {row['plan.optimizer_dtype']}" if row["plan.optimizer"] else ""
+
+
+def _offloaded(row: Row) -> str:
+    """Shares that lie in the host's memory."""
+    shares = {name: row[f"plan.offload_{name}"] for name in ("activations", "weights", "optimizer")}
+    named = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share)
+    return f", offloads {named}" if named else ""
 
 
 def operators_text(operators: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -142,10 +185,10 @@ def _shape(op: Row) -> str:
 
 def _shares(row: Row, prefix: str, total: float, unit: str) -> str:
     parts = [(value, name.removeprefix(prefix)) for name, value in row.items() if name.startswith(prefix) and value]
-    named = [(value, name) for value, name in parts if name != "total"]
     # What lies in the host's memory is no share of the chip's.
-    shares = {name: "" if name == "host" and unit == "B" else f" ({v / total:.0%})" for v, name in named}
-    return ", ".join(f"{name} {format_si(v, unit, 3)}{shares[name]}" for v, name in sorted(named, reverse=True))
+    others = ("total", "host") if unit == "B" else ()
+    named = sorted(((value, name) for value, name in parts if name not in others), reverse=True)
+    return ", ".join(f"{name} {format_si(v, unit, 3)} ({v / total:.0%})" for v, name in named)
 
 
 def difference_text(found: Difference) -> str:

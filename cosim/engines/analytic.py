@@ -8,7 +8,8 @@
 with m micro-batches per replica. A full pipeline hides the host behind the other micro-batches. A chip
 that would exceed its power limit lowers its clock (`throttle`, `cosim.timing.clock`). A total
 is the sum of its named parts in the order of
-BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`bubble`), the exposed host.
+BREAKDOWN, counted on the slowest stage: what it computes, what it waits for (`bubble`), the exposed host. Samples are
+read behind the step before: a step that is shorter than that waits (`data_loading`), and its clock is as without it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from cosim.engines import training
 from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens, stage_classes
+from cosim.engines.loading import loading
 from cosim.engines.pipeline import Schedule
 from cosim.engines.repeats import Repeats, end_key, kernel_key, repeats, round_key
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
@@ -35,12 +37,13 @@ from cosim.mapping.training import holdings, reads_shapes, training_memory
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.clock import Load, sustained
 from cosim.timing.cost import rate
+from cosim.timing.loading import exposed_seconds
 from cosim.timing.unique import Index
 from cosim.workload.graph import model_flop
 from cosim.workload.ops import Graph
 from cosim.workload.training import training_graph
 
-BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle", "offload")
+BREAKDOWN = (*CLASSES_OF_TIME, "bubble", "data_parallel", "optimizer", "host", "throttle", "offload", "data_loading")
 CHUNK_POINTS = 16384
 TRAINING_POINTS = 262144
 """Points of a training case that share kernels."""
@@ -232,7 +235,11 @@ def _summed_up(
     held = sustained(load, chip.power)
     # At the full clock the sum of the parts is the time, not one rounding beside it.
     parts["throttle"] = np.where(held.clock < 1.0, np.maximum(held.time - running, 0.0), 0.0)
+    read = loading(case)
+    parts["data_loading"] = exposed_seconds(read, running + parts["throttle"])
     time: Array = sum((parts[name] for name in BREAKDOWN), array(0.0))
+    # Plans that wait for the same samples take the same time, not one rounding beside it.
+    time = np.where(parts["data_loading"] > 0.0, read, time)
     energy = held.energy * chips + chip.power.idle * time * chips
     server = energy + case.system.server_power * chips * time
     flop = model_flop(case.model, _counted(case)) * case.plan.micro_batches * case.plan.data

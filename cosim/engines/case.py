@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.adapters import adapted
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.recompute import check_modules
 from cosim.mapping.schedules import held
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
@@ -58,6 +61,12 @@ def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
     if case.phase != "train" or case.software is None:
         return device
     return widened(with_adapters(device, case), graph, case.plan, case.software)
+
+
+def check_recompute(case: Case) -> None:
+    """Refuses modules that the model has not, and layers where nothing is computed again. Raises SpecError."""
+    if case.plan.recompute_modules or np.any(np.isfinite(case.plan.recompute_layers)):
+        check_modules(device_graph(case), case.plan)
 
 
 def with_adapters(device: DeviceGraph, case: Case) -> DeviceGraph:

@@ -80,7 +80,8 @@ def kernel_key(case: Case) -> Case:
             shard=NOTHING,
             micro_batches=NOTHING,
         ),
-        scenario=replace(case.scenario, global_batch=NOTHING),
+        system=replace(case.system, storage=NOTHING),
+        scenario=replace(case.scenario, global_batch=NOTHING, bytes_per_sample=NOTHING),
     )
 
 
@@ -119,5 +120,6 @@ def end_key(case: Case) -> Case:
             recompute=NOTHING,
             shard=np.where(plan.zero >= 1.0, plan.shard, np.inf),
         ),
-        scenario=replace(case.scenario, global_batch=NOTHING),
+        system=replace(case.system, storage=NOTHING),
+        scenario=replace(case.scenario, global_batch=NOTHING, bytes_per_sample=NOTHING),
     )

@@ -3,10 +3,10 @@
 The engine reads the same table of durations as the closed form and never that form. Every stage runs its passes in the
 order of its schedule (`order_of`, `cosim.engines.orders`), each when what it needs has arrived; a transfer occupies its
 link alone, activations and gradients each having links of their own. Weights are gathered and gradients reduced layer
-by layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up the
-cores that the traffic takes. Replicas are alike and one is simulated, unless chips are slow: then those that set the
-pace run side by side and meet in every reduction, see `cosim.engines.slow_ranks`. Agreement with `training` where
-nothing contends is a test.
+by layer on a second stream, or before and after where the software does not overlap; a pass beside traffic gives up
+the cores that the traffic takes. Storage reads the samples of the next step meanwhile, and the step ends with both.
+Replicas are alike and one is simulated, unless chips are slow: then those that set the pace run side by side and meet
+in every reduction, see `cosim.engines.slow_ranks`. Agreement with `training` where nothing contends is a test.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosim.engines.case import Case
 from cosim.engines.events import EventRun, Span
+from cosim.engines.loading import loading
 from cosim.engines.orders import Block, Pass, entries, following, last_pass, orders
 from cosim.engines.pipeline import Piece
 from cosim.engines.slow_ranks import Replica, SlowRanks, slow_replicas
@@ -56,6 +57,8 @@ class StepSchedule:
     pieces_s: tuple[tuple[tuple[float, float, float], ...], ...] = ()
     buckets: tuple[int, ...] = ()
     """Pieces that gradients are reduced in; empty: as many as `layers`."""
+    loading_s: float = 0.0
+    """Of the samples of the next step from storage."""
 
 
 def step_schedule(case: Case, index: int = 0) -> StepSchedule:
@@ -90,6 +93,7 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         schedule=plan.schedule,
         weight_s=along(move.weight),
         buckets=tuple(max(int(n), 1) for n in along(table.closing.buckets)),
+        loading_s=float(loading(point)),
         pieces_s=tuple(zip(*(_each(piece, along) for piece in move.pieces), strict=True)),
     )
 
@@ -121,12 +125,22 @@ def run_training(plan: StepSchedule, replicas: Sequence[Replica] = ()) -> EventR
             env.process(state.traffic(stage))
             for direction in ("forward", "backward"):
                 env.process(state.link(stage, direction))
+    read: list[Span] = []
+    env.process(_storage(env, plan.loading_s, read))
     env.run()
     done = [time for state in states for time in state.done]
     if len(done) != len(states) * len(stages):
         raise SimulationError("the step stopped early", clock_s=float(env.now), process=f"{len(done)} stages done")
-    end = max(done) + plan.host_s
-    return EventRun(end, tuple(span for state in states for span in state.spans), (end,))
+    end = max([max(done) + plan.host_s, *(span.end_s for span in read)])
+    return EventRun(end, (*(span for state in states for span in state.spans), *read), (end,))
+
+
+def _storage(env: simpy.Environment, time_s: float, read: list[Span]) -> Generator[Any, Any, None]:
+    """The stream of storage: samples of the next step, read while this one runs."""
+    if time_s > 0.0:
+        start = float(env.now)
+        yield env.timeout(time_s)
+        read.append(Span("storage", "samples of the next step", start, float(env.now)))
 
 
 def order_of(plan: StepSchedule, stage: int) -> list[Pass]:

@@ -22,6 +22,7 @@ _WHERE_SET = (
     "plan.optimizer",
     "plan.optimizer_dtype",
     "scenario.adapter_rank",
+    "scenario.bytes_per_sample",
 )
 """What a row names only where it is used."""
 _ABOVE_ZERO = ("plan.offload_activations", "plan.offload_weights", "plan.offload_optimizer")

@@ -190,6 +190,9 @@ def mixed(a: Case, b: Case, from_b: set[str]) -> Case:
         tiers=network.tiers,
         server_power=of("power").system.server_power,
         pue=of("power").system.pue,
+        host_capacity=array(np.inf),
+        # Whoever reads samples has a storage; the other may have none that is known.
+        storage=np.where(np.isnan(network.storage), planned.system.storage, network.storage),
     )
     free = replace(planned.scenario, ttft_limit=array(np.inf), tpot_limit=array(np.inf))
     mixture = replace(planned, system=system, scenario=free)

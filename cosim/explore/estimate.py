@@ -10,12 +10,13 @@ import numpy as np
 
 from cosim.dtypes import TRAINING_PRECISIONS, kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
-from cosim.engines.case import Case, Phase, device_graph
+from cosim.engines.case import Case, Phase, check_recompute
 from cosim.engines.training import with_micro_batches
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.compare import at_range_end
 from cosim.explore.die import chip_of, die_columns
 from cosim.explore.explain import explain
+from cosim.explore.loading import reads_unsaid, usual_storage, with_storage
 from cosim.explore.rows import Columns, columns, row
 from cosim.explore.space import best_native, candidates_at, searched
 from cosim.explore.train import best_plan, check_network_plan, training_dtype
@@ -24,7 +25,6 @@ from cosim.hardware.system import System
 from cosim.mapping.optimizers import planned_software
 from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
-from cosim.mapping.recompute import check_modules
 from cosim.mapping.widths import one_format
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
@@ -95,6 +95,9 @@ def estimate(
     _same_length({"system": system, "workload": model, "plan": planned, "scenario": prepared.asked})
     given = [name for name in _DEGREES if name in plan]
     defaults = _defaults(phase, network, plan, scenario, prepared.formats)
+    if phase == "train":
+        defaults |= _storage_taken(machine, scenarios)
+        machine = with_storage(machine, scenarios)
     confidence, die = system.spec.chip.confidence, die_columns(chip_of(system))
     if phase == "train":
         case, result, tried = _training(machine, network, scenarios, planned, plans, plan)
@@ -187,9 +190,9 @@ def _training(
     """The case of a training step, its estimates, the plans tried: with a degree as given, or the best that agrees."""
     software = planned_software(planned.spec)
     machine = one_format(machine, software)
+    case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
+    check_recompute(case)
     if any(name in plan for name in _DEGREES):
-        case = with_micro_batches(Case("train", machine, network, plans, scenario, software))
-        check_modules(device_graph(case), plans)
         result = evaluate(case)
         if points(case) == 1 and not result.feasible[0]:
             raise explain(case, result)
@@ -210,7 +213,7 @@ def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
         "plan": ("micro_batches", "kv_dtype", "latent"),
         "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit"),
     }
-    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch", "updates", "adapter_rank")}
+    training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch", "updates", "adapter_rank", "bytes_per_sample")}
     other, hint = (serving, "training has plan.micro_batch and scenario.global_batch")
     if phase != "train":
         other, hint = (training, "it belongs to 'estimate train'")
@@ -265,6 +268,13 @@ def _defaults(
     if not model.has_tokens:
         taken["tokens"] = "one per item"
     return taken | {"phase": phase}
+
+
+def _storage_taken(machine: SystemArrays, scenario: ScenarioArrays) -> dict[str, object]:
+    """What is taken of reading samples: that it is no bound, or the usual bandwidth of storage."""
+    if np.any(np.isnan(scenario.bytes_per_sample)):
+        return {"scenario.bytes_per_sample": "unknown (loading is no bound)"}
+    return {"system.server.storage": usual_storage().text} if reads_unsaid(machine, scenario) else {}
 
 
 def _is_scalar(*records: object) -> bool:

@@ -46,6 +46,7 @@ UNITS: dict[str, str] = {
     "usd_per_token": "USD",
     "energy_per_token_j": "J",
     "days": "d",
+    "scenario.bytes_per_sample": "B",
 }
 
 

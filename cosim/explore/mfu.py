@@ -60,7 +60,7 @@ NAMES = tuple(_COUNTED)
 
 
 def mfu(name: str, case: Case, result: Estimates) -> Array:
-    """Column `name` of NAMES (P,); unknown where nothing is trained."""
-    if case.phase != "train":
+    """Column `name` of NAMES (P,); unknown where nothing is trained, and of a network, whose weights meet no tokens."""
+    if case.phase != "train" or case.model.network:
         return np.full_like(result.time, np.nan)
     return _use(case, result, _COUNTED[name](case, result))

@@ -20,7 +20,7 @@ from cosim.explore.difference import operators_of
 from cosim.explore.explain import memory_text, plan_text
 from cosim.explore.objectives import Goal
 from cosim.explore.search import Answer, SearchInputs, case_at, limit_names, strategy_at, verdict_of
-from cosim.explore.strategy_space import Values
+from cosim.explore.strategy_space import FULL, LISTED, Values
 from cosim.mapping.legal import LIMITS, divisibility
 from cosim.mapping.memory import KINDS as MEMORY_KINDS
 from cosim.mapping.plan import RECOMPUTES
@@ -28,9 +28,17 @@ from cosim.mapping.schedules import PIECES
 from cosim.units import format_si
 
 Strategy = dict[str, Any]
-ORDERED = ("nodes", "tensor", "pipeline", "context", "expert", "micro_batch", "virtual", "zero", "recompute")
+ORDERED = ("nodes", "tensor", "pipeline", "context", "expert", "micro_batch", "virtual", "zero", "recompute", *LISTED)
 """Dimensions with a next value up and down; data follows from them."""
-KINDS = ("sequence_parallel", "schedule", "context_exchange", "dtype")
+KINDS = (
+    "sequence_parallel",
+    "schedule",
+    "context_exchange",
+    "dtype",
+    "recompute_modules",
+    "optimizer",
+    "optimizer_dtype",
+)
 """Dimensions of which every other value is a neighbour."""
 SHOWN = {"virtual": "virtual_pipeline", "dtype": "precision"}
 """Names of dimensions as files have them, where the engines' are others."""
@@ -114,16 +122,24 @@ def _levels(inputs: SearchInputs, name: str, here: Strategy) -> tuple[Any, ...]:
     if name == "dtype":
         return tuple(dict.fromkeys(dtype for _, dtype in inputs.bases))
     values: Values = inputs.values[here["nodes"]]
-    found: tuple[Any, ...] = getattr(values, name)
-    return found
+    found: tuple[Any, ...] | None = getattr(values, name)
+    return found or ()
 
 
 def _idle(name: str, here: Strategy) -> bool:
     """Whether a dimension makes no difference to a strategy."""
     if name == "zero":
         return bool(here["context"] * here["data"] == 1)
+    if name == "recompute_layers":
+        return not _computes_again(here)
+    if name == "recompute_modules":
+        return bool(here["recompute"] >= FULL)
     alone = {"sequence_parallel": "tensor", "schedule": "pipeline", "context_exchange": "context"}
     return name in alone and here[alone[name]] == 1
+
+
+def _computes_again(strategy: Strategy) -> bool:
+    return bool(strategy["recompute"] or strategy.get("recompute_modules"))
 
 
 def stepped(inputs: SearchInputs, here: Strategy, name: str, value: object) -> Strategy:
@@ -132,6 +148,10 @@ def stepped(inputs: SearchInputs, here: Strategy, name: str, value: object) -> S
     if name == "schedule":
         # 1f1b keeps what pieces there are only where it could have chosen them.
         there["virtual"] = int(PIECES.get(str(value), 1.0 if here["schedule"] in PIECES else here["virtual"]))
+    if "recompute_layers" in there and _computes_again(here) != _computes_again(there):
+        # Where nothing is computed again there is no number of layers.
+        levels = _levels(inputs, "recompute_layers", there)
+        there["recompute_layers"] = levels[0] if _computes_again(there) else np.inf
     chips = inputs.grounds[there["nodes"]].chips
     if name in GIVES:
         excess, rest = divmod(there["tensor"] * there["pipeline"] * there["context"], chips)
@@ -166,8 +186,8 @@ def _told(
     blank = Neighbour(
         objective=goal.text,
         dimension=SHOWN.get(name, name),
-        before=_word(name, here[name]),
-        after=_word(name, there[name]),
+        before=word_of(name, here[name]),
+        after=word_of(name, there[name]),
         also=_also(here, there, name),
         limit="",
         change=None,
@@ -212,7 +232,9 @@ def limit_text(inputs: SearchInputs, case: Case, found: Estimates, code: int, by
 def _also(here: Strategy, there: Strategy, name: str) -> str:
     """What followed from a step: dimensions other than the one that was changed."""
     moved = [other for other in here if other != name and here[other] != there[other]]
-    return ", ".join(f"{SHOWN.get(other, other)} {here[other]:g} to {there[other]:g}" for other in moved)
+    return ", ".join(
+        f"{SHOWN.get(other, other)} {word_of(other, here[other])} to {word_of(other, there[other])}" for other in moved
+    )
 
 
 def _moved(pairs: Mapping[str, tuple[float, float]]) -> dict[str, float]:
@@ -241,12 +263,16 @@ def _parts_text(parts: Mapping[str, float], whole: float, unit: str) -> str:
     return f"{', '.join([*grew, *fell])}; {what} {'+' if whole >= 0 else '-'}{format_si(abs(whole), unit, 3)}"
 
 
-def _word(name: str, value: object) -> object:
+def word_of(name: str, value: object) -> object:
     """A value as files have it."""
     if name == "sequence_parallel":
         return "on" if value else "off"
+    if name == "recompute_layers":
+        return "all" if value == np.inf else int(float(str(value)))
+    if name == "recompute_modules":
+        return ",".join(str(each) for each in value) if isinstance(value, tuple) and value else "none"
     return RECOMPUTES[int(str(value))] if name == "recompute" else value
 
 
 def _plain(there: Strategy) -> dict[str, Any]:
-    return {name: _word(name, value) for name, value in there.items()}
+    return {name: word_of(name, value) for name, value in there.items()}

@@ -114,6 +114,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),
         "scenario.updates": same(scenario.updates if trains else ""),
         "scenario.adapter_rank": _where(trains and scenario.updates == "adapters", full(scenario.adapter_rank)),
+        "scenario.bytes_per_sample": _where(trains, full(scenario.bytes_per_sample)),
         "scenario.context": _where(long, full(scenario.context)),
         "scenario.expert_imbalance": full(scenario.expert_imbalance),
         "scenario.capacity": _where(caches, full(scenario.capacity)),

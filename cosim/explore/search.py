@@ -25,6 +25,7 @@ from cosim.explore.search_file import StrategySearch
 from cosim.explore.strategy_space import Choices, Ground, Table, Values, plan_of
 from cosim.hardware.system import System
 from cosim.mapping.legal import LIMITS
+from cosim.mapping.software import SoftwareArrays
 from cosim.overrides import Varied
 from cosim.records import Array, joined, map_leaves, take
 from cosim.workload.load import Workload
@@ -70,6 +71,8 @@ class SearchInputs:
     grounds: Mapping[int, Ground]
     values: Mapping[int, Values]
     bases: Mapping[tuple[int, str], Case]
+    updates: Mapping[tuple[str | None, str | None], SoftwareArrays]
+    """The training software by the optimizer and the format of its state; None is its own."""
     cells: tuple[Cell, ...]
     size: int
     """Combinations of all values whose degrees multiply to the chips."""
@@ -190,8 +193,10 @@ def answered(inputs: SearchInputs, parts: Sequence[tuple[Part, Judged]]) -> Answ
     worth = np.stack([goal.worth(numbers) for goal in inputs.goals], axis=1)
     known = np.isfinite(worth)
     best: list[int | None] = []
+    # Of strategies that wait for the same samples the best has most time left.
+    busy = np.concatenate([cell.result.time - cell.result.breakdown["data_loading"] for cell in cells])
     for place in range(len(inputs.goals)):
-        order = np.lexsort((numbers["time_s"], worth[:, place]))
+        order = np.lexsort((busy, numbers["time_s"], worth[:, place]))
         best.append(int(order[0]) if known[:, place].any() else None)
     ranked = np.flatnonzero(known.any(axis=1))
     # A tie in all goals but time is no reason to be on the front: of such only the fastest is.
@@ -303,21 +308,28 @@ def strategy_at(answer: Answer, index: int) -> dict[str, Any]:
 
 def strategy_of(cell: Cell, place: int) -> dict[str, Any]:
     """Every dimension of a row of a cell, as plain values."""
-    chosen = {
-        "schedule": cell.choices.schedule,
-        "sequence_parallel": cell.choices.sequence_parallel,
-        "context_exchange": cell.choices.context_exchange,
-    }
-    numbers = {name: int(column[place]) for name, column in cell.table.items()}
+    chosen = {name: getattr(cell.choices, name) for name in _CHOSEN}
+    chosen |= {name: getattr(cell.choices, name) for name in _LISTED if getattr(cell.choices, name) is not None}
+    numbers = {name: _number(float(column[place])) for name, column in cell.table.items()}
     return {"nodes": cell.nodes, "dtype": cell.dtype, **numbers, **chosen}
+
+
+def _number(value: float) -> float:
+    """A whole number as one; shares, and layers without a number, as they are."""
+    return int(value) if value.is_integer() else value
 
 
 def case_at(inputs: SearchInputs, strategy: Mapping[str, Any]) -> Case:
     """A strategy as a case of one point."""
     base = inputs.bases[strategy["nodes"], strategy["dtype"]]
-    numbers = {name: np.array([float(value)]) for name, value in strategy.items() if name not in ("nodes", *_WORDS)}
-    choices = Choices(*(strategy[name] for name in _WORDS[1:]))
-    return with_micro_batches(replace(base, plan=plan_of(numbers, choices, base.plan)))
+    words = ("nodes", "dtype", *_CHOSEN, *_LISTED)
+    numbers = {name: np.array([float(value)]) for name, value in strategy.items() if name not in words}
+    choices = Choices(**{name: strategy[name] for name in (*_CHOSEN, *_LISTED) if name in strategy})
+    software = inputs.updates[choices.optimizer, choices.optimizer_dtype]
+    return with_micro_batches(replace(base, plan=plan_of(numbers, choices, base.plan), software=software))
 
 
-_WORDS = ("dtype", "schedule", "sequence_parallel", "context_exchange")
+_CHOSEN = ("schedule", "sequence_parallel", "context_exchange")
+"""Choices that every strategy has."""
+_LISTED = ("recompute_modules", "optimizer", "optimizer_dtype")
+"""Choices that a strategy has where values are listed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -11,7 +11,7 @@ from cosim.dtypes import TRAINING_PRECISIONS, Dtype
 from cosim.errors import SpecError, nearest
 from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, parse_asked
 from cosim.explore.strategy_space import EXCHANGES, Asked
-from cosim.mapping.plan import RECOMPUTES, SCHEDULES, ContextExchange, Recompute, ScheduleName
+from cosim.mapping.plan import RECOMPUTES, SCHEDULES, ContextExchange, Plan, Recompute, ScheduleName, Share, StateDtype
 from cosim.schema import Frozen
 
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -53,6 +53,19 @@ def _one_or_more(item: dict[str, Any], every: str | None = "all") -> WithJsonSch
     return WithJsonSchema({"anyOf": [*words, item, {"type": "array", "items": item, "minItems": 1}]})
 
 
+def _texts(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
+    """Modules of each text as a plan writes them."""
+    values = _several(raw)
+    return None if values is None else [Plan(recompute_modules=str(word)).recompute_modules for word in values]
+
+
+def _several(raw: object) -> list[Any] | None:
+    """A single value stands for a list of one; there is no `all` of what is endless."""
+    if raw is None:
+        return None
+    return list(raw) if isinstance(raw, list | tuple) else [raw]
+
+
 WHOLE = {"type": "integer", "minimum": 1}
 Degrees = Annotated[tuple[Whole, ...] | None, BeforeValidator(listed), _one_or_more(WHOLE)]
 Stages = Annotated[
@@ -71,6 +84,23 @@ Switches = Annotated[
 ]
 Exchanges = Annotated[
     tuple[ContextExchange, ...] | None, BeforeValidator(_among(EXCHANGES)), _one_or_more({"enum": list(EXCHANGES)})
+]
+Again = Annotated[tuple[str, ...] | None, BeforeValidator(_texts), _one_or_more({"type": "string"}, None)]
+Layers = Annotated[
+    tuple[Whole | Literal["all"], ...] | None,
+    BeforeValidator(_several),
+    _one_or_more({"anyOf": [WHOLE, {"const": "all"}]}, None),
+]
+Shares = Annotated[
+    tuple[Share, ...] | None,
+    BeforeValidator(_several),
+    _one_or_more({"type": "number", "minimum": 0, "maximum": 1}, None),
+]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_several), _one_or_more({"type": "string"}, None)]
+Formats = Annotated[
+    tuple[StateDtype, ...] | None,
+    BeforeValidator(_several),
+    _one_or_more({"enum": list(get_args(StateDtype))}, None),
 ]
 
 
@@ -91,17 +121,32 @@ class Space(Frozen):
     sequence_parallel: Switches = None
     """on, off."""
     context_exchange: Exchanges = None
+    recompute_modules: Again = None
+    """Each a text as in a plan: "norms,mlp"; left out: none."""
+    recompute_layers: Layers = None
+    """First layers of each stage that recompute, or all of them; left out: all."""
+    offload_activations: Shares = None
+    """Shares in the host's memory; left out: 0."""
+    offload_weights: Shares = None
+    offload_optimizer: Shares = None
+    optimizer: Names = None
+    """Optimizers of the library; left out: the software's own."""
+    optimizer_dtype: Formats = None
+    """Formats of its state; left out: the software's own."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Space:
         for name in type(self).model_fields:
             if getattr(self, name) == ():
-                raise SpecError("lists nothing", field=name, hint="leave it out for all")
+                raise SpecError("lists nothing", field=name, hint="leave it out for its default")
         return self
 
     def asked(self) -> Asked:
         """The same as the enumeration takes it."""
-        return Asked(**{name: getattr(self, name) for name in type(self).model_fields})
+        layers = self.recompute_layers
+        finite = None if layers is None else tuple(float("inf") if each == "all" else float(each) for each in layers)
+        others = {name: getattr(self, name) for name in type(self).model_fields if name != "recompute_layers"}
+        return Asked(**others, recompute_layers=finite)
 
 
 class Finish(Frozen):
@@ -212,7 +257,21 @@ SEARCHED = {
     "recompute": "recompute",
     "sequence_parallel": "sequence_parallel",
     "context_exchange": "context_exchange",
+    "recompute_modules": "recompute_modules",
+    "recompute_layers": "recompute_layers",
+    "offload_activations": "offload_activations",
+    "offload_weights": "offload_weights",
+    "offload_optimizer": "offload_optimizer",
+    "optimizer": "optimizer",
+    "optimizer_dtype": "optimizer_dtype",
 }
 """Dimension of the space by the path of a plan that it sets."""
 FIXED = {"dtype": "precision", "software": "software", "micro_batches": "space.micro_batch"}
 """Paths of a plan that a search says in other places."""
+NOT_SEARCHED = {
+    "shard": "it divides the replicas, which differ between strategies: one number in plan, search again for another",
+    "algorithm": "the fastest of every collective is taken already",
+    "kv_dtype": "training keeps no cache",
+    "latent": "training has one form of latent attention",
+}
+"""Paths of a plan that no search tries, and why."""

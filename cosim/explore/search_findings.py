@@ -15,10 +15,9 @@ from cosim.explore.assumptions import data_of, model_facts
 from cosim.explore.command import command_of
 from cosim.explore.explain import plan_text
 from cosim.explore.fits import nearest_fit
-from cosim.explore.neighbours import SHOWN, limit_text, neighbours_of
+from cosim.explore.neighbours import SHOWN, limit_text, neighbours_of, word_of
 from cosim.explore.rows import plain
 from cosim.explore.search import Answer, SearchInputs, case_at, limit_names, rows_of, strategy_of
-from cosim.mapping.plan import RECOMPUTES
 from cosim.mapping.software import load_software
 from cosim.silicon.technology import load_technology
 
@@ -86,12 +85,11 @@ def space_of(inputs: SearchInputs) -> dict[str, list[Any]]:
     for values in inputs.values.values():
         for name in values.__slots__:
             levels = getattr(values, name)
-            if name == "recompute":
-                levels = [RECOMPUTES[level] for level in levels]
-            if name == "sequence_parallel":
-                levels = ["on" if level else "off" for level in levels]
+            if levels is None and name != "data":
+                continue
+            levels = [word_of(name, level) for level in levels or ()]
             known = found.setdefault(SHOWN.get(name, name), [])
-            known += [level for level in levels or () if level not in known]
+            known += [level for level in levels if level not in known]
     return found
 
 

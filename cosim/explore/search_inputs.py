@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from cosim import library
 from cosim.documents import Document
-from cosim.engines.case import Case
+from cosim.engines.case import Case, check_recompute
 from cosim.errors import SpecError
 from cosim.explore.die import chip_of, die_columns
 from cosim.explore.estimate import prepare
+from cosim.explore.loading import with_storage
 from cosim.explore.objectives import Date, Goal, money_of, parse_asked
 from cosim.explore.search import Cell, SearchInputs
 from cosim.explore.search_file import FIXED, SEARCHED, Objective, Space, StrategySearch
@@ -34,6 +36,8 @@ from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import CODES, LIMITS
+from cosim.mapping.offload import host_of
+from cosim.mapping.optimizers import load_optimizer, optimized
 from cosim.mapping.software import SoftwareArrays, load_software, lower_software
 from cosim.mapping.widths import one_format
 from cosim.overrides import Varied, vary
@@ -43,6 +47,7 @@ from cosim.workload.load import Workload, load_workload, lower_workload
 from cosim.workload.model import ModelArrays
 
 Changes = Mapping[str, Mapping[str, Any]]
+Updates = Mapping[tuple[str | None, str | None], SoftwareArrays]
 
 
 def read_search(
@@ -66,6 +71,9 @@ def read_search(
     files.append(library.find("workloads", study.workload))
     reading("software", lambda: load_software(study.software))
     files += [part.path for part in described(study.software, "software")[1]]
+    for name in study.space.optimizer or ():
+        reading("space.optimizer", lambda name=name: load_optimizer(name))
+        files += [part.path for part in described(name, "optimizers")[1]]
     files.append(library.find("technology", "silicon"))
     return searched_inputs(study, system, model, document), files
 
@@ -90,11 +98,15 @@ def searched_inputs(
     values = {nodes: values_on(ground, asked) for nodes, ground in grounds.items()}
     size = sum(size_of(values[nodes], grounds[nodes]) for nodes, _ in bases)
     try:
-        cells = _cells(bases, grounds, values)
+        updates = _updates(study, software)
+        cells = _cells(bases, grounds, values, updates)
         if not cells:
             nodes, dtype = next(iter(bases))
             limit = nearest_limit(values[nodes], grounds[nodes], bases[nodes, dtype].plan, bases[nodes, dtype].scenario)
             raise _none_legal(study, size, limit)
+        _check_layers(study, cells)
+        for cell in cells:
+            _check_cell(cell)
     except SpecError as error:
         raise at_line(error, document, "space") from None
     inputs = SearchInputs(
@@ -106,6 +118,7 @@ def searched_inputs(
         grounds=grounds,
         values=values,
         bases=bases,
+        updates=updates,
         cells=cells,
         size=size,
         die=die_columns(chip_of(system)),
@@ -173,6 +186,7 @@ def _base(
     prepared = prepare("train", machine, model, plan, study.scenario)
     if points(prepared.scenarios) > 1 or points(prepared.plans) > 1:
         raise SpecError("is one number", field="scenario", hint="search one after the other")
+    machine = with_storage(machine, prepared.scenarios)
     return Case("train", one_format(machine, software), model, prepared.plans, prepared.scenarios, software)
 
 
@@ -187,7 +201,10 @@ def _ground(base: Case, software: SoftwareArrays) -> Ground:
 
 
 def _cells(
-    bases: Mapping[tuple[int, str], Case], grounds: Mapping[int, Ground], values: Mapping[int, Values]
+    bases: Mapping[tuple[int, str], Case],
+    grounds: Mapping[int, Ground],
+    values: Mapping[int, Values],
+    updates: Updates,
 ) -> tuple[Cell, ...]:
     """Every cell that holds a strategy. Raises SpecError where there are too many strategies."""
     found: list[Cell] = []
@@ -195,7 +212,10 @@ def _cells(
     for (nodes, dtype), base in bases.items():
         for choices in choices_of(values[nodes]):
             table = legal_table(values[nodes], grounds[nodes], choices, base.plan, base.scenario)
-            cell = Cell(nodes, dtype, choices, base, table)
+            if (choices.optimizer, choices.optimizer_dtype) not in updates:
+                continue
+            own = replace(base, software=updates[choices.optimizer, choices.optimizer_dtype])
+            cell = Cell(nodes, dtype, choices, own, table)
             count += cell.count
             if count > MOST_STRATEGIES:
                 hint = f"at most {MOST_STRATEGIES:,}: list values of a dimension"
@@ -203,6 +223,37 @@ def _cells(
             if cell.count:
                 found.append(cell)
     return tuple(found)
+
+
+def _updates(study: StrategySearch, software: SoftwareArrays) -> Updates:
+    """The software with every optimizer in every format of its state that it has. Raises SpecError where none has."""
+    found: dict[tuple[str | None, str | None], SoftwareArrays] = {}
+    spec, refused = load_software(study.software), None
+    for optimizer in study.space.optimizer or (None,):
+        for dtype in study.space.optimizer_dtype or (None,):
+            try:
+                both_own = optimizer is None and dtype is None
+                found[optimizer, dtype] = software if both_own else optimized(spec, optimizer, dtype)
+            except SpecError as error:
+                refused = error
+    if not found and refused is not None:
+        raise refused
+    return found
+
+
+def _check_cell(cell: Cell) -> None:
+    """Refuses modules that the model has not, and shares for a host that is not known. Raises SpecError."""
+    case = cell.case(slice(0, cell.count))
+    check_recompute(case)
+    host_of(case.system, case.plan)
+
+
+def _check_layers(study: StrategySearch, cells: tuple[Cell, ...]) -> None:
+    """Refuses numbers of layers where no strategy computes anything again. Raises SpecError."""
+    asked = [each for each in study.space.recompute_layers or () if each != "all"]
+    if asked and not any(np.isfinite(cell.table["recompute_layers"]).any() for cell in cells):
+        hint = "space.recompute: full, or space.recompute_modules"
+        raise SpecError("says how many layers compute what again", field="space.recompute_layers", hint=hint)
 
 
 def _none_legal(study: StrategySearch, size: int, limit: str) -> SpecError:

@@ -25,7 +25,8 @@ from cosim.mapping.legal import Verdict
 from cosim.mapping.memory import HELD
 from cosim.version import __version__
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+"""Of a run folder and of what its parts hold: rises when either gains or loses a column."""
 _PLAIN = (
     "chips",
     "time",
@@ -72,8 +73,16 @@ class RunFolder:
         if self.out.is_symlink() or (self.out.exists() and not (self.out / "run.json").is_file()):
             raise SpecError("exists and is not a run folder", file=self.out, hint="name another --out")
         stored = self.partial / "key"
-        if resume and stored.is_file() and stored.read_text() == key:
-            return
+        key = f"{SCHEMA_VERSION} {key}"
+        if resume and stored.is_file():
+            found = stored.read_text()
+            if found == key:
+                return
+            version, _, _ = found.rpartition(" ")
+            if version != str(SCHEMA_VERSION):
+                hint = "without --resume it begins anew"
+                value = f"its parts are of version {version or 'up to 5'}, not {SCHEMA_VERSION}"
+                raise SpecError("was begun by another version", file=self.partial, value=value, hint=hint)
         ours = not self.partial.exists() or stored.is_file() or not any(self.partial.iterdir())
         if self.partial.is_symlink() or not (ours or self.parts.is_dir()):
             raise SpecError("exists and is not an unfinished run", file=self.partial, hint="name another --out")

@@ -1,12 +1,15 @@
 """The space of training strategies as arrays: every legal combination of what is searched, no loop over points.
 
 A strategy has numbers (degrees, micro-batch, pieces, ZeRO stage, recompute), which are arrays along the points axis,
-and choices (schedule, sequence parallelism, context exchange), which make cells: one cell, one case. chips = tensor x
-context x pipeline x data; whatever data is left to follow from the others has the value `all`.
+and choices (schedule, sequence parallelism, context exchange, modules that are computed again, the optimizer), which
+make cells: one cell, one case. chips = tensor x context x pipeline x data; whatever data is left to follow from the
+others has the value `all`. Layers that recompute, shares that are offloaded, modules and optimizer are as the plan has
+them unless they are listed.
 
 Of values that make no difference only the first counts, so that nothing is priced twice: a schedule where there is one
 stage, sequence parallelism without tensor ranks, an exchange without context ranks, a ZeRO stage without replicas,
-selective recompute where attention is fused. Legality is that of the engines, `cosim.mapping.legal.divisibility`.
+selective recompute where attention is fused, modules where whole layers are computed again, a number of layers where
+nothing is. Legality is that of the engines, `cosim.mapping.legal.divisibility`.
 """
 
 from __future__ import annotations
@@ -20,22 +23,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
-from cosim.mapping.plan import RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
+from cosim.mapping.plan import MODULES, RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import PIECES
 from cosim.records import Array, array, map_leaves
 from cosim.workload.model import ModelArrays
 
 NUMBERS = ("tensor", "pipeline", "context", "data", "micro_batch", "virtual", "expert", "zero", "recompute")
 """Fields of `PlanArrays` that a strategy sets, in the order in which they are crossed."""
+LISTED = ("recompute_layers", "offload_activations", "offload_weights", "offload_optimizer")
+"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute."""
 EXCHANGES = ("ring", "all_gather", "all_to_all")
+FULL = RECOMPUTES.index("full")
 MOST_STRATEGIES = 10_000_000
 Numbers = tuple[int, ...]
+Shares = tuple[float, ...]
+Modules = tuple[str, ...]
+Optional = tuple[str | None, ...]
 Table = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Values of each dimension as asked; None is every legal one."""
+    """Values of each dimension as asked; None is every legal one, of LISTED, modules and optimizer that of the plan."""
 
     tensor: Numbers | None = None
     pipeline: Numbers | None = None
@@ -49,6 +58,14 @@ class Asked:
     schedule: tuple[str, ...] | None = None
     sequence_parallel: tuple[bool, ...] | None = None
     context_exchange: tuple[str, ...] | None = None
+    recompute_modules: tuple[str, ...] | None = None
+    """Each as a plan has it: "norms,mlp"."""
+    recompute_layers: Shares | None = None
+    offload_activations: Shares | None = None
+    offload_weights: Shares | None = None
+    offload_optimizer: Shares | None = None
+    optimizer: tuple[str, ...] | None = None
+    optimizer_dtype: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +95,31 @@ class Values:
     schedule: tuple[str, ...]
     sequence_parallel: tuple[bool, ...]
     context_exchange: tuple[str, ...]
+    recompute_modules: tuple[Modules, ...] | None = None
+    recompute_layers: Shares | None = None
+    offload_activations: Shares | None = None
+    offload_weights: Shares | None = None
+    offload_optimizer: Shares | None = None
+    optimizer: tuple[str, ...] | None = None
+    optimizer_dtype: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What all strategies of a cell share. `first`: of each choice whether it is the first of those that are tried."""
+    """What all strategies of a cell share. `first`: of the first three whether it is the first of those that are tried.
+
+    None is as the plan has it.
+    """
 
     schedule: str = "1f1b"
     sequence_parallel: bool = False
     context_exchange: str = "ring"
     first: tuple[bool, bool, bool] = (True, True, True)
+    recompute_modules: Modules | None = None
+    optimizer: str | None = None
+    optimizer_dtype: str | None = None
+    first_modules: bool = True
+    """Whether these modules are the first that are tried."""
 
 
 def grounded(model: ModelArrays, chips: float, scenario: ScenarioArrays, *, fused: bool) -> Ground:
@@ -124,7 +156,27 @@ def values_on(ground: Ground, asked: Asked) -> Values:
         schedule=tuple(name for name in SCHEDULES if name in schedules),
         sequence_parallel=tuple(sorted(set(asked.sequence_parallel or (False, True)))),
         context_exchange=tuple(name for name in EXCHANGES if name in exchanges),
+        recompute_modules=_modules(asked.recompute_modules),
+        **{name: None if own is None else tuple(sorted(set(own))) for name, own in _listed(asked).items()},
+        optimizer=_once(asked.optimizer),
+        optimizer_dtype=_once(asked.optimizer_dtype),
     )
+
+
+def _listed(record: Asked | Values) -> dict[str, Shares | None]:
+    return {name: getattr(record, name) for name in LISTED}
+
+
+def _modules(asked: tuple[str, ...] | None) -> tuple[Modules, ...] | None:
+    """Modules of each text in the order of the model's, each set once."""
+    if asked is None:
+        return None
+    named = [tuple(text.split(",")) if text else () for text in asked]
+    return tuple(dict.fromkeys(tuple(name for name in MODULES if name in each) for each in named))
+
+
+def _once(asked: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if asked is None else tuple(dict.fromkeys(asked))
 
 
 def _either(asked: Numbers | None, every: list[int]) -> Numbers:
@@ -145,11 +197,18 @@ def _pieces(layers: int, schedules: tuple[str, ...]) -> list[int]:
 def choices_of(values: Values) -> list[Choices]:
     """Every cell of a space, in order."""
     kinds = (values.schedule, values.sequence_parallel, values.context_exchange)
+    modules: tuple[Modules | None, ...] = values.recompute_modules or (None,)
+    optimizers: Optional = values.optimizer or (None,)
+    formats: Optional = values.optimizer_dtype or (None,)
     return [
         Choices(
-            schedule, together, exchange, (schedule == kinds[0][0], together == kinds[1][0], exchange == kinds[2][0])
+            schedule,
+            together,
+            exchange,
+            (schedule == kinds[0][0], together == kinds[1][0], exchange == kinds[2][0]),
+            *(again, optimizer, dtype, again == modules[0]),
         )
-        for schedule, together, exchange in product(*kinds)
+        for schedule, together, exchange, again, optimizer, dtype in product(*kinds, modules, optimizers, formats)
     ]
 
 
@@ -157,7 +216,8 @@ def size_of(values: Values, ground: Ground) -> int:
     """Combinations of all values whose degrees multiply to the chips, before any other limit."""
     degrees = len(_degrees(values, ground)["tensor"])
     others = (values.micro_batch, values.virtual, values.expert, values.zero, values.recompute)
-    return degrees * math.prod(len(each) for each in others) * len(choices_of(values))
+    listed = [own for own in _listed(values).values() if own is not None]
+    return degrees * math.prod(len(each) for each in (*others, *listed)) * len(choices_of(values))
 
 
 def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArrays, scenario: ScenarioArrays) -> Table:
@@ -181,9 +241,26 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     table = _crossed(_kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
     alone = (table["context"] * table["data"] == 1.0) & (table["zero"] != values.zero[0])
     table = _crossed(_kept(table, ~alone), "recompute", values.recompute)
+    if not choices.first_modules:
+        table = _kept(table, table["recompute"] < FULL)
+    table = _with_listed(table, values, choices, base)
     # All that a ZeRO stage can break is the number of replicas that share states.
     shared = ground.model.is_moe or bool(np.isfinite(base.shard).any())
     return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
+
+
+def _with_listed(table: Table, values: Values, choices: Choices, base: PlanArrays) -> Table:
+    """Every row with the values that are listed; where nothing is computed again there is no number of layers."""
+    for name, own in _listed(values).items():
+        if own is not None:
+            table = _crossed(table, name, own)
+    if values.recompute_layers is None:
+        return table
+    modules = base.recompute_modules if choices.recompute_modules is None else choices.recompute_modules
+    nothing = (table["recompute"] == 0.0) & (not modules)
+    table = _kept(table, ~nothing | (table["recompute_layers"] == values.recompute_layers[0]))
+    nothing = (table["recompute"] == 0.0) & (not modules)
+    return table | {"recompute_layers": np.where(nothing, np.inf, table["recompute_layers"])}
 
 
 def nearest_limit(values: Values, ground: Ground, base: PlanArrays, scenario: ScenarioArrays) -> str:
@@ -208,6 +285,8 @@ def plan_of(table: Table, choices: Choices, base: PlanArrays) -> PlanArrays:
         sequence_parallel=choices.sequence_parallel,
         context_exchange=choices.context_exchange,
     )
+    if choices.recompute_modules is not None:
+        chosen = replace(chosen, recompute_modules=choices.recompute_modules)
     numbers: dict[str, Any] = dict(table)
     return replace(chosen, **numbers)
 
@@ -225,7 +304,7 @@ def _degrees(values: Values, ground: Ground) -> Table:
     return {name: array(column[keep]) for name, column in found.items()}
 
 
-def _crossed(table: Table, name: str, values: Numbers) -> Table:
+def _crossed(table: Table, name: str, values: Shares) -> Table:
     """Every row with every value of one more dimension."""
     rows = len(table["tensor"])
     wider = {known: np.repeat(column, len(values)) for known, column in table.items()}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.engines.analytic import Estimates, blank, evaluate
-from cosim.engines.case import Case
+from cosim.engines.case import Case, check_recompute
 from cosim.engines.training import with_micro_batches
 from cosim.errors import SpecError
 from cosim.explore.axes import Grid
@@ -21,6 +21,7 @@ from cosim.explore.constraints import Constraint
 from cosim.explore.die import chip_of, die_columns
 from cosim.explore.estimate import prepare
 from cosim.explore.inner import best_plans
+from cosim.explore.loading import with_storage
 from cosim.explore.metrics import Die, metric
 from cosim.explore.rows import Columns, Text, columns
 from cosim.explore.sweep_file import Sweep, SweepCase
@@ -163,7 +164,10 @@ def _case(
         plan.setdefault("dtype", inputs.study.precision)
     prepared = prepare(asked.phase, machine, model, plan, {**asked.scenario, **changes["scenario"]})
     software = planned_software(prepared.planned.spec) if asked.phase == "train" else None
-    return Case(asked.phase, machine, model, prepared.plans, prepared.scenarios, software)
+    machine = with_storage(machine, prepared.scenarios)
+    case = Case(asked.phase, machine, model, prepared.plans, prepared.scenarios, software)
+    check_recompute(case)
+    return case
 
 
 def _scattered(case: Case, alive: NDArray[np.intp], count: int) -> Estimates:

@@ -147,6 +147,8 @@ class SystemArrays:
     pue: Array
     host_capacity: Array = field(default_factory=lambda: array(np.nan))
     """Memory of the hosts for one chip [B]; NaN where it is not known."""
+    storage: Array = field(default_factory=lambda: array(np.nan))
+    """Rate at which a node reads from storage [B/s]; NaN where it is not known."""
 
     @property
     def sizes(self) -> tuple[Array, ...]:
@@ -201,7 +203,7 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
     chip = _chip(system.chip, values.below("chip"))
     tiers = lower_tiers(system, values, chip.links)
     node = math.prod((tier.size for tier in tiers[: system.node_tier + 1]), start=array(1.0))
-    held = values.maybe("server.memory")
+    held, storage = values.maybe("server.memory"), values.maybe("server.storage")
     return SystemArrays(
         name=system.name,
         chip=chip,
@@ -212,6 +214,7 @@ def lower_system(varied: Varied[System]) -> SystemArrays:
         server_power=values.si("server.power") / node,
         pue=values.si("facility.pue"),
         host_capacity=array(np.nan) if held is None else held / node,
+        storage=array(np.nan) if storage is None else storage,
     )
 
 

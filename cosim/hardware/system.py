@@ -70,6 +70,8 @@ class Server(Frozen):
     """Of the node with its chips; None is unknown."""
     memory: Capacity | None = None
     """Of the node's hosts together; None is unknown."""
+    storage: Bandwidth | None = None
+    """At which the node reads from the storage of its data, others reading too; None is unknown."""
 
 
 class Facility(Frozen):

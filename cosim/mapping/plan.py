@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from cosim.datum import Seconds
+from cosim.datum import Bytes, Seconds
 from cosim.dtypes import Dtype
 from cosim.errors import SpecError, nearest
 from cosim.hardware.collectives import Algorithm
@@ -132,6 +132,9 @@ class Scenario(Frozen):
     forward and backward pass whose gradients are summed over the replicas and then left."""
     adapter_rank: Degree = 16
     """Training of adapters: their inner width."""
+    bytes_per_sample: Bytes | None = None
+    """Training: what is read from storage for one sequence or item [B], see `cosim.timing.loading`. None is unknown:
+    reading is then no bound."""
     capacity: Tokens | None = None
     """Cached tokens that memory must hold per sequence, at least `context`; None is `context`."""
     ttft_limit: Seconds | None = None
@@ -210,6 +213,8 @@ class ScenarioArrays:
     expert_imbalance: Array = field(default_factory=lambda: array(0.0))
     updates: str = "all"
     adapter_rank: Array = field(default_factory=lambda: array(16.0))
+    bytes_per_sample: Array = field(default_factory=lambda: array(np.nan))
+    """NaN where it is not known."""
 
 
 def lower_plan(varied: Varied[Plan]) -> PlanArrays:
@@ -268,4 +273,5 @@ def lower_scenario(varied: Varied[Scenario]) -> ScenarioArrays:
         expert_imbalance=number("expert_imbalance", 0.0),
         updates=scenario.updates,
         adapter_rank=number("adapter_rank", 0.0),
+        bytes_per_sample=number("bytes_per_sample", np.nan),
     )

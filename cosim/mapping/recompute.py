@@ -186,7 +186,7 @@ def check_modules(device: DeviceGraph, plan: PlanArrays) -> None:
         own.discard("latent")
     for module in plan.recompute_modules:
         if module not in own:
-            hint = f"it has {', '.join(name for name in MODULES if name in own)}"
+            hint = f"it has {', '.join(name for name in MODULES if name in own) or 'none'}"
             raise SpecError("is no module of this model", field="plan.recompute_modules", value=module, hint=hint)
     if np.any(np.isfinite(plan.recompute_layers)) and not plan.recompute_modules and not np.any(plan.recompute > 0.0):
         hint = "plan.recompute=full, or plan.recompute_modules"

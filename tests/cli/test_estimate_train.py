@@ -33,7 +33,9 @@ plan.recompute plan.software plan.dtype scenario.global_batch scenario.context f
 time_s_best time_s_worst tokens_per_s_per_chip mfu memory_bytes.weights memory_bytes.activations memory_bytes.gradients
 memory_bytes.optimizer memory_bytes.other memory_bytes.total energy_j power_w bottleneck breakdown_s.matmul
 breakdown_s.attention breakdown_s.vector breakdown_s.launch breakdown_s.collective breakdown_s.bubble
-breakdown_s.data_parallel breakdown_s.optimizer breakdown_s.host breakdown_s.throttle quality confidence plans_tried
+breakdown_s.data_parallel breakdown_s.optimizer breakdown_s.host breakdown_s.throttle breakdown_s.offload
+breakdown_s.data_loading memory_bytes.kv memory_bytes.buffers memory_bytes.workspace memory_bytes.host mfu.model_6n
+mfu.causal mfu.full mfu.hardware scenario.bytes_per_sample tokens_per_s_per_user quality confidence plans_tried
 defaults"""
 
 
@@ -74,13 +76,14 @@ def test_what_is_left_open_is_said_on_the_screen_and_in_json(call: Call) -> None
         "plan.dtype": "bf16",
         "plan.software": "megatron",
         "phase": "train",
+        "scenario.bytes_per_sample": "unknown (loading is no bound)",
     }
     code, out, err = call(*ASKED)
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "train of llama-3.1-8b on dgx-h100, 8 chips"
     assert line(out, "asked").endswith(
         "global batch 512, length 2048   (defaults taken: scenario.global_batch=512, scenario.context=2048, "
-        "plan.dtype=bf16, plan.software=megatron)"
+        "plan.dtype=bf16, plan.software=megatron, scenario.bytes_per_sample=unknown (loading is no bound))"
     )
     assert line(out, "plan").endswith(f"(best of {row['plans_tried']} plans on all chips)")
 
@@ -90,7 +93,10 @@ def test_a_given_plan_is_shown_with_all_that_training_has(call: Call) -> None:
     assert (code, err) == (0, "")
     plan = "tensor 2 x pipeline 2 x data 2, micro-batches 4 of 2, 4 pieces a stage, sequence parallel, zero 1, "
     assert line(out, "plan").strip() == f"plan        {plan}recompute full, fp8, megatron-2022 (given)"
-    assert line(out, "asked").endswith("global batch 16, length 2048   (defaults taken: scenario.context=2048)")
+    assert line(out, "asked").endswith(
+        "global batch 16, length 2048   (defaults taken: scenario.context=2048, "
+        "scenario.bytes_per_sample=unknown (loading is no bound))"
+    )
     for name in ("time", "speed", "energy", "breakdown", "memory", "confidence"):
         assert line(out, name)
     assert "tokens/s/user" not in out
@@ -320,3 +326,58 @@ def test_a_plan_that_breaks_a_limit_names_it_and_the_way_out(
     assert err.startswith(f"does not fit: {limit}: ")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_use_by_each_definition_and_what_lies_in_the_hosts_memory_are_shown(call: Call) -> None:
+    row = asked(call, *GIVEN)
+    code, out, err = call(*ASKED, *sets(GIVEN))
+    assert (code, err) == (0, "")
+    uses = [row[f"mfu.{name}"] for name in ("model_6n", "causal", "full", "hardware")]
+    assert [f"{use:.1%}" for use in uses] == re.findall(r"[0-9.]+%", line(out, "MFU"))
+    assert uses == sorted(uses)
+    assert "host memory" not in out
+    away = ("plan.offload_optimizer=0.5", "plan.optimizer=muon", "plan.recompute=none")
+    away += ("plan.recompute_modules=norms,mlp", "plan.recompute_layers=2")
+    code, out, err = call(*ASKED, *sets((*GIVEN, *away)))
+    assert (code, err) == (0, "")
+    assert line(out, "plan").endswith(
+        "recompute norms and mlp of 2 layers a stage, bf16, megatron, muon in fp32, offloads optimizer 50% (given)"
+    )
+    assert line(out, "host memory").strip().endswith("of a chip offloaded")
+    assert " host " not in line(out, "memory  ")
+
+
+def test_samples_that_storage_reads_slowly_are_the_step_in_both_engines(call: Call, tmp_path: Path) -> None:
+    slow = sets((*GIVEN, "scenario.bytes_per_sample=1 GB", "system.server.storage=2 GB/s"))
+    code, out, err = call(*ASKED, *slow, "--timeline", str(tmp_path / "step.json.gz"))
+    assert code == 0
+    assert "8 s as events, 8 s in closed form" in err
+    assert "bottleneck data_loading" in line(out, "time")
+    assert "1 GB a sample" in line(out, "asked")
+    code, out, _ = call(*ASKED, *sets((*GIVEN, "scenario.bytes_per_sample=1 GB")))
+    assert "system.server.storage=0.98 GB/s (0.65 GB/s to 3.4 GB/s)" in line(out, "asked")
+
+
+@pytest.mark.parametrize("degrees", [(), GIVEN])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("plan.recompute_modules=moe", "plan.recompute_modules: is no module of this model"),
+        ("scenario.bytes_per_sample=3 s", "scenario.bytes_per_sample: wrong unit"),
+        ("scenario.bytes_per_sample=0", "scenario.bytes_per_sample: Input should be greater than 0"),
+    ],
+)
+def test_what_the_model_has_not_is_one_message_with_and_without_a_plan(
+    call: Call, degrees: tuple[str, ...], wrong: str, words: str
+) -> None:
+    code, _, err = call(*ASKED, *sets((*degrees, wrong)))
+    assert code == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_layers_that_compute_nothing_again_are_refused_with_and_without_a_plan(call: Call) -> None:
+    for degrees in ((), ("plan.tensor_parallel=8",)):
+        code, _, err = call(*ASKED, *sets((*SMALL, *degrees, "plan.recompute_layers=4")))
+        assert (code, err.count("\n")) == (2, 1)
+        assert "says how many layers compute what again" in err

@@ -80,7 +80,7 @@ def test_parts_add_up_to_the_pipeline_the_host_and_what_follows(
     case = with_micro_batches(train(**structure, **columns(points)))
     table = step_table(case)
     parts = step_parts(case, table)
-    assert set(parts) == set(BREAKDOWN) - {"throttle"}
+    assert set(parts) == set(BREAKDOWN) - {"throttle", "data_loading"}
     plan = case.plan
     whole = pipeline_time(table.schedule, plan.pipeline, plan.micro_batches, plan.virtual)
     after = parts["data_parallel"] + parts["optimizer"]

@@ -247,12 +247,13 @@ def test_what_training_takes_where_nothing_is_said() -> None:
         "plan.dtype": "bf16",
         "plan.software": "megatron",
         "phase": "train",
+        "scenario.bytes_per_sample": "unknown (loading is no bound)",
     }
     row = found.to_row()
     assert (row["scenario.global_batch"], row["scenario.context"], row["plan.dtype"]) == (512, 2048, "bf16")
     assert row["plan.software"] == "megatron"
     told = train({"dtype": "fp8", "software": "megatron-2022"}, {"global_batch": 8, "context": 100})
-    assert told.defaults == {"phase": "train"}
+    assert told.defaults == {"phase": "train", "scenario.bytes_per_sample": "unknown (loading is no bound)"}
     assert (told.case.plan.dtype, told.to_row()["plan.software"]) == ("fp8", "megatron-2022")
 
 

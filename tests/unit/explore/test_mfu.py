@@ -15,7 +15,7 @@ from cosim.explore.mfu import NAMES
 from cosim.hardware.load import load_system
 from cosim.hardware.vary import vary_system
 from cosim.overrides import Varied
-from cosim.workload.load import load_model
+from cosim.workload.load import load_model, load_workload
 
 SYSTEM, PEAK = "dgx-h100", 132 * 4096 * 1.83e9
 ROOMY = {"chip.memory.dram.capacity": "100 TB"}
@@ -89,3 +89,11 @@ def test_serving_has_none_of_them() -> None:
     for name in NAMES:
         assert np.isnan(found.table()[name]).all()
         assert found.to_row()[name] is None
+
+
+def test_a_network_has_none_of_them() -> None:
+    network = Varied(load_workload("resnet-50"))
+    found = estimate("train", Varied(load_system(SYSTEM)), network, {"data_parallel": 8}, {"global_batch": 512})
+    row = found.to_row()
+    assert 0.0 < row["mfu"] < 1.0
+    assert [row[name] for name in NAMES] == [None] * len(NAMES)

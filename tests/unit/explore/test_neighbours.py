@@ -200,3 +200,34 @@ def test_a_limit_in_the_words_of_the_engines(gpt: Answer) -> None:
     code = int(result.verdict.code[0])
     text = limit_text(gpt.inputs, case, result, code, float(result.verdict.shortfall[0]))
     assert text.startswith(f"{LIMITS[code].name}: tensor 5 x pipeline 8")
+
+
+def test_listed_dimensions_are_stepped_and_layers_follow_from_what_recomputes() -> None:
+    space = {
+        "tensor": 8,
+        "pipeline": 8,
+        "micro_batch": 1,
+        "virtual_pipeline": 1,
+        "zero": 0,
+        "schedule": "1f1b",
+        "recompute_modules": ["", "norms"],
+        "recompute_layers": [2, "all"],
+        "offload_optimizer": [0, 0.5],
+        "optimizer": ["adamw", "muon"],
+    }
+    answer = searched(space=space, objectives=["time_s"])
+    found = neighbours_of(answer, 0)
+    assert {"recompute_modules", "offload_optimizer", "optimizer"} <= {each.dimension for each in found}
+    assert all(each.change is None or each.change >= -1e-12 for each in found)
+    best = answer.best[0]
+    assert best is not None
+    here = strategy_at(answer, best)
+    none = {**here, "recompute": 0, "recompute_modules": (), "recompute_layers": float("inf")}
+    assert stepped(answer.inputs, none, "recompute", 2)["recompute_layers"] == 2.0
+    full = {**none, "recompute": 2, "recompute_layers": 2.0}
+    assert stepped(answer.inputs, full, "recompute", 0)["recompute_layers"] == float("inf")
+    case = case_at(answer.inputs, here)
+    assert case.software is not None
+    assert case.software.update is not None
+    assert case.software.update.name == here["optimizer"]
+    assert float(evaluate(case).time[0]) == pytest.approx(float(answer.number("time_s")[best]), rel=1e-12)

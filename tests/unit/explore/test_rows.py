@@ -132,6 +132,7 @@ def test_inputs_of_a_row() -> None:
         "plan.shard": None,
         "scenario.updates": "",
         "scenario.adapter_rank": None,
+        "scenario.bytes_per_sample": None,
         "plan.recompute": "",
         "plan.software": "",
         "plan.recompute_modules": "",

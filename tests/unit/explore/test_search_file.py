@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from cosim.errors import SpecError
-from cosim.explore.search_file import FIXED, SEARCHED, Space, StrategySearch
-from cosim.explore.strategy_space import Asked
+from cosim.explore.search_file import FIXED, NOT_SEARCHED, SEARCHED, Space, StrategySearch
+from cosim.explore.strategy_space import LISTED, Asked
 from cosim.mapping.plan import Plan
 from cosim.schema import validated
 
@@ -29,7 +30,12 @@ def test_what_is_left_out_is_everything() -> None:
     study = read()
     assert (study.phase, study.software, study.nodes, study.precision) == ("train", "megatron", None, None)
     assert study.space.asked() == Asked()
-    assert read(space=dict.fromkeys(Space.model_fields, "all")).space.asked() == Asked()
+    endless = {"recompute_modules", "optimizer", "optimizer_dtype", *LISTED}
+    whole = {name: "all" for name in Space.model_fields if name not in endless}
+    assert read(space=whole).space.asked() == Asked()
+    for name in endless - {"recompute_layers"}:
+        with pytest.raises(SpecError, match=name) if name != "optimizer" else nullcontext():
+            read(space={name: "all"})
 
 
 def test_one_value_is_a_list_of_one() -> None:
@@ -61,6 +67,11 @@ def test_a_bare_objective_is_minimised_unless_more_is_better() -> None:
         ({"space": {"zero": 4}}, "space.zero", "less than or equal to 3"),
         ({"space": {"schedule": "zbv"}}, "space.schedule", "is none of the names .*nearest: zb-v"),
         ({"space": {"recompute": "some"}}, "space.recompute", "is none of the names .*nearest: none"),
+        ({"space": {"recompute_modules": "nrms"}}, "space.recompute_modules", "no module has this name .*norms"),
+        ({"space": {"recompute_layers": 2.5}}, "space.recompute_layers", "valid integer"),
+        ({"space": {"offload_weights": [0, 2]}}, "space.offload_weights", "less than or equal to 1"),
+        ({"space": {"optimizer_dtype": "fp4"}}, "space.optimizer_dtype", "fp32"),
+        ({"plan": {"offload_weights": 1}}, "plan.offload_weights", "dimension of the space.*space.offload_weights"),
         ({"objectives": []}, "objectives", "at least 1"),
         ({"objectives": ["tme_s"]}, "objectives.0.minimise", "names no number of a result .*nearest: time_s"),
         ({"objectives": ["tokens_per_s_per_user"]}, "objectives.0", "names no number of a result"),
@@ -96,11 +107,27 @@ def test_what_a_file_may_not_hold_is_one_message(more: dict[str, Any], field: st
 def test_every_dimension_is_a_path_of_the_plan_and_every_training_path_has_a_place() -> None:
     assert set(SEARCHED.values()) == set(Space.model_fields)
     assert set(SEARCHED) <= set(Plan.model_fields)
-    serving = {"kv_dtype", "latent"}
-    shared = {"algorithm", "shard"}
-    known = set(SEARCHED) | set(FIXED) | serving | shared
-    # What a plan learns later must be searched, shared by all, or said elsewhere.
-    assert {"tensor_parallel", "zero", "recompute", "schedule"} <= known
+    # What a plan learns later must be searched, said elsewhere, or left out for a reason.
+    places = [*SEARCHED, *FIXED, *NOT_SEARCHED]
+    assert sorted(places) == sorted(Plan.model_fields)
+    assert all(len(reason) > 20 for reason in NOT_SEARCHED.values())
+
+
+def test_listed_dimensions_are_read_as_a_plan_reads_them() -> None:
+    space = {
+        "recompute_modules": ["", "mlp, norms"],
+        "recompute_layers": [4, "all"],
+        "offload_optimizer": 0.5,
+        "optimizer": "muon",
+        "optimizer_dtype": ["fp32", "bf16"],
+    }
+    assert read(space=space).space.asked() == Asked(
+        recompute_modules=("", "norms,mlp"),
+        recompute_layers=(4.0, float("inf")),
+        offload_optimizer=(0.5,),
+        optimizer=("muon",),
+        optimizer_dtype=("fp32", "bf16"),
+    )
 
 
 def test_the_schema_takes_one_value_a_list_or_all() -> None:

@@ -13,6 +13,9 @@ from cosim.explore.experiment import load_study
 from cosim.explore.search import SearchInputs
 from cosim.explore.search_file import StrategySearch
 from cosim.explore.search_inputs import goal_of, read_search, searched_inputs, with_overrides
+from cosim.mapping.optimizers import optimized
+from cosim.mapping.plan import StateDtype
+from cosim.mapping.software import Software, SoftwareArrays
 from cosim.overrides import ROOTS, split_overrides
 from cosim.schema import validated
 
@@ -168,3 +171,48 @@ def test_a_date_is_said_in_words() -> None:
     assert (goal.text, goal.column) == ("fewest chips: 1.5e+13 tokens in 60 days", "chips")
     assert goal.date is not None
     assert goal.date.goodput == 1.0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("recompute_modules: moe", "is no module of this model .*moe"),
+        ("{recompute_layers: 4, recompute: none}", "says how many layers compute what again"),
+        ("optimizer: muo", "no optimizer has this name .*nearest: muon"),
+    ],
+)
+def test_what_the_listed_dimensions_cannot_have_is_one_message(tmp_path: Path, line: str, words: str) -> None:
+    own = line if line.startswith("{") else "{" + line + "}"
+    text = TEXT[: TEXT.index("space:")] + f"space: {own}\n" + TEXT[TEXT.index("objectives:") :]
+    with pytest.raises(SpecError, match=words) as caught:
+        read(tmp_path, text)
+    assert caught.value.line == 8
+
+
+def test_cells_have_the_software_with_their_optimizer(tmp_path: Path) -> None:
+    text = TEXT.replace("  micro_batch: [1, 2]\n", "  micro_batch: 1\n  optimizer: [adamw, muon]\n")
+    inputs = read(tmp_path, text, plan__offload_optimizer=0.5)
+    for cell in inputs.cells:
+        software = cell.case(slice(0, 1)).software
+        assert software is not None
+        assert software.update is not None
+        assert software.update.name == cell.choices.optimizer
+        assert set(cell.table["offload_optimizer"].tolist()) == {0.5}
+    assert {cell.choices.optimizer for cell in inputs.cells} == {"adamw", "muon"}
+
+
+def test_a_format_that_an_optimizer_has_not_is_no_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(software: Software, optimizer: str | None, dtype: StateDtype | None) -> SoftwareArrays:
+        if (optimizer, dtype) == ("muon", "int8"):
+            raise SpecError("has no bytes of this state", field="plan.optimizer_dtype", value=dtype)
+        return optimized(software, optimizer, dtype)
+
+    monkeypatch.setattr("cosim.explore.search_inputs.optimized", without)
+    names = "  micro_batch: 1\n  optimizer: [adamw, muon]\n  optimizer_dtype: [fp32, int8]\n"
+    text = TEXT.replace("  micro_batch: [1, 2]\n", names)
+    inputs = read(tmp_path, text)
+    assert set(inputs.updates) == {("adamw", "fp32"), ("adamw", "int8"), ("muon", "fp32")}
+    assert {(cell.choices.optimizer, cell.choices.optimizer_dtype) for cell in inputs.cells} == set(inputs.updates)
+    with pytest.raises(SpecError, match="has no bytes of this state") as caught:
+        read(tmp_path, text.replace("[adamw, muon]", "muon").replace("[fp32, int8]", "int8"))
+    assert caught.value.line == 8

@@ -263,3 +263,14 @@ def test_the_stamp_names_versions_text_overrides_and_inputs() -> None:
         "inputs": {"a.yaml": "12ab"},
         "seed": None,
     }
+
+
+@pytest.mark.parametrize("old", ["0123abc", f"{SCHEMA_VERSION - 1} k", f"{SCHEMA_VERSION + 1} k"])
+def test_parts_of_another_version_are_not_taken_up(tmp_path: Path, runs: Runs, old: str) -> None:
+    folder = started(tmp_path / "out")
+    folder.keep(0, runs[0][1])
+    (folder.partial / "key").write_text(old)
+    with pytest.raises(SpecError, match=r"was begun by another version.*without --resume it begins anew"):
+        RunFolder(tmp_path / "out").start("k", resume=True)
+    assert folder.part(0) is not None
+    assert started(tmp_path / "out").part(0) is None

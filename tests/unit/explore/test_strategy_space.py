@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cosim.explore import train
 from cosim.explore.strategy_space import (
     EXCHANGES,
+    LISTED,
     NUMBERS,
     Asked,
     Ground,
@@ -226,3 +227,57 @@ def test_groups_that_share_states_must_divide_the_replicas_also_of_a_dense_model
     assert sharing.any()
     assert set((table["data"] * table["context"])[sharing].tolist()) <= {4.0, 8.0, 2.0}
     assert np.all(np.mod(table["data"], np.minimum(4.0, table["data"]))[sharing] == 0.0)
+
+
+LISTS: dict[str, Any] = {
+    "recompute": ("none", "full"),
+    "zero": (0, 1),
+    "micro_batch": (1,),
+    "virtual_pipeline": (1,),
+    "schedule": ("1f1b",),
+    "sequence_parallel": (False,),
+    "context": (1,),
+    "context_exchange": ("ring",),
+}
+
+
+def listed(ground: Ground, **more: Any) -> list[tuple[Any, ...]]:
+    """Strategies with the numbers and words that are listed beside the others."""
+    values = values_on(ground, Asked(**LISTS, **more))
+    found = []
+    for choices in choices_of(values):
+        table = legal_table(values, ground, choices, BASE, scenario_of(ground.batch, ground.length))
+        plan = plan_of(table, choices, BASE)
+        columns = [np.broadcast_to(getattr(plan, name), table["tensor"].shape).tolist() for name in (*NUMBERS, *LISTED)]
+        words = (plan.recompute_modules, choices.optimizer, choices.optimizer_dtype)
+        found += [(*row, *words) for row in zip(*columns, strict=True)]
+    assert len(set(found)) == len(found)
+    return found
+
+
+def test_what_is_not_listed_is_as_the_plan_has_it() -> None:
+    ground = ground_of("llama-3.1-8b", 4, 8, fused=True)
+    plain = listed(ground)
+    assert {row[-3:] for row in plain} == {((), None, None)}
+    assert {row[len(NUMBERS) : -3] for row in plain} == {(np.inf, 0.0, 0.0, 0.0)}
+
+
+def test_shares_and_optimizers_multiply_the_space_and_its_size() -> None:
+    ground = ground_of("llama-3.1-8b", 4, 8, fused=True)
+    more: dict[str, Any] = {"offload_optimizer": (0.5, 0.0), "optimizer": ("adamw", "muon", "adamw")}
+    plain, wide = listed(ground), listed(ground, **more)
+    assert len(wide) == 4 * len(plain)
+    sizes = [size_of(values_on(ground, Asked(**LISTS, **each)), ground) for each in ({}, more)]
+    assert sizes[1] == 4 * sizes[0]
+    assert values_on(ground, Asked(**more)).offload_optimizer == (0.0, 0.5)
+
+
+def test_modules_and_layers_count_once_where_they_make_no_difference() -> None:
+    ground = ground_of("llama-3.1-8b", 4, 8, fused=True)
+    plain = len(listed(ground)) // 2
+    rows = listed(ground, recompute_modules=("", "norms", "mlp,norms"), recompute_layers=(2.0, 5.0, np.inf))
+    level, layers, modules = NUMBERS.index("recompute"), len(NUMBERS), -3
+    told = {(row[level], row[layers], row[modules]) for row in rows}
+    some = {(0.0, number, own) for number in (2.0, 5.0, np.inf) for own in (("norms",), ("norms", "mlp"))}
+    assert told == {(0.0, np.inf, ())} | some | {(2.0, number, ()) for number in (2.0, 5.0, np.inf)}
+    assert len(rows) == len(told) * plain

@@ -12,7 +12,7 @@ from cosim.errors import SpecError
 from cosim.explore.experiment import load_study
 from cosim.explore.run import split_overrides
 from cosim.explore.studies import run_experiment
-from cosim.explore.sweep import ROOTS, SweepInputs
+from cosim.explore.sweep import ROOTS, Part, SweepInputs, run_part
 from cosim.explore.sweep_file import Sweep
 from cosim.explore.sweep_inputs import read_sweep
 
@@ -254,3 +254,37 @@ def test_the_line_is_the_one_that_has_the_fault(tmp_path: Path, fault: str, line
 def test_a_wrong_override_is_one_message(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(SpecError, match=problem.replace("?", r"\?")):
         read(tmp_path, FILE, **changes)
+
+
+TRAINED = """\
+kind: sweep
+question: Which?
+system: dgx-h100
+axes:
+  - {path: system.server.storage, values: [1 GB/s, 4 GB/s]}
+cases:
+  - workload: llama-3.1-8b
+    phase: train
+    plan: {tensor_parallel: 8}
+    scenario: {global_batch: 16, bytes_per_sample: 1 GB}
+"""
+
+
+def test_storage_is_an_axis_of_training(tmp_path: Path) -> None:
+    inputs = read(tmp_path, TRAINED)
+    table = run_part(inputs, Part("dgx-h100", 0, 0, 2))
+    np.testing.assert_allclose(table["time_s"], [16.0, 4.0], rtol=1e-12)
+    np.testing.assert_allclose(table["scenario.bytes_per_sample"], 1e9)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("recompute_modules: moe", "is no module of this model"),
+        ("recompute_layers: 4", "says how many layers compute what again"),
+    ],
+)
+def test_what_a_model_cannot_compute_again_is_refused_at_its_case(tmp_path: Path, plan: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        read(tmp_path, TRAINED.replace("tensor_parallel: 8", f"tensor_parallel: 8, {plan}"))
+    assert caught.value.line == 7

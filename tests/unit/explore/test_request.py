@@ -202,6 +202,7 @@ def test_the_best_training_plan_of_the_defaults() -> None:
         "scenario.context",
         "plan.dtype",
         "plan.software",
+        "scenario.bytes_per_sample",
         "phase",
     }
 

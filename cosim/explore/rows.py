@@ -96,20 +96,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.latent": same(plan.latent if caches else ""),
         "plan.dtype": same(plan.dtype),
         "plan.kv_dtype": same(plan.kv_dtype if caches else ""),
-        "plan.micro_batch": _where(trains, full(plan.micro_batch)),
-        "plan.context_parallel": _where(trains, full(plan.context)),
-        "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
-        "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
-        "plan.schedule": same(plan.schedule) if trains else same(""),
-        "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
-        "plan.zero": _where(trains, full(plan.zero)),
-        "plan.shard": _where(trains, _finite(full(plan.shard))),
-        "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
-        "plan.recompute_modules": same(",".join(plan.recompute_modules)),
-        "plan.recompute_layers": _where(trains, _finite(full(plan.recompute_layers))),
-        **{f"plan.offload_{name}": _where(trains, full(share(plan, name))) for name in SHARES},
-        "plan.software": same("" if case.software is None else case.software.name),
-        **_optimizer(case, total),
+        **_training(case, total),
         "scenario.batch": _where(not trains, full(scenario.batch)),
         "scenario.global_batch": _where(trains, full(scenario.global_batch)),
         "scenario.updates": same(scenario.updates if trains else ""),
@@ -129,6 +116,34 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
     table["bottleneck"] = bottlenecks(result)
     table |= {f"breakdown_s.{name}": result.breakdown[name] for name in BREAKDOWN}
     return table | {"quality": same(quality), "confidence": same(confidence)}
+
+
+def _training(case: Case, total: int) -> Columns:
+    """Columns of a plan that only training knows."""
+    plan, trains = case.plan, case.phase == "train"
+
+    def same(word: str) -> Text:
+        return Text.same(word, total)
+
+    def full(value: Array) -> Array:
+        return np.broadcast_to(value, (total,))
+
+    return {
+        "plan.micro_batch": _where(trains, full(plan.micro_batch)),
+        "plan.context_parallel": _where(trains, full(plan.context)),
+        "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
+        "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
+        "plan.schedule": same(plan.schedule) if trains else same(""),
+        "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
+        "plan.zero": _where(trains, full(plan.zero)),
+        "plan.shard": _where(trains, _finite(full(plan.shard))),
+        "plan.recompute": Text(full(plan.recompute).astype(np.int32), RECOMPUTES) if trains else same(""),
+        "plan.recompute_modules": same(",".join(plan.recompute_modules)),
+        "plan.recompute_layers": _where(trains, _finite(full(plan.recompute_layers))),
+        **{f"plan.offload_{name}": _where(trains, full(share(plan, name))) for name in SHARES},
+        "plan.software": same("" if case.software is None else case.software.name),
+        **_optimizer(case, total),
+    }
 
 
 def _optimizer(case: Case, total: int) -> Columns:

@@ -256,14 +256,12 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
     model, arrays = varied.spec, varied.arrays
 
     def number(name: str) -> Array:
-        value = getattr(model, name)
-        return arrays.get(name, array(0.0 if value is None else value))
+        return arrays.get(name, array(getattr(model, name) or 0.0))
 
-    mamba = None if model.mamba is None else lower_mamba(model.mamba, arrays)
-    # Layers without experts of a hybrid lie between the routed ones.
-    dense = (
-        number("dense_layers") if mamba is None or model.experts is None else number("layers") * (1.0 - mamba.routed)
-    )
+    mamba, dense = None if model.mamba is None else lower_mamba(model.mamba, arrays), number("dense_layers")
+    if mamba is not None and model.experts is not None:
+        # Layers without experts of a hybrid lie between the routed ones.
+        dense = number("layers") * (1.0 - mamba.routed)
     return ModelArrays(
         name=model.name,
         layers=number("layers"),

@@ -57,6 +57,7 @@ UNSTATED = {
     *(f"gpt-h{hidden}-l{layers}" for hidden in (1024, 2048) for layers in (12, 16, 20, 24)),
     *(f"gpt-{size}" for size in ("350m", "1.3b", "6.7b", "20b", "89b")),
     "gpt3-xl-hidden-2048",  # its table's 1.3 B are fewer than its dimensions give
+    "gemma4-31b",  # 30.1 B by its dimensions; what a layer has beside them is carried over
     *("llama3-70b-12layers", "llama3.1-405b-4layers", "deepseek2-236b-4layers", "deepseek3-671b-4layers"),
 }
 QWEN25_7B: dict[str, Any] = {

@@ -9,7 +9,7 @@ Each tensor rank orthogonalises the part of a matrix that it holds (block-wise),
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,9 +55,9 @@ def _pass(case: Case, software: SoftwareArrays, update: UpdateArrays, changed: D
     """The elementwise part."""
     chip, plan = case.system.chip, case.plan
     found = touched(changed, stage, update, copies(plan.schedule))
-    numbers, state, reads, flop = (
-        shared_out(each, plan, 1.0) for each in (found.numbers, found.state, found.reads, found.flop)
-    )
+    # Of tables the rows in hand alone are updated: with their gradients, behind the passes.
+    dense = (replace(each, tables=array(0.0)) for each in (found.numbers, found.state, found.reads, found.flop))
+    numbers, state, reads, flop = (shared_out(each, plan, 1.0) for each in dense)
     read = reads * software.gradient_bytes + state
     written = numbers * (software.gradient_bytes + element_bytes(plan, software)) + state
     op = DeviceVector("optimizer", "step", array(1.0), read, written, flop, numbers, np.zeros_like(read))

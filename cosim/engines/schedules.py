@@ -97,18 +97,20 @@ def closing_waits(
     """
     present = schedule.stage.count > 0.0
     before, after = closing.waits(schedule, plan, cores, overlap=overlap)
-    if plan.schedule not in SPLIT:
+    several = plan.pipeline > 1.0
+    if plan.schedule not in SPLIT or not np.any(several):
         return before, after
     f, w, reached, apart_f, apart_w = _ends(schedule, plan)
     left = np.maximum(closing.gather - reached, 0.0)
     if not overlap:
-        return np.max(np.where(present, left, 0.0), axis=0), np.where(present, closing.reduce, -np.inf)
+        ahead, behind = np.max(np.where(present, left, 0.0), axis=0), np.where(present, closing.reduce, -np.inf)
+        return np.where(several, ahead, before), np.where(several, behind, after)
     start = behind_pieces(left, f, apart_f, plan, closing.layers)
     beside = np.minimum(left, schedule.stage.count * f)
-    before = np.maximum(np.max(np.where(present, start, 0.0), axis=0), cores * np.sum(beside, axis=0))
+    ahead = np.maximum(np.max(np.where(present, start, 0.0), axis=0), cores * np.sum(beside, axis=0))
     exposed = behind_pieces(closing.reduce, w, apart_w, plan, closing.buckets)
     exposed = exposed + cores * np.minimum(closing.reduce, plan.virtual * w)
-    return before, np.where(present, exposed, -np.inf)
+    return np.where(several, ahead, before), np.where(several, np.where(present, exposed, -np.inf), after)
 
 
 def _ends(schedule: Schedule, plan: PlanArrays) -> tuple[Array, Array, Array, Array, Array]:

@@ -29,7 +29,7 @@ class SlowRanks:
 
     def __bool__(self) -> bool:
         """Whether any chip is slow."""
-        return self.spread > 0.0 or bool(self.named)
+        return self.spread != 0.0 or bool(self.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,12 @@ def _factors(slow: SlowRanks, chips: int) -> Array:
     """Factor of every chip."""
     if not 0.0 <= slow.spread <= 1.0:
         raise SpecError("is out of range", field="slow-spread", value=slow.spread, hint="0 to 1")
+    if slow.seed < 0:
+        raise SpecError("is negative", field="seed", value=slow.seed, hint="0 or more")
     draws = np.random.default_rng(slow.seed).standard_normal(chips)
     found: Array = 1.0 + slow.spread * np.abs(draws)
     for chip, factor in slow.named.items():
-        if not 0 <= chip < chips:
+        if not isinstance(chip, int) or not 0 <= chip < chips:
             raise SpecError("is no chip of the plan", field="straggler", value=chip, hint=f"it has {chips}, from 0")
         if not 1.0 <= factor <= 1e6:
             raise SpecError(

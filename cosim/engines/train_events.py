@@ -90,7 +90,8 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         cores=float(point.system.chip.collective_cores),
         overlap=software.gradient_overlap,
         host_s=float(host_step(case)),
-        schedule=plan.schedule,
+        # On one stage every order is the same one.
+        schedule=plan.schedule if int(plan.pipeline) > 1 else "1f1b",
         weight_s=along(move.weight),
         buckets=tuple(max(int(n), 1) for n in along(table.closing.buckets)),
         loading_s=float(loading(point)),

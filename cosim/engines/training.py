@@ -262,7 +262,9 @@ def rounds_of(case: Case, groups: Mapping[str, GroupPasses]) -> Rounds:
         energy += runs * (both.energy + link_energy(wire + tier.bytes_of(group), case.system.chip))
         clocked += runs * both.clocked
         core += runs * both.core_energy
-        passes_of[group] = layer.forward, layer.backward, own.weight
+        # Weight gradients have their share of what the way back waits for.
+        back = share * own.again.time + own.gradients.time
+        passes_of[group] = layer.forward, layer.backward, own.weight * layer.backward / np.where(back > 0.0, back, 1.0)
     inside, across, within, beyond, link = _hops(case)
     whole = _on(stage, passes_of)
     schedule = Schedule(

@@ -61,7 +61,13 @@ def _of(label: str, phase: str, system: str, workload: str, changes: Mapping[str
 
 
 def _common_goal(run: dict[str, Any], labels: tuple[str, str]) -> tuple[str, str] | None:
-    """Goal and precision of the first finding in which every system that is named has a row; None if no is."""
+    """Goal and precision of the first finding in which every system that is named has a row; None if no is.
+
+    Raises SpecError for a run whose points are not those of a comparison or a sweep.
+    """
+    if run["kind"] not in ("compare", "train", "sweep"):
+        hint = "its page says of every neighbour of the best why it is worse"
+        raise SpecError("has no points to tell apart here", field="diff", value=f"a {run['kind']} run", hint=hint)
     if run["kind"] == "sweep":
         return None
     named = {label for label in labels if not _is_point(label)}

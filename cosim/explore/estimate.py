@@ -25,6 +25,7 @@ from cosim.hardware.system import System
 from cosim.mapping.optimizers import planned_software
 from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan, lower_scenario
+from cosim.mapping.schedules import PIECES
 from cosim.mapping.widths import one_format
 from cosim.overrides import Overrides, Varied, vary
 from cosim.records import Array, array, map_leaves, points, take
@@ -136,6 +137,8 @@ def prepare(
     phase: Phase, machine: SystemArrays, network: ModelArrays, plan: Overrides, scenario: Overrides
 ) -> Prepared:
     """Plan and scenario from overrides of their defaults. Raises SpecError for what the phase or model has not."""
+    scenario = {**_usual_length(network, scenario), **scenario}
+    plan = {**_usual_plan(network, plan, scenario), **plan} if phase == "train" else plan
     asked = vary(Varied(Scenario()), scenario, root="scenario.")
     planned = vary(Varied(Plan()), plan, root="plan.")
     has_phase(network, phase)
@@ -152,6 +155,25 @@ def prepare(
         raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)
     formats = _formats(phase, plan, machine)
     return Prepared(planned, asked, formats, lower_plan(vary(planned, formats, root="plan.")), lower_scenario(asked))
+
+
+def _usual_length(network: ModelArrays, scenario: Overrides) -> Overrides:
+    """The usual length of a model that was made for shorter ones: as long as it can."""
+    usual, most = Scenario().context, float(np.min(network.max_positions))
+    return {"context": int(most)} if network.has_tokens and "context" not in scenario and most < usual else {}
+
+
+def _usual_plan(network: ModelArrays, plan: Overrides, scenario: Overrides) -> Overrides:
+    """What follows from a plan that is given: pieces of its schedule, all items of a network's replica at once."""
+    found: dict[str, Any] = {}
+    pieces = PIECES.get(str(plan.get("schedule", "")))
+    if pieces is not None and "virtual_pipeline" not in plan:
+        found["virtual_pipeline"] = int(pieces)
+    data, batch = plan.get("data_parallel"), scenario.get("global_batch", Scenario().global_batch)
+    if network.network and "micro_batch" not in plan and np.ndim(data or 0) == np.ndim(batch) == 0 and data:
+        share, rest = divmod(int(batch), int(data))
+        found |= {"micro_batch": share} if share and not rest else {}
+    return found
 
 
 def _spread(case: Case, system: Varied[System]) -> tuple[float, float] | None:
@@ -259,7 +281,7 @@ def _defaults(
     trains = phase == "train"
     for name in ("global_batch" if trains else "batch", *(("context",) if model.has_tokens else ())):
         if name not in scenario:
-            taken[f"scenario.{name}"] = getattr(Scenario(), name)
+            taken[f"scenario.{name}"] = {**_usual_length(model, scenario)}.get(name, getattr(Scenario(), name))
     for name in ("dtype",) if trains or model.network else ("dtype", "kv_dtype"):
         if name not in plan:
             taken[f"plan.{name}"] = formats[name]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cosim.engines.case import new_tokens
 from cosim.engines.goodput import GoodputRun, simulate_run
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.estimate import Estimate
@@ -184,8 +185,7 @@ def _steps(estimate: Estimate, asked: Asked) -> float:
 
 
 def _step_tokens(estimate: Estimate) -> float:
-    scenario = at(estimate.case, 0).scenario
-    return float(scenario.global_batch * scenario.context)
+    return float(new_tokens(at(estimate.case, 0)))
 
 
 def _one_step(estimate: Estimate) -> None:

@@ -45,7 +45,12 @@ def varied_reliability(name: str, changes: Mapping[str, Any]) -> Reliability:
 
 def stragglers_named(texts: Sequence[str]) -> dict[int, float]:
     """Factors by chip from texts CHIP=FACTOR. Raises SpecError."""
-    return dict(_straggler(text) for text in texts)
+    named = [_straggler(text) for text in texts]
+    chips = [chip for chip, _ in named]
+    twice = next((chip for chip in chips if chips.count(chip) > 1), None)
+    if twice is not None:
+        raise SpecError("is named twice", field="straggler", value=twice, hint="one factor a chip")
+    return dict(named)
 
 
 def _straggler(text: str) -> tuple[int, float]:

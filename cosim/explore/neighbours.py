@@ -25,6 +25,7 @@ from cosim.mapping.legal import LIMITS, divisibility
 from cosim.mapping.memory import KINDS as MEMORY_KINDS
 from cosim.mapping.plan import RECOMPUTES
 from cosim.mapping.schedules import PIECES
+from cosim.mapping.stages import comes_out_even
 from cosim.units import format_si
 
 Strategy = dict[str, Any]
@@ -106,9 +107,11 @@ def _steps(inputs: SearchInputs, here: Strategy) -> Iterator[tuple[str, Strategy
         above = [value for value in known if value > here[name]]
         for side in () if _idle(name, here) else (below, above):
             tried = [stepped(inputs, here, name, value) for value in side]
-            divides = [there for there in tried if _divides(inputs, there)]
-            if tried:
-                yield name, (divides or tried)[0]
+            inside = [there for there in tried if _divides(inputs, there) and _is_tried(inputs, there)]
+            # Where none is in the space the nearest that breaks a limit; others are strategies nobody asked for.
+            shown = inside or [there for there in tried if not _divides(inputs, there)]
+            if shown:
+                yield name, shown[0]
     for name in KINDS:
         for value in _levels(inputs, name, here):
             if value != here[name] and not _idle(name, here):
@@ -167,13 +170,21 @@ def stepped(inputs: SearchInputs, here: Strategy, name: str, value: object) -> S
 
 
 def _divides(inputs: SearchInputs, there: Strategy) -> bool:
-    """Whether a strategy is one of the space: it breaks no limit that needs no cost, and data is as asked."""
+    """Whether a strategy breaks no limit that needs no cost, and data is as asked."""
     values = inputs.values[there["nodes"]]
     if there["data"] != int(there["data"]) or (values.data is not None and there["data"] not in values.data):
         return False
     case = case_at(inputs, there)
     verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, "train")
     return bool(np.all(verdict.code == 0))
+
+
+def _is_tried(inputs: SearchInputs, there: Strategy) -> bool:
+    """Whether a legal strategy has pieces that the search tries."""
+    pieces = there["pipeline"] * there["virtual"]
+    uneven = there["schedule"] == "1f1b" and there["virtual"] > 1
+    layers = float(inputs.grounds[there["nodes"]].model.layers)
+    return inputs.values[there["nodes"]].any_pieces or not uneven or bool(comes_out_even(layers, pieces))
 
 
 def _told(

@@ -115,6 +115,10 @@ class Found:
         """All columns as plain values."""
         return dict(self.row)
 
+    def __contains__(self, column: object) -> bool:
+        """Whether it has such a column."""
+        return column in self.row
+
     def __getitem__(self, column: str) -> Any:  # noqa: ANN401  # a number, a word or a flag
         """One column."""
         return self.row[column]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
 from cosim.mapping.plan import MODULES, RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import PIECES
+from cosim.mapping.stages import ENDS, comes_out_even
 from cosim.records import Array, array, map_leaves
 from cosim.workload.model import ModelArrays
 
@@ -102,6 +103,8 @@ class Values:
     offload_optimizer: Shares | None = None
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
+    any_pieces: bool = False
+    """Whether pieces are listed, and may then come out uneven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ def values_on(ground: Ground, asked: Asked) -> Values:
         **{name: None if own is None else tuple(sorted(set(own))) for name, own in _listed(asked).items()},
         optimizer=_once(asked.optimizer),
         optimizer_dtype=_once(asked.optimizer_dtype),
+        any_pieces=asked.virtual_pipeline is not None,
     )
 
 
@@ -188,8 +192,8 @@ def _rising(values: Numbers) -> Numbers:
 
 
 def _pieces(layers: int, schedules: tuple[str, ...]) -> list[int]:
-    """Pieces a stage can hold: divisors of the layers under 1f1b, what the others ask for."""
-    found = set(divisors(layers)) if "1f1b" in schedules else set()
+    """Pieces a stage can hold that come out even under 1f1b, what the others ask for."""
+    found = {*divisors(layers), *divisors(layers + int(ENDS))} if "1f1b" in schedules else set()
     found |= {int(PIECES[name]) for name in schedules if name in PIECES}
     return sorted(found)
 
@@ -236,7 +240,7 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     table = _crossed(_kept(table, keep), "micro_batch", values.micro_batch)
     table = _kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
     table = _crossed(table, "virtual", values.virtual)
-    table = _kept(table, _whole_pieces(table, choices.schedule, batch, layers))
+    table = _kept(table, whole_pieces(table, choices.schedule, batch, layers, any_pieces=values.any_pieces))
     table = _crossed(table, "expert", values.expert)
     table = _crossed(_kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
     alone = (table["context"] * table["data"] == 1.0) & (table["zero"] != values.zero[0])
@@ -315,16 +319,19 @@ def _kept(table: Table, rows: NDArray[np.bool_]) -> Table:
     return {name: column[rows] for name, column in table.items()}
 
 
-def _whole_pieces(table: Table, schedule: str, batch: float, layers: float) -> NDArray[np.bool_]:
-    """Rows whose pieces a schedule can have: what most rows fail, so that it is asked first."""
+def whole_pieces(table: Table, schedule: str, batch: float, layers: float, *, any_pieces: bool) -> NDArray[np.bool_]:
+    """Rows whose pieces a schedule can have: what most rows fail, so that it is asked first.
+
+    Pieces that come out even, or with `any_pieces` as many as there are places.
+    """
     pieces = table["virtual"]
     if schedule in PIECES:
         few: NDArray[np.bool_] = pieces == PIECES[schedule]
         return few
     stages = table["pipeline"]
     count = batch / (table["data"] * table["micro_batch"])
-    whole = (stages > 1.0) & (np.mod(layers, stages * pieces) == 0.0) & (np.mod(count, stages) == 0.0)
-    found: NDArray[np.bool_] = (pieces == 1.0) | whole
+    held = stages * pieces <= layers + ENDS if any_pieces else comes_out_even(layers, stages * pieces)
+    found: NDArray[np.bool_] = (pieces == 1.0) | ((stages > 1.0) & held & (np.mod(count, stages) == 0.0))
     return found
 
 

@@ -21,14 +21,18 @@ from cosim.hardware.lower import ChipArrays, SystemArrays
 from cosim.mapping.legal import divisors, expert_degrees, legal_plans
 from cosim.mapping.plan import RECOMPUTES, Plan, PlanArrays, Scenario, ScenarioArrays
 from cosim.mapping.software import SoftwareArrays
+from cosim.mapping.stages import ENDS, comes_out_even
 from cosim.overrides import Overrides
 from cosim.records import map_leaves, points, take
 from cosim.timing.cost import math_dtype
 from cosim.workload.model import ModelArrays
 
 MOST_MICRO_BATCH = 16
-MOST_PIECES = 8
-LEAST_PIECE = 8192
+MOST_TOKENS = 65536
+"""Micro-batches of more sequences than `MOST_MICRO_BATCH` are tried while they have no more tokens than this: beyond it
+kernels gain nothing by more rows."""
+MOST_PIECES = 24
+LEAST_PIECE = 4096
 """Tokens of a sequence below which a rank is left no less of it: shorter ones fit on a rank."""
 ZERO_STAGES = (0, 1, 2, 3)
 """All of them: 2 saves less than 3 and gathers no weights again, so that it is fastest where it fits."""
@@ -111,7 +115,7 @@ def space(
             if "context_parallel" in given or (software.fused and not model.network)
             else [1]
         )
-        for row in _numbers(scalars, chips // context, batch, context, given)
+        for row in _numbers(scalars, chips // context, batch, length, context, given)
         for again in recomputes
     ]
     if not rows:
@@ -146,11 +150,13 @@ def _contexts(chips: int, length: int, given: Overrides) -> list[int]:
     ]
 
 
-def _numbers(model: ModelArrays, chips: int, batch: int, context: int, given: Overrides) -> list[tuple[int, ...]]:
+def _numbers(
+    model: ModelArrays, chips: int, batch: int, length: int, context: int, given: Overrides
+) -> list[tuple[int, ...]]:
     """Rows (tensor, pipeline, data, micro-batch, pieces, ZeRO stage, experts) that divide, in rising order."""
     layers = int(model.layers)
     # Items of a network are small beside sequences.
-    most = batch if model.network else MOST_MICRO_BATCH
+    most = batch if model.network else max(MOST_MICRO_BATCH, MOST_TOKENS * context // length)
     return [
         (tensor, pipeline, data, micro, pieces, zero, expert)
         for tensor, pipeline, data in legal_plans(model, chips)
@@ -181,7 +187,11 @@ def _zeros(given: Overrides, data: int, *, network: bool) -> tuple[int, ...]:
 
 
 def _pieces(layers: int, pipeline: int, micro_batches: int, *, asked: bool) -> list[int]:
-    """Pieces per stage that are tried: they divide the layers of a stage, and stages the micro-batches."""
-    if pipeline == 1 or layers % pipeline or micro_batches % pipeline:
+    """Pieces per stage that are tried where stages divide the micro-batches: those that come out even, or any asked."""
+    if pipeline == 1 or micro_batches % pipeline:
         return [1]
-    return [pieces for pieces in divisors(layers // pipeline) if asked or pieces <= MOST_PIECES]
+    most = (layers + int(ENDS)) // pipeline
+    if asked:
+        return list(range(1, most + 1))
+    tried = [pieces for pieces in range(2, min(most, MOST_PIECES) + 1) if comes_out_even(layers, pipeline * pieces)]
+    return [1, *tried]

@@ -54,7 +54,7 @@ def host_of(system: SystemArrays, plan: PlanArrays) -> Host:
     capacity = system.host_capacity if level is None else level.capacity
     bandwidth = system.chip.links.get("host") if level is None else level.bandwidth
     if not np.all(np.isfinite(capacity)):
-        hint = f"{system.name} does not say how much memory its hosts have: give server.memory"
+        hint = f"{system.name} does not say how much memory its hosts have: give system.server.memory, such as 2 TB"
         raise SpecError("needs a second tier of memory", field=name, hint=hint)
     if bandwidth is None:
         hint = f"{system.chip.name} does not say how fast it reaches its host: give links.host"

@@ -114,7 +114,8 @@ class Plan(Frozen):
     @classmethod
     def _known(cls, value: object) -> object:
         if isinstance(value, str) and value not in SCHEDULES:
-            raise SpecError("no schedule has this name", value=value, hint=nearest(value, SCHEDULES))
+            hint = "1f1b with plan.virtual_pipeline above 1" if value == "interleaved" else nearest(value, SCHEDULES)
+            raise SpecError("no schedule has this name", value=value, hint=hint)
         return value
 
 

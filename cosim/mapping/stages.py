@@ -91,6 +91,12 @@ def in_front(values: Array) -> Array:
     return found
 
 
+def comes_out_even(layers: Array | float, pieces: Array | float) -> NDArray[np.bool_]:
+    """Whether so many pieces of a pipeline hold alike: of layers, or of layers with embedding and head for one each."""
+    found: NDArray[np.bool_] = (np.mod(layers, pieces) == 0.0) | (np.mod(layers + ENDS, pieces) == 0.0)
+    return found
+
+
 def ends_take_places(layers: Array, pipeline: Array, virtual: Array | float) -> NDArray[np.bool_]:
     """Whether embedding and head each take the place of a layer: several pieces that do not divide, or many stages."""
     uneven = (virtual > 1.0) & (np.mod(layers, pipeline * virtual) > 0.0)

@@ -85,7 +85,7 @@ def space_of(inputs: SearchInputs) -> dict[str, list[Any]]:
     for values in inputs.values.values():
         for name in values.__slots__:
             levels = getattr(values, name)
-            if levels is None and name != "data":
+            if name == "any_pieces" or (levels is None and name != "data"):
                 continue
             levels = [word_of(name, level) for level in levels or ()]
             known = found.setdefault(SHOWN.get(name, name), [])

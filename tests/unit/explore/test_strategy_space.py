@@ -101,16 +101,21 @@ def test_the_same_strategies_as_the_loops_of_the_training_search(
     ground = ground_of(model, chips, batch, length, fused=fused)
     asked = Asked(
         context=tuple(sorted(set(plan.context.astype(int).tolist()))),
-        micro_batch=tuple(d for d in range(1, train.MOST_MICRO_BATCH + 1) if batch % d == 0),
-        virtual_pipeline=tuple(range(1, train.MOST_PIECES + 1)),
         schedule=("1f1b",),
         sequence_parallel=(True,),
         context_exchange=("ring",),
     )
-    arrays = [row[: len(NUMBERS)] for row in every(ground, asked)]
+    at = {name: place for place, name in enumerate(NUMBERS)}
+    arrays = [
+        row[: len(NUMBERS)]
+        for row in every(ground, asked)
+        if row[at["virtual"]] <= train.MOST_PIECES
+        and row[at["micro_batch"]] <= max(train.MOST_MICRO_BATCH, train.MOST_TOKENS * row[at["context"]] // length)
+    ]
     assert len(set(looped)) == len(looped)
     assert len(set(arrays)) == len(arrays)
-    assert set(arrays) == set(looped)
+    # Sets of thousands, whose difference would be long to show.
+    assert len(set(arrays) ^ set(looped)) == 0
 
 
 def tried(ground: Ground, values: Values) -> list[tuple[Any, ...]]:

@@ -29,6 +29,11 @@ def values(record: object) -> list[float]:
     return [float(value) for leaf in leaves(record) for value in np.ravel(leaf)]
 
 
+def alike(one: object, other: object) -> bool:
+    """Whether two records hold the same numbers; what is unknown is unknown in both."""
+    return np.array_equal(values(one), values(other), equal_nan=True)
+
+
 @pytest.mark.parametrize("name", CHIPS)
 def test_every_leaf_of_a_shipped_chip_is_a_finite_scalar_float(name: str) -> None:
     arrays = lower_chip(load_chip(name))
@@ -233,7 +238,7 @@ def test_a_batch_is_its_points_one_by_one(dgx: System, rows: list[tuple[float, .
     assert points(batch) == len(rows)
     for index, (bandwidth, clock, nodes) in enumerate(rows):
         single = {"chip.memory.dram.bandwidth": bandwidth, "chip.matrix.clock": clock, "nodes": nodes}
-        assert values(at(batch, index)) == values(lower_system(vary_system(Varied(dgx), single)))
+        assert alike(at(batch, index), lower_system(vary_system(Varied(dgx), single)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -241,7 +246,7 @@ def test_a_batch_is_its_points_one_by_one(dgx: System, rows: list[tuple[float, .
 def test_the_order_of_the_points_does_not_matter(dgx: System, rows: list[tuple[float, ...]]) -> None:
     forward, backward = lower_system(swept(dgx, rows)), lower_system(swept(dgx, rows[::-1]))
     for index in range(len(rows)):
-        assert values(at(forward, index)) == values(at(backward, len(rows) - 1 - index))
+        assert alike(at(forward, index), at(backward, len(rows) - 1 - index))
 
 
 def test_a_system_by_hand(dgx: System) -> None:
@@ -288,7 +293,7 @@ def test_links_that_are_varied_reach_the_tier_that_uses_them(dgx: System) -> Non
 def test_every_shipped_system_is_lowered_to_finite_scalars(name: str) -> None:
     arrays = lower_system(Varied(load_system(name)))
     assert points(arrays) == 1
-    # What the hosts hold is known of few systems.
-    known = replace(arrays, host_capacity=np.nan_to_num(arrays.host_capacity))
+    # What the hosts hold and read is known of few systems.
+    known = replace(arrays, host_capacity=np.ones(()), storage=np.ones(()))
     assert all(np.isfinite(value) for value in values(known))
     assert float(arrays.chips) >= 1.0

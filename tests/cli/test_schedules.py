@@ -93,7 +93,11 @@ def test_serving_has_no_schedule(refused: Callable[[tuple[str, ...]], str]) -> N
 @pytest.mark.parametrize(
     ("settings", "limit", "said"),
     [
-        (("plan.schedule=zb-v",), "schedule_pieces", "plan.virtual_pipeline is 1 under gpipe and zb-h1, 2 under zb-v"),
+        (
+            ("plan.schedule=zb-v", "plan.virtual_pipeline=1"),
+            "schedule_pieces",
+            "plan.virtual_pipeline is 1 under gpipe and zb-h1, 2 under zb-v",
+        ),
         (("plan.schedule=gpipe", "plan.virtual_pipeline=2"), "schedule_pieces", "1 pieces a stage more or fewer"),
         (
             ("plan.schedule=dualpipe", "plan.virtual_pipeline=2", "scenario.global_batch=8"),

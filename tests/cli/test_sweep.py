@@ -292,6 +292,7 @@ def test_rows_of_the_shipped_sweep_are_whole_where_they_are_feasible(shipped_swe
     plans = ("micro_batch", "context_parallel", "virtual_pipeline", "zero", "shard", "recompute_layers")
     plans += tuple(f"offload_{name}" for name in ("activations", "weights", "optimizer"))
     training = {*(f"plan.{name}" for name in plans), "scenario.global_batch", "scenario.adapter_rank"}
+    training.add("scenario.bytes_per_sample")
     training |= {f"mfu.{name}" for name in ("model_6n", "causal", "full", "hardware")}
     assert missing == {*training, "limit_by"}
     assert pc.all(pc.less_equal(feasible["tdp_w"], 1000.0)).as_py()

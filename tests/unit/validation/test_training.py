@@ -204,8 +204,8 @@ REASONS: list[tuple[dict[str, object], str]] = [
     ({"system": "", "accelerator": ""}, "system (blank) is not in the library, nor a usual one of (blank)"),
     ({"accelerator": "h100-sxm"}, "system dgx-a100 has a100-80gb-sxm, not h100-sxm"),
     (
-        {**PLAIN, "workload": "gemma4-31b"},
-        "workload gemma4-31b is not in the library and its name is not that of a plain GPT",
+        {**PLAIN, "workload": "gemma4-e2b"},
+        "workload gemma4-e2b is not in the library and its name is not that of a plain GPT",
     ),
     ({**PLAIN, "arch": "moe"}, "mixture of experts gpt-8b is not in the library"),
     ({"workload": "gpt-9"}, "workload gpt-9 is not in the library and layers is not given"),

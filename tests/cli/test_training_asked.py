@@ -1,0 +1,93 @@
+"""What a person who asks for training leaves out, or asks for in the wrong way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Call = Callable[..., tuple[int, str, str]]
+LLAMA = ("estimate", "train", "--system", "dgx-h100", "--workload", "llama-3.1-8b")
+
+
+def row_of(call: Call, *asked: str) -> dict[str, Any]:
+    code, out, err = call(*asked, "--json", "-")
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def sets(**values: object) -> list[str]:
+    return [word for path, value in values.items() for word in ("--set", f"{path.replace('__', '.')}={value}")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (sets(plan__schedule="interleaved"), "1f1b with plan.virtual_pipeline above 1"),
+        (["--straggler", "1=1.2", "--straggler", "1=1.5"], "is named twice"),
+        (["--slow-spread", "-0.1"], "is out of range"),
+        (["--slow-spread", "0.1", "--seed", "-1"], "seed: is negative"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_in_one_message(call: Call, asked: list[str], said: str) -> None:
+    code, out, err = call(*LLAMA, *asked)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_an_encoder_is_asked_for_no_more_tokens_than_it_was_made_for(call: Call) -> None:
+    row = row_of(call, *LLAMA[:4], "--workload", "bert-base")
+    assert row["scenario.context"] == row["defaults"]["scenario.context"] == 512
+
+
+def test_short_sequences_are_tried_in_large_micro_batches(call: Call) -> None:
+    asked = (
+        *LLAMA[:4],
+        "--workload",
+        "bert-large-pretraining",
+        *sets(scenario__global_batch=2048, scenario__context=128),
+    )
+    best = row_of(call, *asked)
+    given = sets(plan__data_parallel=8, plan__zero=1, plan__micro_batch=256)
+    assert best["plan.micro_batch"] > 16
+    assert best["time_s"] <= row_of(call, *asked, *given)["time_s"] * (1.0 + 1e-12)
+
+
+def test_a_network_takes_all_items_of_a_replica_at_once(call: Call) -> None:
+    asked = (*LLAMA[:4], "--workload", "resnet-50", *sets(scenario__global_batch=256, plan__data_parallel=8))
+    assert row_of(call, *asked)["plan.micro_batch"] == 32
+    assert row_of(call, *asked, *sets(plan__micro_batch=4))["plan.micro_batch"] == 4
+
+
+@pytest.mark.parametrize(("schedule", "pieces"), [("zb-v", 2), ("dualpipe", 2), ("zb-h1", 1)])
+def test_pieces_follow_from_the_schedule(call: Call, schedule: str, pieces: int) -> None:
+    plan = sets(plan__schedule=schedule, plan__tensor_parallel=2, plan__pipeline_parallel=4, scenario__global_batch=16)
+    assert row_of(call, *LLAMA, *plan)["plan.virtual_pipeline"] == pieces
+
+
+def test_stages_that_do_not_divide_the_layers_are_tried_with_pieces_that_come_out_even(call: Call) -> None:
+    asked = ("estimate", "train", "--system", "dgx-h100", "--workload", "llama-3.1-405b")
+    run = sets(system__nodes=2048, scenario__context=8192, scenario__global_batch=2048)
+    given = sets(plan__tensor_parallel=8, plan__pipeline_parallel=16, plan__data_parallel=128, plan__virtual_pipeline=8)
+    more = sets(plan__sequence_parallel="true", plan__zero=1, plan__recompute="full")
+    best, one = row_of(call, *asked, *run), row_of(call, *asked, *run, *given, *more)
+    assert best["time_s"] <= one["time_s"] * (1.0 + 1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_optimizer_that_is_named_updates_the_rows_in_hand_of_tables_alone(call: Call, optimizer: str) -> None:
+    run = sets(scenario__global_batch=55296, plan__data_parallel=8, plan__micro_batch=6912)
+    usual, named = (
+        row_of(call, *LLAMA[:4], "--workload", "dlrm", *run, *more) for more in ([], sets(plan__optimizer=optimizer))
+    )
+    assert named["breakdown_s.optimizer"] <= usual["breakdown_s.optimizer"] * 1.01
+
+
+def test_a_long_run_of_a_network_counts_items(call: Call) -> None:
+    asked = ("goodput", "--system", "dgx-h100", "--workload", "resnet-50", *sets(scenario__global_batch=2048))
+    code, out, err = call(*asked, "--tokens", "1.28e9", "--seeds", "1", "--json", "-")
+    assert code == 0, err
+    assert json.loads(out)["steps"] == 625_000

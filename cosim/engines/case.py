@@ -20,10 +20,14 @@ from cosim.mapping.widths import widened
 from cosim.records import Array, array
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
+from cosim.workload.network_graph import network_graph
 from cosim.workload.ops import Graph
+from cosim.workload.step import step_graph
 from cosim.workload.training import training_graph
+from cosim.workload.work import Work, shared
 
-Phase = Literal["prefill", "decode", "train"]
+Phase = Literal["prefill", "decode", "train", "serve"]
+"""serve is a step of any mixture of prompts and decodes: `Case.work`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Case:
     scenario: ScenarioArrays
     software: SoftwareArrays | None = None
     """Training alone."""
+    work: Work | None = None
+    """What a step of phase `serve` works on, over the whole system."""
 
 
 def micro_batch_graph(case: Case) -> Graph:
@@ -48,6 +54,11 @@ def micro_batch_graph(case: Case) -> Graph:
         # dealt out so that all ranks have the same of it.
         sequences = case.plan.micro_batch / case.plan.context
         return training_graph(case.model, sequences, case.scenario.context, fused=fused, imbalance=imbalance)
+    if case.work is not None:
+        part = shared(case.work, case.plan.data * case.plan.micro_batches)
+        if case.model.network:
+            return network_graph(case.model.network, part.chunks, part.chunk)
+        return step_graph(case.model, part, imbalance=imbalance, latent=case.plan.latent)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph
     absorbed = case.plan.latent == "absorbed" or (case.plan.latent == "best" and case.phase == "decode")

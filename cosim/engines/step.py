@@ -207,8 +207,11 @@ def _dram_busy(cost: KernelCost, chip: ChipArrays) -> Array:
 
 def transfers(case: Case) -> Transfers:
     """Activations of one micro-batch handed from stage to stage, one tensor rank to its peer."""
-    sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
-    tokens = sequences * (case.scenario.context if case.phase == "prefill" else 1.0)
+    if case.work is not None:
+        tokens = case.work.tokens / (case.plan.data * case.plan.micro_batches)
+    else:
+        sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
+        tokens = sequences * (case.scenario.context if case.phase == "prefill" else 1.0)
     # Each rank sends its slice of the hidden vector; the receivers gather inside their group for free
     # because the next layer's first collective needs no more than the slices.
     size = tokens * case.model.hidden * ACTIVATION_BYTES / case.plan.tensor
@@ -219,15 +222,17 @@ def transfers(case: Case) -> Transfers:
 def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
     """All matmuls of one format stacked to (ops x P) and costed by one call."""
     found: dict[str, OpCost] = {}
-    for stored, moved in dict.fromkeys((op.dtype, op.output_bytes) for op in ops):
-        same = [op for op in ops if (op.dtype, op.output_bytes) == (stored, moved)]
+    for asked, moved, stored in dict.fromkeys((op.dtype, op.output_bytes, op.stored) for op in ops):
+        same = [op for op in ops if (op.dtype, op.output_bytes, op.stored) == (asked, moved, stored)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
-        dtype = math_dtype(chip) if stored == ACTIVATION_DTYPE else stored
+        dtype = math_dtype(chip) if asked == ACTIVATION_DTYPE else asked
         names = ("m", "n", "k", "batch", "distinct")
         dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in names}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
-        cost = matmul_cost(**dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved)
+        cost = matmul_cost(
+            **dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved, weights=stored
+        )
         energy, core = step_energy(cost, stacked, dtype)
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)

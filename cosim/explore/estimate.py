@@ -232,7 +232,7 @@ def _training(
 def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
     """Refuses what only the other kind of phase knows: nothing is read and then not used."""
     serving = {
-        "plan": ("micro_batches", "kv_dtype", "latent"),
+        "plan": ("micro_batches", "kv_dtype", "weights_dtype", "latent"),
         "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit"),
     }
     training = {"plan": _TRAINING_ONLY, "scenario": ("global_batch", "updates", "adapter_rank", "bytes_per_sample")}

@@ -39,6 +39,8 @@ class DeviceMatmul:
     again: bool = False
     taps: Array = field(default_factory=lambda: array(1.0))
     pixels: Array = field(default_factory=lambda: array(1.0))
+    stored: str | None = None
+    """Format of its weights in memory where that is not the format of the products."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Plan(Frozen):
 
     What only training knows: micro_batch, virtual_pipeline, context_parallel, sequence_parallel, zero, shard,
     recompute, recompute_modules, recompute_layers, offload_*, software, schedule, optimizer, optimizer_dtype.
-    What only serving knows: micro_batches (training derives it), kv_dtype.
+    What only serving knows: micro_batches (training derives it), kv_dtype, weights_dtype.
     """
 
     tensor_parallel: Degree = 1
@@ -54,6 +54,8 @@ class Plan(Frozen):
     micro_batches: Degree = 1
     dtype: Dtype = "bf16"
     """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
+    weights_dtype: Dtype | None = None
+    """Format of these weights in memory where that is narrower than the products': w4a16 is int4 here and bf16 above."""
     kv_dtype: Dtype = "bf16"
     algorithm: Algorithms = Algorithms()
     expert_parallel: Degree = 1
@@ -176,6 +178,7 @@ class PlanArrays:
     context_exchange: str = "ring"
     sequence_parallel: bool = False
     latent: str = "best"
+    weights_dtype: str | None = None
     schedule: str = "1f1b"
     recompute_modules: tuple[str, ...] = ()
     recompute_layers: Array = field(default_factory=lambda: array(np.inf))
@@ -235,6 +238,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         shard=arrays.get("shard", array(np.inf if plan.shard is None else plan.shard)),
         expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
         latent=plan.latent,
+        weights_dtype=plan.weights_dtype,
         context=arrays.get("context_parallel", array(plan.context_parallel)),
         context_exchange=plan.context_exchange,
         sequence_parallel=plan.sequence_parallel,

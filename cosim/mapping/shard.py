@@ -83,7 +83,8 @@ def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:
 def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
     if op.routed is not None:
         return _grouped(op, op.routed, plan)
-    dtype = plan.dtype if op.precision == "linear" else ACTIVATION_DTYPE
+    linear = op.precision == "linear"
+    dtype, stored = (plan.dtype, plan.weights_dtype) if linear else (ACTIVATION_DTYPE, None)
     degree_n = plan.tensor if op.split == "n" else array(1.0)
     width: Array = sum((axis.shard(degree_n) for axis in op.n), array(0.0))
     depth = op.k.shard(plan.tensor) if op.split == "k" else op.k.size
@@ -102,7 +103,7 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         n=width,
         k=depth,
         dtype=dtype,
-        weight_bytes=kept * bytes_per_element(dtype) + width * products * op.bias * ACTIVATION_BYTES,
+        weight_bytes=kept * bytes_per_element(stored or dtype) + width * products * op.bias * ACTIVATION_BYTES,
         parameters=kept + width * products * op.bias,
         batch=products,
         activations=op.activations,
@@ -112,6 +113,7 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         again=op.again,
         taps=op.taps,
         pixels=op.pixels,
+        stored=stored,
     )
 
 
@@ -131,11 +133,12 @@ def _grouped(op: Matmul, routing: Routing, plan: PlanArrays) -> DeviceMatmul:
         n=width,
         k=depth,
         dtype=plan.dtype,
-        weight_bytes=kept * bytes_per_element(plan.dtype) + biases * ACTIVATION_BYTES,
+        weight_bytes=kept * bytes_per_element(plan.weights_dtype or plan.dtype) + biases * ACTIVATION_BYTES,
         parameters=kept + biases,
         batch=busy.active,
         bias=op.bias,
         routed=True,
+        stored=plan.weights_dtype,
     )
 
 

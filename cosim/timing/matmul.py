@@ -15,7 +15,7 @@ from cosim.records import Array, leaves, map_leaves, take
 from cosim.timing.cost import KernelCost, Machine, bound_of, machine
 from cosim.timing.systolic import systolic_cost
 from cosim.timing.tiles import tile_cost
-from cosim.timing.traffic import OUTPUT_BYTES, Resident
+from cosim.timing.traffic import OUTPUT_BYTES, Resident, Sizes
 from cosim.timing.unique import unique_rows
 
 
@@ -30,12 +30,14 @@ def matmul_cost(
     resident: Resident = "none",
     output_bytes: float = OUTPUT_BYTES,
     distinct: Array | None = None,
+    weights: str | None = None,
 ) -> KernelCost:
     """Cost of C[m,n] = A[m,k] B[k,n], `batch` of them in one kernel, launch not included.
 
     `m, n, k, batch` of one shape (N,); leaves of `chip` of shape () or (N,). `resident`: see `traffic`.
     `output_bytes` move per element of C: more than two where it is added to what is there [B]. `distinct` (N,) is the
-    share of A's elements that DRAM holds, 1 unless patches or products of a batch share them.
+    share of A's elements that DRAM holds, 1 unless patches or products of a batch share them. `weights` is the format
+    in which DRAM holds B where that is another than the products': it is widened on its way to the engine.
     Every unique (dims, machine) is costed once. Raises SpecError when the chip has no rate for `dtype`.
     """
     count = np.ones_like(m) if batch is None else batch
@@ -43,7 +45,7 @@ def matmul_cost(
     share = np.ones_like(m) if distinct is None else distinct
     columns = [m, n, k, count, share, *(leaf for leaf in leaves(engine) if leaf.shape == m.shape)]
     first, inverse = unique_rows(columns)
-    sizes = (bytes_per_element(dtype), output_bytes)
+    sizes = Sizes(bytes_per_element(dtype), output_bytes, bytes_per_element(weights or dtype))
     shape = (m[first], n[first], k[first], count[first])
     cost = _unique_cost(*shape, take(engine, first), sizes, resident, share[first])
     return map_leaves(cost, lambda leaf: np.broadcast_to(leaf, cost.time.shape).take(inverse))
@@ -55,19 +57,16 @@ def _unique_cost(
     k: Array,
     batch: Array,
     engine: Machine,
-    sizes: tuple[float, float],
+    sizes: Sizes,
     resident: Resident,
     distinct: Array,
 ) -> KernelCost:
-    element_bytes, output_bytes = sizes
     if engine.kind in ("tile", "systolic"):
         kernel = tile_cost if engine.kind == "tile" else systolic_cost
-        return kernel(
-            m, n, k, batch, engine, element_bytes, resident=resident, output_bytes=output_bytes, distinct=distinct
-        )
+        return kernel(m, n, k, batch, engine, sizes, resident=resident, distinct=distinct)
     flop = 2.0 * batch * m * n * k
-    operands = batch * (m * k + k * n) * element_bytes
-    moved = batch * (m * k * distinct + k * n) * element_bytes + batch * m * n * output_bytes
+    operands = batch * (m * k + k * n) * sizes.element
+    moved = batch * (m * k * distinct * sizes.element + k * n * sizes.weight + m * n * sizes.output)
     compute, memory = flop / (engine.peak * engine.quality), moved / engine.dram
     none = np.zeros_like(flop)
     bound = bound_of((compute, memory))

@@ -9,7 +9,7 @@ import numpy as np
 
 from cosim.records import Array, array
 from cosim.timing.cost import KernelCost, Machine, bound_of
-from cosim.timing.traffic import OUTPUT_BYTES, Resident, blocked_traffic
+from cosim.timing.traffic import Resident, Sizes, blocked_traffic
 
 DATAFLOWS = ("ws", "os", "is")
 
@@ -46,10 +46,9 @@ def systolic_cost(
     k: Array,
     batch: Array,
     machine: Machine,
-    element_bytes: float,
+    sizes: Sizes,
     *,
     resident: Resident = "none",
-    output_bytes: float = OUTPUT_BYTES,
     distinct: Array | float = 1.0,
 ) -> KernelCost:
     """Cost of a matmul on all arrays of the chip: the best dataflow and split of the streamed axis.
@@ -63,11 +62,11 @@ def systolic_cost(
     # `peak` carries the format's rate: relative to two FLOP per element and cycle.
     nominal = 2.0 * total_arrays * machine.rows * machine.columns * machine.clock
     compute = best_cycles / machine.clock * (nominal / machine.peak) / machine.quality
-    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, element_bytes, resident, output_bytes, distinct, batch)
+    dram_bytes = batch * blocked_traffic(m, n, k, machine.cache, sizes, resident, distinct, batch)
     memory = dram_bytes / machine.dram
     flop = 2.0 * batch * m * n * k
     # Operands enter from the edge: a stationary tile serves `columns` products per element streamed.
-    cache_bytes = batch * element_bytes * (m * k * np.ceil(n / machine.columns) + k * n)
+    cache_bytes = batch * sizes.element * (m * k * np.ceil(n / machine.columns) + k * n)
     feed = cache_bytes / machine.feed
     bound = bound_of((compute, memory, feed))
     tiling = (best_flow, best_cut, np.zeros_like(best_cut))

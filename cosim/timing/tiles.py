@@ -20,7 +20,7 @@ import numpy as np
 from cosim.errors import SpecError
 from cosim.records import Array, array, joined, take
 from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine
-from cosim.timing.traffic import OUTPUT_BYTES, Resident, saved, written
+from cosim.timing.traffic import Resident, Sizes, saved, written
 
 STEP_BYTES = 128.0
 """Depth of one step of the K loop: 64 elements of 16 bits, 128 of 8; the line of a cache."""
@@ -56,10 +56,9 @@ def tile_cost(
     k: Array,
     batch: Array,
     machine: Machine,
-    element_bytes: float,
+    sizes: Sizes,
     *,
     resident: Resident = "none",
-    output_bytes: float = OUTPUT_BYTES,
     distinct: Array | float = 1.0,
 ) -> KernelCost:
     """Cost of matmuls of shape (N,) on a tile machine; see the head of this module.
@@ -77,15 +76,15 @@ def tile_cost(
     for start in range(0, max(total, 1), CHUNK):
         index = np.arange(start, min(start + CHUNK, total), dtype=np.intp)
         part, local = take(shape, index), take(machine, index)
-        parts.append(_chunk(part, local, (element_bytes, output_bytes), resident))
+        parts.append(_chunk(part, local, sizes, resident))
     return joined(parts)
 
 
 NEEDED = ("step_cycles", "epilogue_cycles", "cache_share", "cache_feed")
 
 
-def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident: Resident) -> KernelCost:
-    element_bytes, output_bytes = sizes
+def _chunk(shape: _Shape, machine: Machine, sizes: Sizes, resident: Resident) -> KernelCost:
+    element_bytes = sizes.element
     kernel = machine.kernel
     across, down = np.maximum(np.ceil(shape.m / TILE_M - HAIR), 1.0), np.ceil(shape.n / TILE_N)
     grid = across * down * shape.batch
@@ -105,7 +104,7 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
     output = shape.batch * shape.m * shape.n
     through = machine.cache_bandwidth * kernel["cache_feed"]
     # Output lines enter the cache and leave it.
-    on_chip_bytes = operands + 2.0 * output_bytes * output
+    on_chip_bytes = operands + 2.0 * sizes.output * output
     cache_time = on_chip_bytes / through
     dram_bytes = shape.batch * _dram_bytes(shape, across, down, machine, sizes, resident)
     memory = dram_bytes / machine.dram
@@ -138,16 +137,15 @@ def _chunk(shape: _Shape, machine: Machine, sizes: tuple[float, float], resident
 
 
 def _dram_bytes(
-    shape: _Shape, across: Array, down: Array, machine: Machine, sizes: tuple[float, float], resident: Resident
+    shape: _Shape, across: Array, down: Array, machine: Machine, sizes: Sizes, resident: Resident
 ) -> Array:
     """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile.
 
     A cache in `partitions` that keep a copy each holds that much less; what stays from kernel to kernel are the
     operands of the whole batch.
     """
-    element_bytes, output_bytes = sizes
-    a, b = shape.m * shape.k * shape.distinct * element_bytes, shape.k * shape.n * element_bytes
-    c = shape.m * shape.n * output_bytes
+    a, b = shape.m * shape.k * shape.distinct * sizes.element, shape.k * shape.n * sizes.weight
+    c = shape.m * shape.n * sizes.output
     room = machine.kernel["cache_share"] * machine.cache / machine.partitions
     moved = _grouped((a, b), room, np.minimum(machine.cores, across * down), across, down)
     stays = room / shape.batch

@@ -5,6 +5,7 @@ A smaller memory never gives less traffic: the candidates that fit a small one a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,22 @@ Resident = Literal["none", "activations", "repeated"]
 of earlier rounds of a benchmark that repeats the product with the same A and C and `WEIGHT_COPIES` of B in turn."""
 WEIGHT_COPIES = 5.0
 """As the published tables of GEMM times were made: the weights of a layer are not those of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of an element of A, of C as it is moved, of B as DRAM holds it (None: as A)."""
+
+    element: float
+    output: float = OUTPUT_BYTES
+    stored: float | None = None
+
+    @property
+    def weight(self) -> float:
+        """Bytes of an element of B in DRAM."""
+        return self.element if self.stored is None else self.stored
+
+
 _BLOCKS = 2.0 ** np.arange(5, 17)
 
 
@@ -26,9 +43,8 @@ def blocked_traffic(
     n: Array,
     k: Array,
     capacity: Array,
-    element_bytes: float,
+    sizes: Sizes,
     resident: Resident,
-    output_bytes: float = OUTPUT_BYTES,
     distinct: Array | float = 1.0,
     batch: Array | float = 1.0,
 ) -> Array:
@@ -39,7 +55,7 @@ def blocked_traffic(
     An operand that fits a half of the memory is read once. `resident` says what is on chip already.
     `distinct` is the share of A's elements that DRAM holds; residents are those of all `batch` products.
     """
-    a, b, c = m * k * element_bytes * distinct, k * n * element_bytes, m * n * output_bytes
+    a, b, c = m * k * sizes.element * distinct, k * n * sizes.weight, m * n * sizes.output
     half = capacity / 2.0
     least = np.full(np.broadcast_shapes(a.shape, b.shape, half.shape), np.inf)
     for rows in _BLOCKS:

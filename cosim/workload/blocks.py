@@ -20,6 +20,11 @@ def attention_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool = Fals
     """
     if model.is_latent:
         return latent_block(model, tokens, absorbed=absorbed)
+    return replace(attention_products(model, tokens), attentions=attention_ops(model, tokens))
+
+
+def attention_products(model: ModelArrays, tokens: Tokens) -> Graph:
+    """What stands around the fused kernel of ordinary attention."""
     rows, query = tokens.rows, Axis(model.heads, model.head_dim)
     keys = Axis(model.kv_heads, model.head_dim)
     qkv = Matmul("qkv", "layer", rows, (query, keys, keys), whole(model.hidden), "n", bias=model.qkv_bias)
@@ -33,7 +38,7 @@ def attention_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool = Fals
     summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden, into="qkv", out_of="attention_out")
     # Side by side, both blocks are summed at once: by the feed-forward's collective.
     sums = () if model.parallel_norms else (summed,)
-    return Graph(tokens.phase, (qkv, out), _attentions(model, tokens), (rope,), sums)
+    return Graph(tokens.phase, (qkv, out), (), (rope,), sums)
 
 
 def feed_forward(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
@@ -125,7 +130,7 @@ def joined(phase: str, parts: tuple[Graph, ...]) -> Graph:
     )
 
 
-def _attentions(model: ModelArrays, tokens: Tokens) -> tuple[Attention, ...]:
+def attention_ops(model: ModelArrays, tokens: Tokens) -> tuple[Attention, ...]:
     """One op for layers with full attention and one for those with a window, by their share of the layers."""
 
     def op(name: str, share: Array, *, windowed: bool) -> Attention:

@@ -17,6 +17,19 @@ from cosim.workload.tokens import Tokens
 
 def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph:
     """Down- and up-projections, rotary and cache write, attention in one of its forms, output projection, sum."""
+    up = latent_up(model, tokens, absorbed=absorbed)
+    return latent_ends(model, tokens, up, (latent_attention(model, tokens, absorbed=absorbed),))
+
+
+def latent_up(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> tuple[Matmul, ...]:
+    """Products between latents and attention, in one of its forms."""
+    return _absorbed(model, tokens) if absorbed else _expanded(model, tokens)
+
+
+def latent_ends(
+    model: ModelArrays, tokens: Tokens, up: tuple[Matmul, ...], attentions: tuple[Attention, ...]
+) -> Graph:
+    """The block around `up` and `attentions`: projections of all tokens, rotary and cache write, sum."""
     down, norms = _down(model, tokens)
     rope = Axis(model.heads, model.rope_dim)
     # The latent is whole on every tensor rank.
@@ -24,7 +37,6 @@ def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph
     cache = Vector("rotary_and_cache", "layer", tokens.rows, (rope, kept), 1.0, 1.0, flop=6.0, splits=True)
     value = Axis(model.heads, model.value_dim)
     out = Matmul("attention_out", "layer", tokens.rows, (whole(model.hidden),), value, "k", bias=model.output_bias)
-    up = _absorbed(model, tokens) if absorbed else _expanded(model, tokens)
     into = "query_up" if model.compresses_query else "query"
     # Down-projections are whole on every rank: what is summed on the way back are gradients of the latents.
     latents = model.kv_latent + model.rope_dim + (model.query_latent if model.compresses_query else model.hidden)
@@ -38,8 +50,7 @@ def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph
         out_of="attention_out",
         gradient_width=latents,
     )
-    attention = latent_attention(model, tokens, absorbed=absorbed)
-    return Graph(tokens.phase, (*down, *up, out), (attention,), (*norms, cache), (summed,))
+    return Graph(tokens.phase, (*down, *up, out), attentions, (*norms, cache), (summed,))
 
 
 def latent_attention(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Attention:

@@ -18,7 +18,7 @@ from cosim.timing.cost import COMPUTE, MEMORY, machine
 from cosim.timing.matmul import matmul_cost
 from cosim.timing.systolic import systolic_cost
 from cosim.timing.tiles import tile_cost
-from cosim.timing.traffic import Resident
+from cosim.timing.traffic import Resident, Sizes
 
 SHAPES = st.lists(st.tuples(*[st.integers(1, 8192)] * 3, st.integers(1, 16)), min_size=1, max_size=12)
 
@@ -51,8 +51,8 @@ def test_repeats_and_order_do_not_change_a_cost(h100: ChipArrays, rows: list[tup
 def test_each_kind_of_engine_gets_its_own_model(h100: ChipArrays, tpu: ChipArrays) -> None:
     m, n, k = dims(300, 500, 700)
     one = np.ones(1)
-    tiled = tile_cost(m, n, k, one, machine(h100, "fp8"), 1.0)
-    streamed = systolic_cost(m, n, k, one, machine(tpu, "int8"), 1.0)
+    tiled = tile_cost(m, n, k, one, machine(h100, "fp8"), Sizes(1.0))
+    streamed = systolic_cost(m, n, k, one, machine(tpu, "int8"), Sizes(1.0))
     assert matmul_cost(m, n, k, h100, "fp8").time == tiled.time
     assert matmul_cost(m, n, k, tpu, "int8").time == streamed.time
 

@@ -13,6 +13,7 @@ from cosim.hardware.lower import ChipArrays
 from cosim.records import array
 from cosim.timing.cost import COMPUTE, MEMORY, OPERANDS, Machine, machine
 from cosim.timing.systolic import DATAFLOWS, cycles, pipelined_cycles, systolic_cost
+from cosim.timing.traffic import Sizes
 
 DIM = st.integers(1, 4096)
 SIDE = st.sampled_from([8, 16, 32, 64, 128, 256])
@@ -25,7 +26,7 @@ def spent(m: int, n: int, k: int, rows: int, columns: int, flow: str, *, shadow:
 
 def time_of(engine: Machine, m: float, n: float, k: float, batch: float = 1.0) -> float:
     one = np.ones(1)
-    return float(systolic_cost(m * one, n * one, k * one, batch * one, engine, 2.0).time[0])
+    return float(systolic_cost(m * one, n * one, k * one, batch * one, engine, Sizes(2.0)).time[0])
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_software_and_format_scale_the_compute_time(array_of_one: Machine) -> No
 def test_the_streamed_axis_is_cut_so_that_four_arrays_share_one_fold(array_of_one: Machine) -> None:
     four = dataclasses.replace(array_of_one, arrays=array(4.0), peak=array_of_one.peak * 4.0)
     one = np.ones(1)
-    cost = systolic_cost(4096 * one, 128 * one, 128 * one, one, four, 2.0)
+    cost = systolic_cost(4096 * one, 128 * one, 128 * one, one, four, Sizes(2.0))
     # 1,024 rows each: 128 + 1,024 + 254 cycles
     assert float(cost.time[0]) == pytest.approx(1406)
     assert [float(choice[0]) for choice in cost.tiling] == [DATAFLOWS.index("ws"), 4.0, 0.0]
@@ -130,7 +131,7 @@ def test_operands_that_leave_the_scratch_too_slowly_bound_the_array(array_of_one
     # 2 B x (64 x 32 x 2 + 32 x 200) = 20,992 B at 1 B/s
     starved = dataclasses.replace(array_of_one, feed=array(1.0))
     one = np.ones(1)
-    cost = systolic_cost(64 * one, 200 * one, 32 * one, one, starved, 2.0)
+    cost = systolic_cost(64 * one, 200 * one, 32 * one, one, starved, Sizes(2.0))
     assert float(cost.time[0]) == 20_992
     assert cost.bound[0] == OPERANDS
 
@@ -139,7 +140,7 @@ def test_the_faster_of_the_offered_dataflows_is_taken(array_of_one: Machine) -> 
     # Few outputs, long sum: one output tile of 8,192 steps against 64 folds of weights.
     both = dataclasses.replace(array_of_one, dataflows=("ws", "os"))
     one = np.ones(1)
-    cost = systolic_cost(128 * one, 128 * one, 8192 * one, one, both, 2.0)
+    cost = systolic_cost(128 * one, 128 * one, 8192 * one, one, both, Sizes(2.0))
     assert float(cost.time[0]) == 8192 + 254
     assert float(cost.tiling[0][0]) == DATAFLOWS.index("os")
     assert time_of(array_of_one, 128, 128, 8192) > float(cost.time[0])
@@ -163,8 +164,8 @@ def test_exposed_loads_slow_a_decode_product_several_times(tpu: ChipArrays) -> N
 
 def test_decode_on_hidden_loads_is_bound_by_the_weight_stream(tpu: ChipArrays) -> None:
     one = np.ones(1)
-    few = systolic_cost(16 * one, 8192 * one, 8192 * one, one, machine(tpu, "bf16"), 2.0)
-    many = systolic_cost(4096 * one, 8192 * one, 8192 * one, one, machine(tpu, "bf16"), 2.0)
+    few = systolic_cost(16 * one, 8192 * one, 8192 * one, one, machine(tpu, "bf16"), Sizes(2.0))
+    many = systolic_cost(4096 * one, 8192 * one, 8192 * one, one, machine(tpu, "bf16"), Sizes(2.0))
     assert (few.bound[0], many.bound[0]) == (MEMORY, COMPUTE)
     # A, B and C once over 2.8 TB/s x 0.8
     moved = 2.0 * (16 * 8192 + 8192 * 8192 + 16 * 8192)
@@ -180,7 +181,7 @@ def test_products_of_a_batch_are_dealt_to_the_arrays(array_of_one: Machine) -> N
 
 def test_operands_enter_once_per_column_of_tiles(array_of_one: Machine) -> None:
     one = np.ones(1)
-    cost = systolic_cost(64 * one, 200 * one, 32 * one, 3 * one, array_of_one, 2.0)
+    cost = systolic_cost(64 * one, 200 * one, 32 * one, 3 * one, array_of_one, Sizes(2.0))
     # 3 products x 2 B x (A 64 x 32 for each of 2 columns of tiles + B 32 x 200)
     assert float(cost.cache_bytes[0]) == 3 * 2 * (64 * 32 * 2 + 32 * 200)
     assert float(cost.flop[0]) == 3 * 2 * 64 * 200 * 32

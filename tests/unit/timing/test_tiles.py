@@ -16,6 +16,7 @@ from cosim.records import Array, array
 from cosim.timing import tiles
 from cosim.timing.cost import COMPUTE, LATENCY, MEMORY, OPERANDS, KernelCost, Machine, machine
 from cosim.timing.tiles import TILE_M, TILE_N, tile_cost
+from cosim.timing.traffic import Sizes
 
 DIM = st.integers(1, 16_384)
 RESIDENTS = ["none", "activations", "repeated"]
@@ -23,7 +24,7 @@ RESIDENTS = ["none", "activations", "repeated"]
 
 def cost_of(engine: Machine, m: float, n: float, k: float, batch: float = 1.0, resident: str = "none") -> KernelCost:
     one = np.ones(1)
-    return tile_cost(m * one, n * one, k * one, batch * one, engine, 2.0, resident=resident)
+    return tile_cost(m * one, n * one, k * one, batch * one, engine, Sizes(2.0), resident=resident)
 
 
 def tiling(cost: KernelCost) -> list[float]:
@@ -33,7 +34,7 @@ def tiling(cost: KernelCost) -> list[float]:
 def traffic_of_all_tiles(engine: Machine, m: float, n: float, k: float, resident: str = "none") -> Array:
     one = np.ones(1)
     shape = tiles._Shape(m * one, n * one, k * one, one)
-    return tiles._dram_bytes(shape, np.ceil(m / TILE_M), np.ceil(n / TILE_N), engine, (2.0, 2.0), resident)
+    return tiles._dram_bytes(shape, np.ceil(m / TILE_M), np.ceil(n / TILE_N), engine, Sizes(2.0), resident)
 
 
 def with_constants(engine: Machine, **constants: float) -> Machine:
@@ -149,7 +150,7 @@ def test_the_loop_over_k_takes_whole_steps(plain: Machine) -> None:
 def test_a_step_is_128_bytes_of_k_whatever_the_format(plain: Machine) -> None:
     one = np.ones(1)
     # 640 elements: 10 steps of 64 in 16 bits, 5 of 128 in 8
-    steps = [float(tile_cost(1024 * one, 128 * one, 640 * one, one, plain, size).time[0]) for size in (2.0, 1.0)]
+    steps = [float(tile_cost(1024 * one, 128 * one, 640 * one, one, plain, Sizes(size)).time[0]) for size in (2.0, 1.0)]
     assert steps == [10.0, 5.0]
 
 
@@ -306,7 +307,7 @@ def test_points_beyond_one_chunk_cost_what_they_cost_alone(h100: ChipArrays) -> 
     engine = machine(h100, "bf16")
     m = np.arange(1.0, 2.0 * tiles.CHUNK + 3.0)
     ones = np.ones_like(m)
-    batch = tile_cost(m, 777 * ones, 1024 * ones, ones, engine, 2.0)
+    batch = tile_cost(m, 777 * ones, 1024 * ones, ones, engine, Sizes(2.0))
     for point in (0, tiles.CHUNK - 1, tiles.CHUNK, 2 * tiles.CHUNK + 1):
         alone = cost_of(engine, m[point], 777, 1024)
         assert float(batch.time[point]) == pytest.approx(float(alone.time[0]), rel=1e-12)
@@ -327,5 +328,5 @@ def test_more_cores_are_never_slower_however_small_the_cache(m: int, n: int, k: 
     changes = {"memory.cache.capacity": array(capacity), "cores": array(np.arange(100.0, 180.0))}
     chip = lower_chip(load_chip("h100-sxm"), changes)
     ones = np.ones(80)
-    time = tile_cost(m * ones, n * ones, k * ones, ones, machine(chip, "bf16"), 2.0).time
+    time = tile_cost(m * ones, n * ones, k * ones, ones, machine(chip, "bf16"), Sizes(2.0)).time
     assert np.all(np.diff(time) <= time[:-1] * 1e-12)

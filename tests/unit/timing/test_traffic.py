@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.records import Array, array
-from cosim.timing.traffic import Resident, blocked_traffic, saved, written
+from cosim.timing.traffic import Resident, Sizes, blocked_traffic, saved, written
 
 MIB = float(2**20)
 DIMS = st.tuples(*[st.integers(1, 40_000)] * 3)
@@ -19,7 +19,7 @@ CAPACITY = st.floats(256.0, 1e9)
 
 def traffic(m: float, n: float, k: float, capacity: float, resident: Resident = "none") -> float:
     one: Array = np.ones(1)
-    return float(blocked_traffic(m * one, n * one, k * one, array(capacity), 2.0, resident)[0])
+    return float(blocked_traffic(m * one, n * one, k * one, array(capacity), Sizes(2.0), resident)[0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -129,5 +129,5 @@ def test_an_output_too_large_to_stay_is_written() -> None:
 
 def test_capacities_along_the_points_axis_meet_their_own_product() -> None:
     size = np.array([4096.0, 4096.0])
-    moved = blocked_traffic(size, size, size, np.array([2 * MIB, 8 * MIB]), 2.0, "none")
+    moved = blocked_traffic(size, size, size, np.array([2 * MIB, 8 * MIB]), Sizes(2.0), "none")
     assert moved == pytest.approx([17 * 32 * MIB, 9 * 32 * MIB])

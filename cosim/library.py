@@ -18,6 +18,7 @@ FOLDERS: Mapping[str, str] = {
     "workloads": "workloads",
     "experiments": "experiments",
     "software": "accelerators/software",
+    "serving": "accelerators/serving",
     "optimizers": "accelerators/optimizers",
     "technology": "accelerators/technology",
     "kernels": "accelerators/kernels",
@@ -29,6 +30,7 @@ _ONE = {
     "workloads": "workload",
     "experiments": "experiment",
     "software": "software",
+    "serving": "serving software",
     "optimizers": "optimizer",
     "technology": "technology",
     "kernels": "library of kernels",
@@ -87,7 +89,7 @@ def _files(root: Path, kind: str) -> list[Path]:
         # A folder of COSIM_PATH that may not be read holds nothing for this user.
         return []
     skip = (
-        {"systems", "technology", "software", "optimizers", "kernels", "collectives"}
+        {"systems", "technology", "software", "serving", "optimizers", "kernels", "collectives"}
         if kind == "accelerators"
         else {"scenarios", "traces"}
     )

@@ -25,6 +25,7 @@ from cosim.engines.case import Case, device_graph, micro_batch_graph, new_tokens
 from cosim.engines.loading import loading
 from cosim.engines.pipeline import Schedule
 from cosim.engines.repeats import Repeats, end_key, kernel_key, repeats, round_key
+from cosim.engines.serving_stack import serving_host
 from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
 from cosim.engines.training import Busiest, Ends
 from cosim.mapping.device import DeviceGraph
@@ -217,6 +218,11 @@ def _training_memory(case: Case, device: DeviceGraph) -> Memory:
 _TIMED = ("time", "tokens", "energy", "server_energy", "facility_energy", "power", "clock", "utilisation", "again_flop")
 
 
+def timed_step(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
+    """A serving step that is known to fit: time, energy and power of every point, and the breakdown of its time."""
+    return _timed(case)
+
+
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     """Time, energy and use of feasible points that serve: the scalars of _TIMED and the breakdown."""
     return _summed_up(case, *_served(case))
@@ -321,7 +327,7 @@ def step_parts(case: Case, costs: StageCosts, stage: Stages, moved: Transfers) -
     stage_time = at_slowest(costs.time)
     through = np.sum(stage.count * costs.time, axis=0)
     through = through + moved.inside * moved.inside_time + moved.across * moved.across_time
-    host = case.system.chip.launch.host_step
+    host = serving_host(case, costs, stage, through)
     busy = stage_time if case.phase == "prefill" else m * stage_time
     slack = np.maximum((through - busy) + host, 0.0)
     parts = {name: m * at_slowest(getattr(costs, name)) for name in CLASSES_OF_TIME}

@@ -13,6 +13,7 @@ from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.recompute import check_modules
 from cosim.mapping.schedules import held
+from cosim.mapping.serving import ServingArrays
 from cosim.mapping.shard import shard
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
@@ -43,6 +44,8 @@ class Case:
     """Training alone."""
     work: Work | None = None
     """What a step of phase `serve` works on, over the whole system."""
+    stack: ServingArrays | None = None
+    """Serving software; None: the chip's own kernels and host."""
 
 
 def micro_batch_graph(case: Case) -> Graph:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cosim.engines.boundary import boundary_transfers
 from cosim.engines.case import Case
+from cosim.engines.serving_stack import sent_by, served_by
 from cosim.engines.stack import as_stack_runs, as_stack_sends
 from cosim.hardware.lower import ChipArrays
 from cosim.mapping.device import (
@@ -96,7 +97,9 @@ class ClassTimes:
 
 @dataclass(frozen=True, slots=True)
 class StageCosts(ClassTimes):
-    """On a stage of each class, shape (4, P)."""
+    """On a stage of each class, shape (4, P), with the kernels that are issued there."""
+
+    kernels: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
     attentions = [_attention(op, chip, count) for op in device.attentions]
     vectors = [_vector(op, chip, count) for op in device.vectors]
     every = (*matmuls, *attentions, *vectors)
-    software = case.software
+    software, stack = case.software, case.stack
+    if stack is not None:
+        return tuple(replace(op, cost=served_by(op.cost, op.kind, stack)) for op in every)
     if software is None:
         return every
     return tuple(replace(op, cost=as_stack_runs(op.cost, op.kind, software, chip)) for op in every)
@@ -139,7 +144,7 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
 def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: Stages) -> StageCosts:
     """Sums over the ops of each stage class, with the gap of every kernel and the collectives."""
     shape = np.broadcast_shapes(stage.layers.shape, (len(stage.layers), points(case)))
-    sums = {name: np.zeros(shape) for name in (*CLASSES_OF_TIME, *POWER)}
+    sums = {name: np.zeros(shape) for name in (*CLASSES_OF_TIME, *POWER, "kernels")}
     for group, cost in group_costs(case, device, ops).items():
         runs = by_group(stage, group)
         for name in sums:
@@ -174,6 +179,7 @@ def group_costs(
     for collective in device.collectives:
         exchange = collective.kind == "all_to_all"
         cost = as_stack_sends(_collective(collective, case, group), case.software, exchange=exchange)
+        cost = sent_by(cost, collective, group, case.system, case.stack)
         time = cost.time
         if (overlap or collective.hides) and collective.behind in behind:
             work = behind[collective.behind]

@@ -231,7 +231,7 @@ def _training(
 
 def _belongs(phase: Phase, plan: Overrides, scenario: Overrides) -> None:
     """Refuses what only the other kind of phase knows: nothing is read and then not used."""
-    serving = {
+    serving: dict[str, tuple[str, ...]] = {
         "plan": ("micro_batches", "kv_dtype", "weights_dtype", "latent"),
         "scenario": ("batch", "capacity", "ttft_limit", "tpot_limit"),
     }

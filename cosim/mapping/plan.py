@@ -55,7 +55,7 @@ class Plan(Frozen):
     dtype: Dtype = "bf16"
     """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
     weights_dtype: Dtype | None = None
-    """Format of these weights in memory where that is narrower than the products': w4a16 is int4 here and bf16 above."""
+    """Format of these weights in memory where that is narrower than the products': w4a16 is int4 here, bf16 above."""
     kv_dtype: Dtype = "bf16"
     algorithm: Algorithms = Algorithms()
     expert_parallel: Degree = 1

@@ -136,9 +136,7 @@ def _chunk(shape: _Shape, machine: Machine, sizes: Sizes, resident: Resident) ->
     )
 
 
-def _dram_bytes(
-    shape: _Shape, across: Array, down: Array, machine: Machine, sizes: Sizes, resident: Resident
-) -> Array:
+def _dram_bytes(shape: _Shape, across: Array, down: Array, machine: Machine, sizes: Sizes, resident: Resident) -> Array:
     """Bytes of one product, (tiles, 1, N): operands that fit the cache once, others once per super-tile.
 
     A cache in `partitions` that keep a copy each holds that much less; what stays from kernel to kernel are the

@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "collective": ("accelerator", "op", "bytes", "ranks", "measured_s"),
     "training": ("accelerator", "system", "num_accelerators", "global_batch", "seq_len", "measured_value"),
+    "inference": ("accelerator", "workload", "measured_quantity", "measured_value"),
     "systolic": ("M", "N", "K", "rows", "cols", "dataflow", "cycles"),
 }
 """Columns that a kind cannot do without."""

@@ -4,6 +4,7 @@ matmul    a kernel timed alone: see `cosim.validation.kernels`
 attention a kernel timed alone: see `cosim.validation.attention`
 collective one operation timed alone: see `cosim.validation.collective`
 training  an optimizer step of a given plan: see `cosim.validation.training`
+inference a served point or a static batch: see `cosim.validation.inference`
 systolic  cycles of one array, fill and drain exposed
 """
 
@@ -20,7 +21,7 @@ from cosim.hardware.load import load_chip
 from cosim.hardware.lower import ChipArrays, lower_chip
 from cosim.records import Array, array
 from cosim.timing.systolic import DATAFLOWS, cycles
-from cosim.validation import attention, collective, training
+from cosim.validation import attention, collective, inference, training
 from cosim.validation.cases import Case
 from cosim.validation.faults import kernel_fault
 from cosim.validation.kernels import matmul_kernel
@@ -45,6 +46,7 @@ def predict(kind: str, cases: Sequence[Case]) -> list[Prediction]:
         "attention": _attention,
         "collective": _collective,
         "training": _training,
+        "inference": _inference,
     }
     return answer[kind](cases)
 
@@ -71,6 +73,17 @@ def _training(cases: Sequence[Case]) -> list[Prediction]:
     """One group for each source, accelerator and workload."""
     found = training.answers(cases)
     groups = [tuple(case.values.get(name, "") for name in ("source", "accelerator", "workload")) for case in cases]
+    return [
+        Prediction(case, answer.predicted, answer.measured, group, answer.reason)
+        for case, answer, group in zip(cases, found, groups, strict=True)
+    ]
+
+
+def _inference(cases: Sequence[Case]) -> list[Prediction]:
+    """One group for each source, accelerator and workload."""
+    found = inference.answers(cases)
+    names = ("source_key" if cases and "source_key" in cases[0].values else "source", "accelerator", "workload")
+    groups = [tuple(case.values.get(name, "") for name in names) for case in cases]
     return [
         Prediction(case, answer.predicted, answer.measured, group, answer.reason)
         for case, answer, group in zip(cases, found, groups, strict=True)

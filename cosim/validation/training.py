@@ -18,10 +18,8 @@ from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.train import best_plan
-from cosim.hardware.load import load_system, usual_systems
-from cosim.hardware.lower import SystemArrays, lower_system
-from cosim.hardware.system import System
-from cosim.hardware.vary import vary_system
+from cosim.hardware.load import load_system
+from cosim.hardware.lower import SystemArrays
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.optimizers import optimized
 from cosim.mapping.plan import Plan, PlanArrays, Scenario, lower_plan, lower_scenario
@@ -30,9 +28,9 @@ from cosim.mapping.widths import one_format
 from cosim.overrides import Varied
 from cosim.records import array, map_leaves, stacked, structure
 from cosim.validation.cases import Case as Row
+from cosim.validation.row_system import CannotAnswerError, Systems, row_system, sized
 from cosim.validation.training_rows import (
     UPDATES,
-    CannotAnswerError,
     Degrees,
     Reader,
     check,
@@ -40,9 +38,6 @@ from cosim.validation.training_rows import (
     model_of,
 )
 from cosim.workload.model import lower_model
-
-Systems = Callable[[str], System]
-"""How a system is read by its name: as its file says, or with some constants of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +175,7 @@ def _fastest(
     case: Case, system: tuple[str, Systems], degrees: Degrees, given: dict[str, float], said: list[str]
 ) -> PlanArrays:
     """The fastest plan that agrees with what is given and fits the memory of the chips. Raises CannotAnswerError."""
-    machine = replace(_lowered(*system, degrees.chips, roomy=False), chips=array(degrees.chips))
+    machine = replace(sized(*system, degrees.chips, roomy=False), chips=array(degrees.chips))
     if case.software is None:
         raise CannotAnswerError("a search needs the software")
     try:
@@ -204,53 +199,7 @@ def _fastest(
 def _system(reader: Reader, degrees: Degrees, systems: Systems) -> tuple[str, SystemArrays]:
     """The row's system, or the usual one of its chip."""
     name, chip = reader.given("system"), reader.given("accelerator")
-    if not name:
-        usual = _usual().get(chip)
-        if usual is None:
-            raise CannotAnswerError(f"system (blank) is not in the library, nor a usual one of {chip or '(blank)'}")
-        name = usual
-        reader.complete("system", name)
-    if name not in library.names("systems"):
-        raise CannotAnswerError(f"system {name} is not in the library")
-    system = _lowered(name, systems, degrees.chips)
-    if not chip or system.chip.name == chip:
-        return name, system
-    for variant in library.names("systems"):
-        # A system that was sold with several chips has a file for each.
-        if variant.startswith(f"{name}-") and systems(variant).chip.name == chip:
-            reader.complete("system", variant)
-            return variant, _lowered(variant, systems, degrees.chips)
-    raise CannotAnswerError(f"system {name} has {system.chip.name}, not {chip}")
-
-
-@lru_cache(maxsize=1)
-def _usual() -> dict[str, str]:
-    return usual_systems()
-
-
-@lru_cache(maxsize=256)
-def _lowered(name: str, systems: Systems, chips: int, *, roomy: bool = True) -> SystemArrays:
-    """The system with nodes, or a slice of a torus, for `chips`; where `roomy` with memory without a limit."""
-    spec = systems(name)
-    per_node = spec.chips / spec.nodes.si
-    changes: dict[str, Any] = {"nodes": max(int(np.ceil(chips / per_node)), 1)}
-    first = spec.tiers[0]
-    if first.shape and chips < np.prod(first.shape):
-        changes[f"tiers.{first.name}.shape"] = _slice(first.shape, chips)
-    lowered = lower_system(vary_system(Varied(spec), changes))
-    if not roomy:
-        return lowered
-    memory = dict(lowered.chip.memory)
-    memory["dram"] = replace(memory["dram"], capacity=array(np.inf))
-    return replace(lowered, chip=replace(lowered.chip, memory=memory))
-
-
-def _slice(shape: Sequence[int], chips: int) -> list[int]:
-    """Sides of the smallest slice of a torus that holds `chips`: the longest side halved as often as that goes."""
-    sides = sorted(shape)
-    while sides[-1] % 2 == 0 and np.prod(sides) // 2 >= chips:
-        sides = sorted([*sides[:-1], sides[-1] // 2])
-    return sides
+    return row_system(name, chip, degrees.chips, systems, reader.completed)
 
 
 @lru_cache(maxsize=64)

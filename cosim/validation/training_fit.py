@@ -27,7 +27,7 @@ from cosim.validation.cases import read_cases
 from cosim.validation.statistics import summary
 from cosim.validation.training import in_quantity, training_cases
 from cosim.validation.training_known import Fit, Half, Known, fits_of, in_fitted_half, is_fitted
-from cosim.validation.training_rows import CannotAnswerError
+from cosim.validation.row_system import CannotAnswerError
 
 ROWS_PER_CONSTANT = 30
 LEAST_ROWS = 50

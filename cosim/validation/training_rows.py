@@ -20,6 +20,7 @@ from cosim.dtypes import EITHER, TRAINING_PRECISIONS
 from cosim.mapping.plan import RECOMPUTES
 from cosim.mapping.software import Software
 from cosim.validation.cases import Case as Row
+from cosim.validation.row_system import CannotAnswerError
 from cosim.workload.load import load_model
 from cosim.workload.model import Model
 
@@ -36,10 +37,6 @@ ADAMS = frozenset({"adam", "adamw"})
 """They keep the same: tables call one the other, and a stack's own bytes are nearer to what ran."""
 Spec = TypeVar("Spec", bound=BaseModel)
 _DIMS = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
-
-
-class CannotAnswerError(Exception):
-    """A row that the model cannot answer; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from cosim import library
 from cosim.mapping.software import load_software
 from cosim.validation.cases import Case as Row
-from cosim.validation.training_rows import CannotAnswerError, Reader
+from cosim.validation.row_system import CannotAnswerError
+from cosim.validation.training_rows import Reader
 
 ASPECTS = ("strategy", "recompute", "precision")
 OPEN = "degrees not said"

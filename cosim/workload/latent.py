@@ -26,9 +26,7 @@ def latent_up(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> tuple[Ma
     return _absorbed(model, tokens) if absorbed else _expanded(model, tokens)
 
 
-def latent_ends(
-    model: ModelArrays, tokens: Tokens, up: tuple[Matmul, ...], attentions: tuple[Attention, ...]
-) -> Graph:
+def latent_ends(model: ModelArrays, tokens: Tokens, up: tuple[Matmul, ...], attentions: tuple[Attention, ...]) -> Graph:
     """The block around `up` and `attentions`: projections of all tokens, rotary and cache write, sum."""
     down, norms = _down(model, tokens)
     rope = Axis(model.heads, model.rope_dim)

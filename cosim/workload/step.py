@@ -32,8 +32,13 @@ def step_graph(model: ModelArrays, work: Work, *, imbalance: Array = UNIFORM, la
     rows = Tokens("decode", np.maximum(work.tokens, 1e-9), one, one)
     drawn = Tokens("decode", np.maximum(work.sampled, 1e-9), one, one)
     block = _latent_block(model, work, rows, latent) if model.is_latent else _block(model, work, rows)
-    few = rows if model.is_moe is False else replace(rows, phase="decode")
-    parts = (embedding(model, rows), norms(model, rows), block, feed_forward(model, few, imbalance), head(model, drawn))
+    parts = (
+        embedding(model, rows),
+        norms(model, rows),
+        block,
+        feed_forward(model, rows, imbalance),
+        head(model, drawn),
+    )
     return joined("serve", parts)
 
 
@@ -55,10 +60,9 @@ def _latent_block(model: ModelArrays, work: Work, rows: Tokens, latent: str) -> 
         absorbed = latent == "absorbed" or (latent == "best" and name == "decodes")
         # Keys and values are made anew of all that a prompt has in the cache.
         seen = tokens if absorbed else replace(tokens, query=tokens.context)
-        for op in latent_up(model, seen, absorbed=absorbed):
-            up.append(replace(op, name=f"{op.name}.{name}", count=op.count * count))
+        forms = latent_up(model, seen, absorbed=absorbed)
+        up += [replace(op, name=f"{op.name}.{name}", count=op.count * count) for op in forms]
         attentions += _counted((latent_attention(model, tokens, absorbed=absorbed),), count, name)
-    # A second form of the same weights is no second copy of them: the first that runs holds them.
     return latent_ends(model, rows, tuple(up), tuple(attentions))
 
 

@@ -39,7 +39,7 @@ class Work:
 
     @property
     def prompts(self) -> Tokens:
-        """The pieces of prompts as attention sees them; one of one token where there are none, to be counted 0 times."""
+        """The pieces of prompts as attention sees them; where there are none one of one token, counted 0 times."""
         none = self.chunks <= 0.0
         chunk = np.where(none, 1.0, self.chunk)
         return Tokens("prefill", np.where(none, 1.0, self.chunks), chunk, np.where(none, 1.0, self.past + chunk))

@@ -17,7 +17,8 @@ from cosim.validation import training, training_rows
 from cosim.validation.cases import Case
 from cosim.validation.predict import predict
 from cosim.validation.training import Answer, answers, training_case
-from cosim.validation.training_rows import QUANTITIES, CannotAnswerError
+from cosim.validation.row_system import CannotAnswerError
+from cosim.validation.training_rows import QUANTITIES
 from cosim.workload.load import load_model
 
 ROW: dict[str, object] = {

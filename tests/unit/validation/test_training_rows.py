@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cosim.mapping.software import load_software
 from cosim.validation.cases import Case
-from cosim.validation.training_rows import CannotAnswerError, Reader, check, model_of
+from cosim.validation.row_system import CannotAnswerError
+from cosim.validation.training_rows import Reader, check, model_of
 
 RUN: dict[str, object] = {"num_accelerators": 64, "tp": 2, "pp": 4, "global_batch": 256, "micro_batch": 2}
 

@@ -1,0 +1,197 @@
+"""Served requests in closed form: a batch run to its end, or requests in flight in a steady state.
+
+    static     ttft = prompts of the batch, piece by piece;  e2e = ttft + steps of (output - 1) tokens
+    in flight  c requests of a replica, each of which ends as another begins:
+               extra   what the pieces of a prompt add to the steps that carry them (or their own steps, `first`)
+               tpot    decode step / (1 - extra x prompts per second of the others)
+               ttft    steps that carry the own prompt + half a step + wait behind others' prompts
+               cycle   ttft + (output - 1) tpot;  requests per second = c / cycle
+               alike   requests of one length whose prompts go first come in waves: each waits for half of all prompts
+    waiting    requests beyond what memory or the stack holds wait for one to end
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cosim.engines.analytic import timed_step
+from cosim.engines.case import Case
+from cosim.engines.served_memory import room
+from cosim.records import Array, array, joined, map_leaves, points, take
+from cosim.workload.work import Work
+
+ROUNDS = 100
+"""Rounds of the steady state: each halves what is left."""
+GAUSS = (0.5 - 0.5 / np.sqrt(3.0), 0.5 + 0.5 / np.sqrt(3.0))
+"""Places in the answer at which two steps stand for all: exact for steps that grow as a cubic of the context."""
+LEVELS = 24
+"""Concurrencies at which a rate is looked up."""
+ALMOST = 1e-6
+NONE = array(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Requests alike, leaves (P,): tokens of prompt and answer, requests in flight over the whole system."""
+
+    prompt: Array
+    output: Array
+    concurrency: Array
+    """NaN: as many as the system holds."""
+    waves: Array = field(default_factory=lambda: array(np.inf))
+    """Requests in all over those in flight. The first of them come at once and wait for each other: what a benchmark
+    reports as a mean holds that start; inf is the steady state alone."""
+    rate: Array = field(default_factory=lambda: array(np.nan))
+    """Requests per second that are offered, inf all at once; NaN where a number is kept in flight."""
+    requests: Array = field(default_factory=lambda: array(np.inf))
+    """Requests in all at such a rate."""
+    alike: bool = False
+    """Whether all have the same lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a request sees [s], (P,): first token, each further one, all of it; requests per second of the system."""
+
+    ttft: Array
+    tpot: Array
+    e2e: Array
+    rate: Array
+    held: Array
+    """Requests in flight on a replica."""
+    waits: Array
+    """Part of ttft behind other requests."""
+
+
+def step_seconds(case: Case, works: Sequence[Work]) -> list[Array]:
+    """Seconds of one step of each of `works`, (P,) each, all of them in one call."""
+    total, count = points(case), len(works)
+    total = max(total, *(points(work) for work in works))
+    whole = [map_leaves(work, lambda leaf: np.broadcast_to(leaf, (total,))) for work in works]
+    index = np.tile(np.arange(total, dtype=np.intp), count)
+    timed, _ = timed_step(replace(take(case, index), work=joined(whole)))
+    return list(np.broadcast_to(timed["time"], (count * total,)).reshape(count, total))
+
+
+def static_batch(case: Case, demand: Demand) -> Served:
+    """A batch that is formed, filled and run to its end."""
+    batch, prompt, output = demand.concurrency, demand.prompt, demand.output
+    pieces, piece, past = _pieces(case, batch * prompt, prompt)
+    fill = Work(batch, piece, past, NONE, NONE, batch / pieces)
+    steps = [Work(NONE, NONE, NONE, batch, prompt + 1.0 + g * np.maximum(output - 2.0, 0.0), batch) for g in GAUSS]
+    first, early, late = step_seconds(case, [fill, *steps])
+    start = array(0.0) if case.stack is None else case.stack.request_start
+    ttft = np.where(prompt > 0.0, pieces * first, 0.0) + start
+    tpot = (early + late) / 2.0
+    e2e = ttft + np.where(prompt > 0.0, np.maximum(output - 1.0, 0.0), output) * tpot
+    return Served(ttft, tpot, e2e, batch / e2e, batch / case.plan.data + 0.0 * e2e, np.zeros_like(ttft))
+
+
+def _pieces(case: Case, tokens: Array, prompt: Array) -> tuple[Array, Array, Array]:
+    """Steps that `tokens` of whole prompts take, tokens of a prompt in each, what it has in the cache on average."""
+    stack = case.stack
+    if stack is None or stack.policy == "static":
+        return np.ones_like(tokens), prompt, np.zeros_like(prompt)
+    budget = stack.token_budget * case.plan.data
+    pieces = np.maximum(np.ceil(tokens / budget), 1.0)
+    # More prompts than one are filled one after the other, each in as few pieces as it takes.
+    own = np.minimum(np.maximum(np.ceil(prompt / stack.token_budget), 1.0), pieces)
+    return pieces, prompt / pieces, prompt * (1.0 - 1.0 / own) / 2.0
+
+
+def in_flight(case: Case, demand: Demand) -> Served:
+    """Requests at a fixed concurrency in their steady state; NaN is as many as the system holds."""
+    most = holds(case, demand)
+    asked = np.where(np.isnan(demand.concurrency), most, np.maximum(demand.concurrency / case.plan.data, 1.0))
+    own = np.minimum(asked, most)
+    step, extra, carried = _steps(case, demand, own)
+    return _steady(case, demand, (step, extra, carried), own, asked)
+
+
+def holds(case: Case, demand: Demand) -> Array:
+    """Requests that a replica holds at once, at least one: what its memory and its stack let it."""
+    stack = case.stack
+    if case.model.network:
+        return np.full(demand.prompt.shape, 256.0)
+    answer = demand.output if stack is not None and stack.reserves_whole else demand.output / 2.0
+    found = room(case, demand.prompt + answer).sequences
+    if stack is not None:
+        found = np.minimum(found, stack.max_sequences)
+    return np.maximum(found, 1.0)
+
+
+def _steps(case: Case, demand: Demand, own: Array) -> tuple[Array, Array, Array]:
+    """Seconds of a decode step of `own` requests, what a prompt adds to others' steps, of the steps that carry it."""
+    stack, data = case.stack, case.plan.data
+    prompt, mean = demand.prompt, demand.prompt + demand.output / 2.0
+    apart = stack is not None and stack.policy == "first"
+    budget = array(np.inf) if stack is None else stack.token_budget
+    free = np.maximum(budget - (0.0 if apart else own), 1.0)
+    pieces = np.maximum(np.ceil(prompt / free), 1.0)
+    piece, past = prompt / pieces, prompt * (1.0 - 1.0 / pieces) / 2.0
+    others = np.zeros_like(own) if apart else (own - 1.0) * data
+    decode = Work(NONE, NONE, NONE, own * data, mean, own * data)
+    fewer = Work(NONE, NONE, NONE, np.maximum(others, data), mean, np.maximum(others, data))
+    mixed = Work(data + 0.0 * own, piece, past, others, mean, others + data / pieces)
+    step, less, filled = step_seconds(case, [decode, fewer, mixed])
+    extra = pieces * np.maximum(filled - np.where(others > 0.0, less, 0.0), 0.0)
+    return step, extra, pieces * filled
+
+
+def _steady(case: Case, demand: Demand, seconds: tuple[Array, Array, Array], own: Array, asked: Array) -> Served:
+    """The steady state of `own` requests of a replica of which `asked` are wanted, with the start's share in the mean."""
+    step, extra, carried = seconds
+    after = np.maximum(demand.output - 1.0, 0.0)
+    start = array(0.0) if case.stack is None else case.stack.request_start
+    cycle = carried + after * step + (own - 1.0) * extra
+    waves = demand.alike and case.stack is not None and case.stack.policy == "first"
+    for _ in range(ROUNDS):
+        busy = np.minimum((own - 1.0) * extra / cycle, 1.0 - ALMOST)
+        if waves:
+            # All prompts of a wave run before its answers go on: half of them before the own, half after it.
+            wait = (own - 1.0) / 2.0 * extra
+            tpot = step + wait / np.maximum(after, 1.0)
+        else:
+            tpot = step / (1.0 - busy)
+            wait = np.where(own > 1.0, step / 2.0 + busy * extra / (2.0 * (1.0 - busy)), 0.0)
+            # All others can be in front at most.
+            wait = np.minimum(wait, step + (own - 1.0) * extra)
+        cycle = (cycle + carried + wait + start + after * tpot) / 2.0
+    if not waves:
+        # Of the first wave each waits for half of the others on average.
+        wait = wait + (own - 1.0) / 2.0 * extra / demand.waves
+    e2e = carried + wait + start + after * tpot
+    rate = own * case.plan.data / e2e
+    queued = (asked - own) * case.plan.data / rate
+    return Served(carried + wait + start + queued, tpot, e2e + queued, rate, own, wait + queued)
+
+
+def offered(case: Case, demand: Demand) -> Served:
+    """Requests that come at a rate: the concurrency that serves it, or all that is held, and a queue that grows."""
+    total = points(case)
+    most = np.broadcast_to(holds(case, demand), (total,))
+    levels = most ** (np.arange(LEVELS)[:, None] / (LEVELS - 1.0))
+    index = np.tile(np.arange(total, dtype=np.intp), LEVELS)
+    many = take(case, index)
+    wanted = map_leaves(replace(demand, concurrency=array(0.0)), lambda leaf: np.broadcast_to(leaf, (total,))[index])
+    wanted = replace(wanted, concurrency=levels.reshape(-1) * many.plan.data)
+    found = in_flight(many, wanted)
+    grid = {name: getattr(found, name).reshape(LEVELS, total) for name in ("ttft", "tpot", "rate", "held", "waits")}
+    rates = np.maximum.accumulate(grid["rate"], axis=0)
+    asked = np.broadcast_to(demand.rate, (total,))
+    at = {name: _looked_up(rates, values, asked) for name, values in grid.items()}
+    served = np.minimum(asked, rates[-1])
+    behind = np.where(asked > rates[-1], demand.requests / 2.0 * (1.0 / rates[-1] - 1.0 / asked), 0.0)
+    behind = np.where(np.isfinite(demand.requests), behind, np.where(asked > rates[-1], np.inf, 0.0))
+    ttft = at["ttft"] + behind
+    e2e = ttft + np.maximum(demand.output - 1.0, 0.0) * at["tpot"]
+    return Served(ttft, at["tpot"], e2e, served, at["held"], at["waits"] + behind)
+
+
+def _looked_up(rates: Array, values: Array, asked: Array) -> Array:
+    """Values (levels, P) at the level whose rate is `asked` (P,); those of the first and last level beyond them."""
+    found = [np.interp(asked[p], rates[:, p], values[:, p]) for p in range(asked.size)]
+    return np.array(found)

@@ -1,0 +1,58 @@
+"""Sequences that a replica can hold: what memory leaves beside weights and activations, over the cache of one.
+
+    room      = share x capacity - weights - activations of a full step - what the runtime keeps
+    sequences = floor(room / cache of a sequence), on the fullest stage
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cosim.engines.case import Case, device_graph, stage_classes
+from cosim.mapping.memory import Memory, serving_memory
+from cosim.records import Array, array
+from cosim.workload.work import Work, decode_work
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Of the fullest chip of a replica [B], (P,): what all may take, weights, activations, the cache of a sequence."""
+
+    most: Array
+    weights: Array
+    activations: Array
+    other: Array
+    per_sequence: Array
+
+    @property
+    def left(self) -> Array:
+        """What is left for the cache [B], negative where not even the weights fit."""
+        return self.most - self.weights - self.activations - self.other
+
+    @property
+    def sequences(self) -> Array:
+        """Whole sequences that fit; 0 where the weights do not."""
+        found: Array = np.floor(np.maximum(self.left, 0.0) / self.per_sequence)
+        return found
+
+
+def room(case: Case, tokens: Array) -> Room:
+    """Room of a replica whose sequences hold `tokens` of the cache each. Networks keep no cache."""
+    plan, stack = case.plan, case.stack
+    share, budget = (array(1.0), array(1.0)) if stack is None else (stack.memory_share, stack.token_budget)
+    one = replace(case.scenario, batch=plan.data + 0.0 * tokens, capacity=tokens)
+    zero = array(0.0)
+    few = replace(case, work=decode_work(plan.data, tokens))
+    held = _memory(replace(few, scenario=one))
+    full = replace(case, work=Work(plan.data, budget, zero, zero, zero, plan.data))
+    step = _memory(replace(full, scenario=one))
+    return Room(
+        share * case.system.chip.memory["dram"].capacity, held.weights, step.activations, held.other, held.kv
+    )
+
+
+def _memory(case: Case) -> Memory:
+    reserved = case.system.chip.memory["dram"].reserved
+    return serving_memory(device_graph(case), stage_classes(case), case.model, case.plan, case.scenario, reserved)

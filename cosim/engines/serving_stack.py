@@ -1,0 +1,63 @@
+"""What a serving stack makes of a step: rates of its kernels, its own sums, what its host costs.
+
+kernel   seconds / rate of its class
+sum      the faster of the chip's library and the stack's own kernel, in which every rank reads all others:
+start + (ranks - 1) bytes / bandwidth, inside the innermost tier
+host     step + sequences x each + kernels x issue; behind the device, or after it
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cosim.hardware.lower import SystemArrays
+from cosim.mapping.device import DeviceCollective
+from cosim.mapping.placement import Placement
+from cosim.mapping.serving import ServingArrays
+from cosim.mapping.stages import Stages
+from cosim.records import Array
+from cosim.timing.collective import CollectiveCost
+from cosim.timing.cost import KernelCost
+
+if TYPE_CHECKING:
+    from cosim.engines.case import Case
+    from cosim.engines.step import StageCosts
+
+
+def served_by(cost: KernelCost, kind: str, stack: ServingArrays) -> KernelCost:
+    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it."""
+    rate: Array = {"matmul": stack.matmul_rate, "attention": stack.attention_rate, "vector": stack.vector_rate}[kind]
+    return replace(cost, time=cost.time / rate, compute=cost.compute / rate, memory=cost.memory / rate)
+
+
+def sent_by(
+    cost: CollectiveCost, op: DeviceCollective, group: Placement, system: SystemArrays, stack: ServingArrays | None
+) -> CollectiveCost:
+    """A collective as the stack runs it; `group` are the tensor ranks."""
+    if stack is None:
+        return cost
+    if op.kind == "all_to_all":
+        return replace(cost, time=cost.time / stack.exchange_rate)
+    time = cost.time / stack.collective_rate
+    if op.kind == "all_reduce":
+        inner = system.tiers[0]
+        near = (group.total == group.ranks[0]) & (group.total > 1.0)
+        own = stack.sum_start + (group.total - 1.0) * op.size_bytes / inner.bandwidth
+        time = np.where(near & (op.size_bytes > 0.0), np.minimum(time, own), time)
+    return replace(cost, time=time)
+
+
+def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) -> Array:
+    """Host time that a step adds to its `device` time [s]; of a training-free chip alone: its own."""
+    own = case.system.chip.launch.host_step
+    stack, work = case.stack, case.work
+    if stack is None or work is None:
+        return own
+    ranks = case.plan.data
+    sequences = (work.decodes + work.chunks) / ranks
+    host = np.where(np.isnan(stack.host_step), own, stack.host_step) + sequences * stack.host_sequence
+    host = host + np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
+    return np.maximum(host - device, 0.0) if stack.host_hidden else host

@@ -1,0 +1,271 @@
+"""What a row of a measured inference run says, and what is completed where it says nothing.
+
+    system      the usual one of the chip
+    degrees     tensor parallelism over all chips; a degree beyond them counts parts of a chip
+    formats     a format that the chip multiplies in no unit, or that the stack only keeps weights in, is widened
+    cache       the stack's format for weights of 8 bits and fewer, else 16 bits
+    lengths     the mean lengths of the data set of an MLPerf task; 0.9 of nominal where a client draws them so
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from cosim import library
+from cosim.dtypes import bytes_per_element, is_wide
+from cosim.engines.case import Case
+from cosim.engines.served import Demand
+from cosim.errors import SpecError
+from cosim.hardware.load import load_system
+from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.serving import Serving, load_serving, lower_serving
+from cosim.overrides import Varied
+from cosim.records import Array, array
+from cosim.validation.cases import Case as Row
+from cosim.validation.inference_known import Known, known
+from cosim.validation.row_system import CannotAnswerError, row_system
+from cosim.workload.load import load_workload, lower_workload
+from cosim.workload.model import ModelArrays
+
+QUANTITIES = (
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "output_tokens_per_s",
+    "input_tokens_per_s",
+    "tokens_per_s",
+    "samples_per_s",
+)
+RUNS = {"static_batch": "static", "max_concurrency": "in_flight", "offered QPS": "offered"}
+FULL = "engine max"
+"""How words begin that say as many sequences as the engine holds."""
+FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A row as a case of phase `serve`, what is demanded of it, and how it was run."""
+
+    run: str
+    case: Case
+    demand: Demand
+    quantity: str
+    completed: tuple[str, ...]
+    layouts: tuple[int, ...] = ()
+    """Tensor degrees to choose from, the best of which a tuned run takes; none: as in the case."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """A row and what was filled in while it is read."""
+
+    row: Row
+    completed: list[str] = field(default_factory=list)
+
+    def given(self, column: str) -> str:
+        """Text of a column, blank where it is absent."""
+        return self.row.values.get(column, "").strip()
+
+    def number(self, column: str) -> float | None:
+        """A column as a number of zero or more; None where it is blank or zero. Raises CannotAnswerError."""
+        text = self.given(column)
+        if not text or text in ("0", "inf"):
+            return None
+        value = self.row.number(column)
+        if value is None or value < 0.0:
+            raise CannotAnswerError(f"{column} {text} is not a number of zero or more")
+        return value
+
+    def degree(self, column: str) -> int | None:
+        """A degree of parallelism. Raises CannotAnswerError."""
+        value = self.number(column)
+        if value is not None and value != round(value):
+            raise CannotAnswerError(f"{column} {self.given(column)} is not a whole number")
+        return None if value is None else int(value)
+
+    def complete(self, name: str, value: object) -> None:
+        """Notes what was filled in."""
+        self.completed.append(f"{name} {value}")
+
+
+def asked(row: Row) -> Asked:
+    """A row as what the engines are asked. Raises CannotAnswerError."""
+    reader, facts = Reader(row), known()
+    quantity = reader.given("measured_quantity")
+    if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
+        raise CannotAnswerError("measured quantity or value is unknown")
+    model, stack = _model(reader), _stack(reader)
+    run = _run(reader)
+    chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
+    _, system = row_system(reader.given("system"), reader.given("accelerator"), chips, load_system, reader.completed, roomy=False)
+    plan, layouts = _plan(reader, model, chips, run)
+    dtype, stored, cache = _formats(reader, stack, tuple(system.chip.matrix.peak))
+    plan = replace(plan, dtype=dtype, kv_dtype=cache, weights_dtype=stored)
+    one, most = array(1.0), array(np.inf)
+    case = Case(
+        "serve",
+        system,
+        # Without its name, models of one structure make one batch.
+        replace(model, name=""),
+        plan,
+        ScenarioArrays(one, one, one, most, most),
+        stack=lower_serving(stack),
+    )
+    return Asked(run, case, _demand(reader, facts, run, quantity), quantity, tuple(reader.completed), layouts)
+
+
+def _run(reader: Reader) -> str:
+    """How the row was run. Raises CannotAnswerError."""
+    kind, mode = reader.given("batch_kind"), reader.given("mode")
+    if kind in RUNS:
+        return RUNS[kind]
+    if kind.startswith(FULL):
+        return "full"
+    if kind:
+        raise CannotAnswerError(f"batch_kind {kind} is not modelled")
+    if reader.given("workload") in known().tasks:
+        return {"offline": "full", "server": "limited", "static": "static"}.get(mode, mode)
+    if mode == "static" and reader.given("batch"):
+        return "static"
+    return {"static": "static", "offline": "full", "server": "full"}.get(mode, "") or _unknown("mode", mode)
+
+
+def _unknown(column: str, text: str) -> str:
+    raise CannotAnswerError(f"{column} {text or '(blank)'} is not modelled")
+
+
+def _demand(reader: Reader, facts: Known, run: str, quantity: str) -> Demand:
+    """Lengths and requests in flight. Raises CannotAnswerError."""
+    prompt, output = reader.number("input_len"), reader.number("output_len")
+    task = facts.tasks.get(reader.given("workload"))
+    if task is not None and prompt is None and output is None and not reader.given("batch_kind"):
+        prompt, output = task.prompt, task.output
+        reader.complete("lengths", f"{prompt:g} in, {output:g} out, means of the data set")
+    client = facts.client(reader.row)
+    if client is not None:
+        prompt, output = (None if each is None else each * client.lengths for each in (prompt, output))
+    batch = reader.number("batch")
+    if batch is None and run in ("static", "in_flight"):
+        if run != "static":
+            raise CannotAnswerError("batch is unknown")
+        batch = 1.0
+        reader.complete("batch", 1)
+    rate = math.inf if reader.given("offered_qps") == "inf" else reader.number("offered_qps") or math.nan
+    if quantity == "ttft_s" and output is None:
+        output = 1.0
+    return Demand(
+        array(prompt or 0.0),
+        array(max(output or 1.0, 1.0)),
+        array(math.nan if batch is None else batch),
+        waves=array(math.inf if client is None else client.waves),
+        rate=array(rate),
+        requests=array(math.inf if client is None else client.requests),
+        alike=client is not None and client.alike,
+    )
+
+
+def _model(reader: Reader) -> ModelArrays:
+    name = reader.given("workload")
+    if name not in library.names("workloads"):
+        raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library")
+    return _lowered(name)
+
+
+@lru_cache(maxsize=256)
+def _lowered(name: str) -> ModelArrays:
+    return lower_workload(Varied(load_workload(name)))
+
+
+def _stack(reader: Reader) -> Serving:
+    name = reader.given("software_stack") or "other"
+    if name not in library.names("serving"):
+        raise CannotAnswerError(f"serving stack {name} is not in the library")
+    return _serving(name)
+
+
+@lru_cache(maxsize=64)
+def _serving(name: str) -> Serving:
+    try:
+        return load_serving(name)
+    except SpecError as error:
+        raise CannotAnswerError(str(error)) from None
+
+
+def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:
+    """Degrees of the row; tensor degrees to choose from where it names none. Raises CannotAnswerError."""
+    if any("/" in reader.given(column) for column in ("tp", "pp", "ep", "dp")):
+        raise CannotAnswerError("prefill and decode have plans of their own: see inference_disaggregated")
+    tensor, pipeline, expert, data = (reader.degree(column) for column in ("tp", "pp", "ep", "dp"))
+    layouts: tuple[int, ...] = ()
+    if tensor is None and data is None and pipeline is None:
+        degrees = [d for d in (1, 2, 4, 8) if chips % d == 0 and d <= chips and float(model.heads) % d == 0]
+        layouts = (1,) if model.network else tuple(degrees)
+        tensor = layouts[-1]
+        reader.complete("tp", "of the fastest plan" if len(layouts) > 1 else tensor)
+    pipeline = pipeline or 1
+    tensor = chips // pipeline if tensor is None else tensor
+    if tensor * pipeline > chips:
+        # A degree that counts parts of a chip.
+        parts = max(round(tensor * pipeline / chips), 1)
+        tensor = max(tensor // parts, 1)
+        reader.complete("tp", f"{tensor} chips of {parts} ranks each")
+    if model.network:
+        tensor = pipeline = 1
+    shared = data is not None and data > 1
+    replicas = max(chips // (tensor * pipeline), 1) if shared or layouts or model.network else 1
+    if model.is_moe and "attention data parallelism" in reader.given("notes") and not shared:
+        replicas, tensor, expert = tensor, 1, tensor
+        reader.complete("attention", f"data parallel over {replicas}")
+    ranks = min(expert or 1, int(model.experts)) if model.is_moe else 1
+    if shared and model.is_moe and not expert:
+        ranks = replicas * tensor
+    one = array(1.0)
+    return (
+        PlanArrays(
+            tensor=array(tensor),
+            pipeline=array(pipeline),
+            data=array(replicas),
+            micro_batches=one,
+            dtype="bf16",
+            kv_dtype="bf16",
+            all_reduce="fastest",
+            expert=array(ranks),
+        ),
+        layouts if len(layouts) > 1 else (),
+    )
+
+
+def _formats(reader: Reader, stack: Serving, peaks: tuple[str, ...]) -> tuple[str, str | None, str]:
+    """Format of the products, of the weights where they are kept in another, of the cache. Raises CannotAnswerError."""
+    text = reader.given("weights_dtype")
+    asked_for = FORMATS.get(text, text)
+    wide = "bf16" if "bf16" in peaks else "fp16" if "fp16" in peaks else "fp32"
+    dtype, stored = asked_for, None
+    if asked_for == "bf16":
+        dtype = wide
+    elif asked_for in stack.weight_only or (asked_for not in peaks and not is_wide(asked_for)):
+        dtype, stored = wide, asked_for
+        reader.complete("products", f"{wide} of weights in {asked_for}")
+    if dtype == "fp32" and "fp32" not in peaks and "tf32" in peaks:
+        dtype = "tf32"
+    if dtype not in peaks:
+        raise CannotAnswerError(f"{reader.given('accelerator')} has no matrix rate in {dtype}")
+    cache = reader.given("kv_dtype")
+    if not cache:
+        narrow = bytes_per_element(stored or dtype) <= 1.0
+        cache = str(stack.kv_dtype) if narrow and stack.kv_dtype is not None else "bf16"
+        reader.complete("kv_dtype", cache)
+    cache = FORMATS.get(cache, cache)
+    return dtype, stored, "bf16" if cache in ("fp32", "tf32") else cache
+
+
+def per_replica(value: Array, plan: PlanArrays) -> Array:
+    """A number of the system as one replica's."""
+    share: Array = value / plan.data
+    return share

@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from cosim.engines.step import StageCosts
 
 
-def served_by(cost: KernelCost, kind: str, stack: ServingArrays) -> KernelCost:
-    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it."""
-    rate: Array = {"matmul": stack.matmul_rate, "attention": stack.attention_rate, "vector": stack.vector_rate}[kind]
+def served_by(cost: KernelCost, kind: str, stack: ServingArrays, *, routed: bool = False) -> KernelCost:
+    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it; `routed`: a product over experts."""
+    rate = {
+        "matmul": stack.routed_rate if routed else stack.matmul_rate,
+        "attention": stack.attention_rate,
+        "vector": stack.vector_rate,
+    }[kind]
     return replace(cost, time=cost.time / rate, compute=cost.compute / rate, memory=cost.memory / rate)
 
 
@@ -59,5 +63,6 @@ def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) ->
     ranks = case.plan.data
     sequences = (work.decodes + work.chunks) / ranks
     host = np.where(np.isnan(stack.host_step), own, stack.host_step) + sequences * stack.host_sequence
-    host = host + np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
-    return np.maximum(host - device, 0.0) if stack.host_hidden else host
+    issued = np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
+    late: Array = np.where(work.tokens / ranks > stack.graph_tokens, np.maximum(issued - device, 0.0), 0.0)
+    return late + (np.maximum(host - device - late, 0.0) if stack.host_hidden else host)

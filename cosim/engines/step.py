@@ -53,6 +53,8 @@ from cosim.workload.ops import Attention
 
 CLASSES_OF_TIME = ("matmul", "attention", "vector", "launch", "collective")
 POWER = ("energy", "clocked", "core_energy")
+ROUTER = "router"
+"""The product that a routed layer begins with."""
 ISSUED = ("kernels", "collectives", "exchanges")
 
 
@@ -135,7 +137,10 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
     every = (*matmuls, *attentions, *vectors)
     software, stack = case.software, case.stack
     if stack is not None:
-        return tuple(replace(op, cost=served_by(op.cost, op.kind, stack)) for op in every)
+        grouped = {op.name for op in device.matmuls if op.routed}
+        return tuple(
+            replace(op, cost=served_by(op.cost, op.kind, stack, routed=op.name in grouped)) for op in every
+        )
     if software is None:
         return every
     return tuple(replace(op, cost=as_stack_runs(op.cost, op.kind, software, chip)) for op in every)
@@ -170,6 +175,8 @@ def group_costs(
         own = sums[op.group]
         own[op.kind] += op.count * op.cost.time
         own["launch"] += op.count * chip.launch.gap
+        if op.group == "moe" and op.name == ROUTER and case.stack is not None:
+            own["launch"] += op.count * case.stack.routed_start
         own["energy"] += op.count * op.energy
         own["core_energy"] += op.count * op.core_energy
         own["clocked"] += op.count * op.cost.clocked

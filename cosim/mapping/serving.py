@@ -25,6 +25,8 @@ class ServingRates(Frozen):
     """What the stack's kernels and traffic reach, over what the chip's own libraries do; None is as much."""
 
     matmul: Factor | None = None
+    routed: Factor | None = None
+    """Grouped products of routed experts; None: as other products."""
     attention: Factor | None = None
     vector: Factor | None = None
     collective: Factor | None = None
@@ -52,7 +54,12 @@ class Serving(Frozen):
     host_hidden: bool = False
     """Whether the host prepares a step while the device runs the one before: the longer of both counts."""
     host_kernel: Time | None = None
-    """Host time to issue one kernel where nothing is captured in a graph. None: steps run as graphs."""
+    """Host time to issue one kernel where no graph is replayed. None: all steps run as graphs."""
+    graph_tokens: Count | None = None
+    """Most tokens of a step that is replayed as a graph. None: no step is, where kernels have a host time."""
+    routed_start: Time | None = None
+    """Time on the device of what routes the tokens of a layer, beside the kernels of its graph: sorting, counting,
+    scaling. None is nothing."""
     sum_start: Time | None = None
     """Least time of the stack's own kernel that sums small messages over the ranks of a node. None: it has none."""
     kv_dtype: Dtype | None = None
@@ -80,11 +87,14 @@ class ServingArrays:
     host_sequence: Array
     host_hidden: bool
     host_kernel: Array
+    graph_tokens: Array
+    routed_start: Array
     reserves_whole: bool
     request_start: Array
     sum_start: Array
     """inf where the stack has no such kernel."""
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
+    routed_rate: Array = field(default_factory=lambda: array(1.0))
     attention_rate: Array = field(default_factory=lambda: array(1.0))
     vector_rate: Array = field(default_factory=lambda: array(1.0))
     collective_rate: Array = field(default_factory=lambda: array(1.0))
@@ -110,10 +120,13 @@ def lower_serving(serving: Serving) -> ServingArrays:
         host_sequence=_or(serving.host_sequence, 0.0),
         host_hidden=serving.host_hidden,
         host_kernel=_or(serving.host_kernel, 0.0),
+        graph_tokens=_or(serving.graph_tokens, 0.0),
+        routed_start=_or(serving.routed_start, 0.0),
         reserves_whole=serving.reserve == "whole",
         request_start=_or(serving.request_start, 0.0),
         sum_start=_or(serving.sum_start, np.inf),
         matmul_rate=_or(rates.matmul, 1.0),
+        routed_rate=_or(rates.routed or rates.matmul, 1.0),
         attention_rate=_or(rates.attention, 1.0),
         vector_rate=_or(rates.vector, 1.0),
         collective_rate=_or(rates.collective, 1.0),

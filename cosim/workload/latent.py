@@ -12,6 +12,7 @@ from __future__ import annotations
 from cosim.records import array
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Attention, Axis, Collective, Graph, Matmul, Vector, whole
+from cosim.workload.sparse import index_block
 from cosim.workload.tokens import Tokens
 
 
@@ -38,12 +39,19 @@ def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph
         out_of="attention_out",
         gradient_width=latents,
     )
+    index = index_block(model, tokens) if model.is_indexed else Graph(tokens.phase)
     attention = latent_attention(model, tokens, absorbed=absorbed)
-    return Graph(tokens.phase, (*down, *up, out), (attention,), (*norms, cache), (summed,))
+    return Graph(
+        tokens.phase,
+        (*down, *index.matmuls, *up, out),
+        (*index.attentions, attention),
+        (*norms, *index.vectors, cache),
+        (summed,),
+    )
 
 
 def latent_attention(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Attention:
-    """Attention over the latent by all heads at once, or over each head's own keys and values."""
+    """Attention over the latent by all heads at once, or over each head's keys and values; keys of an index alone."""
     if absorbed:
         heads, keys, values = array(1.0), model.kv_latent + model.rope_dim, model.kv_latent
     else:
@@ -58,7 +66,8 @@ def latent_attention(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> A
         model.heads,
         heads,
         keys,
-        model.window,
+        model.index_keys if model.is_indexed else model.window,
+        model.is_indexed,
         value_dim=values,
         # The latent is key and value at once.
         cached=keys if absorbed else keys + values,

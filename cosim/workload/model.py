@@ -14,10 +14,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cosim.datum import Count
+from cosim.dtypes import Dtype
 from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
+from cosim.workload.checkpoint import Checkpoint, Narrow
 from cosim.workload.delta import Delta, DeltaArrays, lower_delta
 from cosim.workload.layers import LayerArrays
 from cosim.workload.mamba import Mamba, MambaArrays, lower_mamba
@@ -120,6 +122,8 @@ class Model(Frozen):
     """Width of an index head, and of the index key that every token keeps."""
     index_keys: Dim | None = None
     """Keys that the index leaves to each query."""
+    quantised: dict[Dtype, Checkpoint] = {}
+    """Published checkpoints by format: what they hold narrow. Data; no format of a plan changes by it yet."""
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
     published_active_parameters: Count | None = None
@@ -141,6 +145,7 @@ class Model(Frozen):
             raise SpecError("is not part of a decoder", field="predicted_share", value=self.predicted_share, hint=hint)
         self._linear()
         self._indexes()
+        self._held()
         latent = (self.kv_latent, self.rope_dim, self.value_dim)
         if (any(latent) or self.query_latent) and not all(latent):
             hint = "latent attention needs kv_latent, rope_dim and value_dim"
@@ -206,6 +211,20 @@ class Model(Frozen):
         if self.query_latent is None or self.kv_latent is None or self.windowed_layers:
             hint = "kv_latent and query_latent, and no window"
             raise SpecError("is modelled with latent attention alone", field="index_heads", hint=hint)
+
+    def _held(self) -> None:
+        """Refuses parts of a checkpoint that the model has not. Raises SpecError."""
+        routed = self.experts is not None
+        between = self.mamba is not None and "-" in self.mamba.pattern
+        has = {
+            "dense": not routed or self.dense_layers > 0 or between,
+            "experts": routed,
+            "shared_experts": self.shared_experts > 0,
+        }
+        for dtype, checkpoint in self.quantised.items():
+            for part in checkpoint.parts:
+                if not has.get(part, True):
+                    raise SpecError("is not part of this model", field=f"quantised.{dtype}.parts", value=part)
 
     def _side_by_side(self) -> None:
         """Refuses blocks side by side where only blocks in turn are modelled. Raises SpecError."""
@@ -273,6 +292,8 @@ class ModelArrays:
     index_dim: Array = field(default_factory=lambda: array(0.0))
     index_keys: Array = field(default_factory=lambda: array(0.0))
     is_indexed: bool = False
+    quantised: Narrow = field(default_factory=dict)
+    """What checkpoints hold narrow, by format: see `checkpoint.weights_dtype`."""
     network: tuple[LayerArrays, ...] = ()
     """Layers of a network that is no decoder transformer, which then has no other dimensions."""
 
@@ -373,5 +394,6 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         index_dim=number("index_dim"),
         index_keys=number("index_keys"),
         is_indexed=model.index_heads is not None,
+        quantised={dtype: checkpoint.parts for dtype, checkpoint in model.quantised.items()},
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

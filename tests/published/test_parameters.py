@@ -384,7 +384,7 @@ def test_active_parameters_that_are_published_roundly_lie_between_the_two_counts
 def test_a_proxy_is_the_whole_model_with_fewer_layers(proxy: str, whole: str, left: int) -> None:
     cut, full = load_model(str(SHIPPED[proxy])), load_model(str(SHIPPED[whole]))
     kept = {"layers": left, "dense_layers": min(full.dense_layers, 1)}
-    described = {"name", "title", "source", "published_parameters", "published_active_parameters"}
+    described = {"name", "title", "source", "quantised", "published_parameters", "published_active_parameters"}
     assert cut.model_dump(exclude=described) == {**full.model_dump(exclude=described), **kept}
 
 

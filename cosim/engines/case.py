@@ -71,7 +71,8 @@ def micro_batch_graph(case: Case) -> Graph:
 def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
     """The same as one tensor rank sees it; `graph` spares making it anew."""
     graph = micro_batch_graph(case) if graph is None else graph
-    device = shard(graph, case.plan, case.system.node_chips)
+    narrow = {} if case.phase == "train" else case.model.quantised
+    device = shard(graph, case.plan, case.system.node_chips, narrow)
     if case.phase != "train" or case.software is None:
         return device
     return widened(with_adapters(device, case), graph, case.plan, case.software)

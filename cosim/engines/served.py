@@ -1,13 +1,13 @@
 """Served requests in closed form: a batch run to its end, or requests in flight in a steady state.
 
-    static     ttft = prompts of the batch, piece by piece;  e2e = ttft + steps of (output - 1) tokens
-    in flight  c requests of a replica, each of which ends as another begins:
-               extra   what the pieces of a prompt add to the steps that carry them (or their own steps, `first`)
-               tpot    decode step / (1 - extra x prompts per second of the others)
-               ttft    steps that carry the own prompt + half a step + wait behind others' prompts
-               cycle   ttft + (output - 1) tpot;  requests per second = c / cycle
-               alike   requests of one length whose prompts go first come in waves: each waits for half of all prompts
-    waiting    requests beyond what memory or the stack holds wait for one to end
+static     ttft = prompts of the batch, piece by piece;  e2e = ttft + steps of (output - 1) tokens
+in flight  c requests of a replica, each of which ends as another begins:
+extra   what the pieces of a prompt add to the steps that carry them (or their own steps, `first`)
+tpot    decode step / (1 - extra x prompts per second of the others)
+ttft    steps that carry the own prompt + half a step + wait behind others' prompts
+cycle   ttft + (output - 1) tpot;  requests per second = c / cycle
+alike   requests of one length whose prompts go first come in waves: each waits for half of all prompts
+waiting    requests beyond what memory or the stack holds wait for one to end
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sequences that a replica can hold: what memory leaves beside weights and activations, over the cache of one.
 
-    room      = share x capacity - weights - activations of a full step - what the runtime keeps
-    sequences = floor(room / cache of a sequence), on the fullest stage
+room      = share x capacity - weights - activations of a full step - what the runtime keeps
+sequences = floor(room / cache of a sequence), on the fullest stage
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def room(case: Case, tokens: Array) -> Room:
     held = _memory(replace(few, scenario=one))
     full = replace(case, work=Work(plan.data, budget, zero, zero, zero, plan.data))
     step = _memory(replace(full, scenario=one))
-    return Room(
-        share * case.system.chip.memory["dram"].capacity, held.weights, step.activations, held.other, held.kv
-    )
+    return Room(share * case.system.chip.memory["dram"].capacity, held.weights, step.activations, held.other, held.kv)
 
 
 def _memory(case: Case) -> Memory:

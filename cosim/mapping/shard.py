@@ -27,6 +27,7 @@ from cosim.mapping.plan import PlanArrays
 from cosim.mapping.routing import expert_tensor, load, sent
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.records import Array, array
+from cosim.workload.checkpoint import Narrow, weights_dtype
 from cosim.workload.ops import Attention, Collective, Graph, Matmul, Routing, Saved, Vector
 
 ONE_NODE = array(np.inf)
@@ -34,16 +35,21 @@ ONE_NODE = array(np.inf)
 GRANULE_BYTES = 64.0
 """Least that a random read moves: a burst of DDR and of two HBM pseudo channels, two 32-byte sectors of a GPU's cache
 (JEDEC burst lengths; vendors' tuning guides) [unverified recollection]."""
+WHOLE: Narrow = {}
+"""Of a model that names no checkpoint: its linear layers are as narrow as the plan says."""
 SLICES = ".slices"
 """Ending of the collective that joins slices of tokens."""
 
 
-def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE) -> DeviceGraph:
-    """The graph as one tensor rank of `plan` sees it; `node` chips are near each other."""
+def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE, narrow: Narrow = WHOLE) -> DeviceGraph:
+    """The graph as one tensor rank of `plan` sees it; `node` chips are near each other.
+
+    `narrow`: what published checkpoints hold narrow, by format; products of other weights run at 16 bits.
+    """
     attentions = tuple(_attention(op, plan) for op in graph.attentions)
     return DeviceGraph(
         graph.phase,
-        tuple(_matmul(op, plan) for op in graph.matmuls),
+        tuple(_matmul(op, plan, narrow) for op in graph.matmuls),
         attentions,
         (*(_vector(op, plan) for op in graph.vectors), *_quantised(graph, plan)),
         (
@@ -80,10 +86,11 @@ def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:
     )
 
 
-def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
+def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
     if op.routed is not None:
         return _grouped(op, op.routed, plan)
-    linear = op.precision == "linear"
+    kept_as = plan.weights_dtype or plan.dtype
+    linear = op.precision == "linear" and (not narrow or weights_dtype(op, kept_as, narrow) == kept_as)
     dtype, stored = (plan.dtype, plan.weights_dtype) if linear else (ACTIVATION_DTYPE, None)
     degree_n = plan.tensor if op.split == "n" else array(1.0)
     width: Array = sum((axis.shard(degree_n) for axis in op.n), array(0.0))

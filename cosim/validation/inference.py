@@ -1,10 +1,10 @@
 """Predictions of measured inference runs by the closed form: rows of one structure are one batch.
 
-    static      a batch of one kind; its first token, its steps, or its rates over all of it
-    in flight   so many requests at once in a steady state
-    offered     so many a second
-    full        as many as memory and the stack hold
-    limited     the most within the limits of a server scenario
+static      a batch of one kind; its first token, its steps, or its rates over all of it
+in flight   so many requests at once in a steady state
+offered     so many a second
+full        as many as memory and the stack hold
+limited     the most within the limits of a server scenario
 """
 
 from __future__ import annotations

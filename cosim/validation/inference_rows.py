@@ -1,10 +1,10 @@
 """What a row of a measured inference run says, and what is completed where it says nothing.
 
-    system      the usual one of the chip
-    degrees     tensor parallelism over all chips; a degree beyond them counts parts of a chip
-    formats     a format that the chip multiplies in no unit, or that the stack only keeps weights in, is widened
-    cache       the stack's format for weights of 8 bits and fewer, else 16 bits
-    lengths     the mean lengths of the data set of an MLPerf task; 0.9 of nominal where a client draws them so
+system      the usual one of the chip
+degrees     tensor parallelism over all chips; a degree beyond them counts parts of a chip
+formats     a format that the chip multiplies in no unit, or that the stack only keeps weights in, is widened
+cache       the stack's format for weights of 8 bits and fewer, else 16 bits
+lengths     the mean lengths of the data set of an MLPerf task; 0.9 of nominal where a client draws them so
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def asked(row: Row) -> Asked:
     model, stack = _model(reader), _stack(reader)
     run = _run(reader)
     chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
-    _, system = row_system(reader.given("system"), reader.given("accelerator"), chips, load_system, reader.completed, roomy=False)
+    _, system = row_system(
+        reader.given("system"), reader.given("accelerator"), chips, load_system, reader.completed, roomy=False
+    )
     plan, layouts = _plan(reader, model, chips, run)
     dtype, stored, cache = _formats(reader, stack, tuple(system.chip.matrix.peak))
     plan = replace(plan, dtype=dtype, kv_dtype=cache, weights_dtype=stored)

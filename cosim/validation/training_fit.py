@@ -24,10 +24,10 @@ from cosim.overrides import value_at
 from cosim.records import Array, array, stacked, structure
 from cosim.validation.cases import Case as Row
 from cosim.validation.cases import read_cases
+from cosim.validation.row_system import CannotAnswerError
 from cosim.validation.statistics import summary
 from cosim.validation.training import in_quantity, training_cases
 from cosim.validation.training_known import Fit, Half, Known, fits_of, in_fitted_half, is_fitted
-from cosim.validation.row_system import CannotAnswerError
 
 ROWS_PER_CONSTANT = 30
 LEAST_ROWS = 50

@@ -27,7 +27,8 @@ def attention_products(model: ModelArrays, tokens: Tokens) -> Graph:
     """What stands around the fused kernel of ordinary attention."""
     rows, query = tokens.rows, Axis(model.heads, model.head_dim)
     keys = Axis(model.kv_heads, model.head_dim)
-    qkv = Matmul("qkv", "layer", rows, (query, keys, keys), whole(model.hidden), "n", bias=model.qkv_bias)
+    gates = (query,) if model.output_gate else ()
+    qkv = Matmul("qkv", "layer", rows, (query, *gates, keys, keys), whole(model.hidden), "n", bias=model.qkv_bias)
     out = Matmul("attention_out", "layer", rows, (whole(model.hidden),), query, "k", bias=model.output_bias)
     # Rotary and the cache write touch query and keys once; the kernel reads and writes them in place.
     rope_flop = 6.0 if model.position == "rotary" else 0.0
@@ -38,7 +39,9 @@ def attention_products(model: ModelArrays, tokens: Tokens) -> Graph:
     summed = Collective("attention_sum", "layer", "all_reduce", rows, model.hidden, into="qkv", out_of="attention_out")
     # Side by side, both blocks are summed at once: by the feed-forward's collective.
     sums = () if model.parallel_norms else (summed,)
-    return Graph(tokens.phase, (qkv, out), (), (rope,), sums)
+    gate = Vector("output_gate", "layer", rows, (query,), 2.0, 1.0, flop=6.0, special=1.0, splits=True)
+    vectors = (rope, gate) if model.output_gate else (rope,)
+    return Graph(tokens.phase, (qkv, out), (), vectors, sums)
 
 
 def feed_forward(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:

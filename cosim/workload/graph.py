@@ -6,6 +6,8 @@ import numpy as np
 
 from cosim.records import Array, array
 from cosim.workload.blocks import attention_block, embedding, feed_forward, head, joined, norms
+from cosim.workload.delta import delta_block
+from cosim.workload.hybrid import scaled
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM, repeats
 from cosim.workload.network import has_phase
@@ -73,7 +75,8 @@ def _weights(model: ModelArrays, *, active: bool) -> Array:
 def kv_bytes_per_token(model: ModelArrays, element_bytes: float) -> Array:
     """Cache of one token over all layers, unsharded [B]: layers x heads x elements x bytes.
 
-    Ordinary attention keeps 2 x head_dim elements for each key/value head, latent attention one latent.
+    Ordinary attention keeps 2 x head_dim elements for each key/value head, latent attention one latent, linear
+    attention none: its state is `ModelArrays.state_bytes` a layer and sequence.
     """
     return model.layers * model.cache_heads * model.kept_per_token * element_bytes
 
@@ -125,8 +128,18 @@ def _graph(model: ModelArrays, tokens: Tokens, imbalance: Array, *, absorbed: bo
         (
             embedding(model, tokens),
             norms(model, tokens),
-            attention_block(model, tokens, absorbed=absorbed),
+            _mixing(model, tokens, absorbed=absorbed),
             feed_forward(model, tokens, imbalance),
             head(model, tokens),
         ),
     )
+
+
+def _mixing(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph:
+    """Attention of every layer; where some have linear attention, each of both in its share of the layers."""
+    attention = attention_block(model, tokens, absorbed=absorbed)
+    if model.delta is None:
+        return attention
+    linear = delta_block(model.delta, tokens, model.hidden)
+    share = model.linear_share
+    return joined(tokens.phase, (scaled(attention, 1.0 - share), scaled(linear, share)))

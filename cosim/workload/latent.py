@@ -9,16 +9,24 @@ on every tensor rank. DeepSeek-V2, arXiv:2405.04434, section 2.1.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cosim.records import array
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Attention, Axis, Collective, Graph, Matmul, Vector, whole
+from cosim.workload.sparse import index_block
 from cosim.workload.tokens import Tokens
 
 
 def latent_block(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph:
     """Down- and up-projections, rotary and cache write, attention in one of its forms, output projection, sum."""
     up = latent_up(model, tokens, absorbed=absorbed)
-    return latent_ends(model, tokens, up, (latent_attention(model, tokens, absorbed=absorbed),))
+    attention = latent_attention(model, tokens, absorbed=absorbed)
+    if not model.is_indexed:
+        return latent_ends(model, tokens, up, (attention,))
+    index = index_block(model, tokens)
+    block = latent_ends(model, tokens, (*index.matmuls, *up), (*index.attentions, attention))
+    return replace(block, vectors=(*block.vectors[:-1], *index.vectors, block.vectors[-1]))
 
 
 def latent_up(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> tuple[Matmul, ...]:
@@ -52,7 +60,7 @@ def latent_ends(model: ModelArrays, tokens: Tokens, up: tuple[Matmul, ...], atte
 
 
 def latent_attention(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Attention:
-    """Attention over the latent by all heads at once, or over each head's own keys and values."""
+    """Attention over the latent by all heads at once, or over each head's keys and values; keys of an index alone."""
     if absorbed:
         heads, keys, values = array(1.0), model.kv_latent + model.rope_dim, model.kv_latent
     else:
@@ -67,7 +75,8 @@ def latent_attention(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> A
         model.heads,
         heads,
         keys,
-        model.window,
+        model.index_keys if model.is_indexed else model.window,
+        model.is_indexed,
         value_dim=values,
         # The latent is key and value at once.
         cached=keys if absorbed else keys + values,

@@ -1,8 +1,8 @@
 """The description of a transformer, and its lowering to arrays.
 
 Dimensions are plain numbers here because a model has one origin for all of them, named in `source`.
-Covers the Llama, Qwen2/3, GPT-2/3, OPT, BLOOM, GPT-J, Falcon, PaLM, Nemotron-4, Gemma 3, Mixtral, Grok-1, gpt-oss and
-DeepSeek families: dense or a mixture of experts, ordinary or latent attention (MLA).
+Covers the Llama, Qwen2/3/3.5, GPT-2/3, OPT, BLOOM, GPT-J, Falcon, PaLM, Nemotron-4, Gemma 3, Mixtral, Grok-1, gpt-oss,
+DeepSeek and GLM-5 families: dense or a mixture of experts, ordinary, latent (MLA), sparse (DSA) or linear attention.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cosim.datum import Count
+from cosim.dtypes import Dtype
 from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
+from cosim.workload.checkpoint import Checkpoint, Narrow
+from cosim.workload.delta import Delta, DeltaArrays, lower_delta
 from cosim.workload.layers import LayerArrays
 from cosim.workload.mamba import Mamba, MambaArrays, lower_mamba
 
@@ -109,6 +112,18 @@ class Model(Frozen):
     """Share of the positions that an encoder's head works on: all, or masked ones alone where software picks these."""
     mamba: Mamba | None = None
     """Layers of a hybrid; None is a transformer."""
+    delta: Delta | None = None
+    """Layers with linear attention in place of attention; None: there are none."""
+    output_gate: bool = False
+    """What attention made is multiplied by a gate of each element, projected beside the queries."""
+    index_heads: Dim | None = None
+    """Sparse latent attention (DSA): heads of the index that chooses keys; None is attention to all keys."""
+    index_dim: Dim | None = None
+    """Width of an index head, and of the index key that every token keeps."""
+    index_keys: Dim | None = None
+    """Keys that the index leaves to each query."""
+    quantised: dict[Dtype, Checkpoint] = {}
+    """Published checkpoints by format: what they hold narrow when served. Training has no part in it."""
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
     published_active_parameters: Count | None = None
@@ -128,6 +143,9 @@ class Model(Frozen):
         if self.causal and self.predicted_share < 1.0:
             hint = "a decoder learns every token; causal: false is an encoder"
             raise SpecError("is not part of a decoder", field="predicted_share", value=self.predicted_share, hint=hint)
+        self._linear()
+        self._indexes()
+        self._held()
         latent = (self.kv_latent, self.rope_dim, self.value_dim)
         if (any(latent) or self.query_latent) and not all(latent):
             hint = "latent attention needs kv_latent, rope_dim and value_dim"
@@ -166,6 +184,47 @@ class Model(Frozen):
                 raise SpecError("is not modelled in a hybrid", field=name, value=getattr(self, name))
         if not self.causal:
             raise SpecError("is not modelled in a hybrid", field="causal", value=self.causal)
+
+    def _linear(self) -> None:
+        """Refuses linear attention in what is not modelled with it. Raises SpecError."""
+        if self.output_gate and self.kv_latent:
+            raise SpecError("is not modelled with latent attention", field="output_gate", value=True)
+        if self.delta is None:
+            return
+        if self.delta.layers >= self.layers:
+            hint = "some layers of the model keep their attention"
+            raise SpecError("leaves no layer with attention", field="delta.layers", value=self.delta.layers, hint=hint)
+        for name in ("parallel_norms", "post_norms", "kv_latent", "windowed_layers", "dropout", "mamba"):
+            if getattr(self, name):
+                raise SpecError("is not modelled beside linear attention", field=name)
+        if not self.causal:
+            raise SpecError("is not modelled beside linear attention", field="causal", value=self.causal)
+
+    def _indexes(self) -> None:
+        """Refuses an index of keys that is incomplete, or of other than latent attention. Raises SpecError."""
+        index = {name: getattr(self, name) for name in ("index_heads", "index_dim", "index_keys")}
+        if not any(index.values()):
+            return
+        for name, value in index.items():
+            if value is None:
+                raise SpecError("is missing: an index of keys needs it", field=name)
+        if self.query_latent is None or self.kv_latent is None or self.windowed_layers:
+            hint = "kv_latent and query_latent, and no window"
+            raise SpecError("is modelled with latent attention alone", field="index_heads", hint=hint)
+
+    def _held(self) -> None:
+        """Refuses parts of a checkpoint that the model has not. Raises SpecError."""
+        routed = self.experts is not None
+        between = self.mamba is not None and "-" in self.mamba.pattern
+        has = {
+            "dense": not routed or self.dense_layers > 0 or between,
+            "experts": routed,
+            "shared_experts": self.shared_experts > 0,
+        }
+        for dtype, checkpoint in self.quantised.items():
+            for part in checkpoint.parts:
+                if not has.get(part, True):
+                    raise SpecError("is not part of this model", field=f"quantised.{dtype}.parts", value=part)
 
     def _side_by_side(self) -> None:
         """Refuses blocks side by side where only blocks in turn are modelled. Raises SpecError."""
@@ -227,6 +286,14 @@ class ModelArrays:
     causal: bool = True
     predicted_share: Array = field(default_factory=lambda: array(1.0))
     mamba: MambaArrays | None = None
+    delta: DeltaArrays | None = None
+    output_gate: bool = False
+    index_heads: Array = field(default_factory=lambda: array(0.0))
+    index_dim: Array = field(default_factory=lambda: array(0.0))
+    index_keys: Array = field(default_factory=lambda: array(0.0))
+    is_indexed: bool = False
+    quantised: Narrow = field(default_factory=dict)
+    """What checkpoints hold narrow, by format: see `checkpoint.weights_dtype`."""
     network: tuple[LayerArrays, ...] = ()
     """Layers of a network that is no decoder transformer, which then has no other dimensions."""
 
@@ -241,9 +308,21 @@ class ModelArrays:
         return self.expert_latent if self.has_expert_latent else self.hidden
 
     @property
+    def linear_share(self) -> Array:
+        """Share of the layers that have linear attention: a state of one size and no cache."""
+        return array(0.0) if self.delta is None else self.delta.layers / self.layers
+
+    @property
+    def state_bytes(self) -> Array:
+        """Bytes that one sequence keeps of a layer whatever its length, mean of all layers; tensor ranks share them."""
+        return array(0.0) if self.delta is None else self.linear_share * self.delta.state_bytes
+
+    @property
     def kept_per_token(self) -> Array:
-        """Elements that one token leaves in the cache of one layer and key/value head."""
-        return self.kv_latent + self.rope_dim if self.is_latent else 2.0 * self.head_dim
+        """Elements that one token leaves in the cache of one key/value head, mean of all layers; an index its key."""
+        if self.is_latent:
+            return self.kv_latent + self.rope_dim + self.index_dim
+        return 2.0 * self.head_dim * (1.0 - self.linear_share)
 
     @property
     def cache_heads(self) -> Array:
@@ -309,5 +388,12 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         causal=model.causal,
         predicted_share=number("predicted_share"),
         mamba=mamba,
+        delta=None if model.delta is None else lower_delta(model.delta, arrays),
+        output_gate=model.output_gate,
+        index_heads=number("index_heads"),
+        index_dim=number("index_dim"),
+        index_keys=number("index_keys"),
+        is_indexed=model.index_heads is not None,
+        quantised={dtype: checkpoint.parts for dtype, checkpoint in model.quantised.items()},
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

@@ -82,6 +82,8 @@ def lower_network(varied: Varied[Network]) -> ModelArrays:
 def has_phase(model: ModelArrays, phase: str) -> None:
     """Refuses a phase that a workload has not: decode of a network; of encoders and hybrids all but training.
 
+    Training of models whose attention has no gradients here is refused too.
+
     Raises SpecError.
     """
     if model.network and phase == "decode":
@@ -91,6 +93,10 @@ def has_phase(model: ModelArrays, phase: str) -> None:
         what = "a hybrid with Mamba layers" if model.causal else "an encoder as it is trained"
         hint = "'estimate train'; serving takes networks of layers, 'cosim list workloads'"
         raise SpecError(f"is not served here: it is {what}", field="workload", value=model.name, hint=hint)
+    if phase == "train" and (model.delta is not None or model.is_indexed or model.output_gate):
+        what = "linear attention" if model.delta is not None else "attention with an index or a gate"
+        hint = "'estimate prefill' and 'estimate decode' serve it"
+        raise SpecError(f"is not trained here: it has {what}", field="workload", value=model.name, hint=hint)
 
 
 def _layer(layer: BaseModel, prefix: str, arrays: Mapping[str, Array]) -> LayerArrays:

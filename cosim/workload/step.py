@@ -13,11 +13,14 @@ import numpy as np
 
 from cosim.records import Array, array
 from cosim.workload.blocks import attention_ops, attention_products, embedding, feed_forward, head, joined, norms
+from cosim.workload.delta import DeltaArrays, delta_block
+from cosim.workload.hybrid import scaled
 from cosim.workload.latent import latent_attention, latent_ends, latent_up
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM
 from cosim.workload.network import has_phase
-from cosim.workload.ops import Attention, Graph, Matmul
+from cosim.workload.ops import Attention, Graph, Matmul, Vector
+from cosim.workload.sparse import index_block
 from cosim.workload.tokens import Tokens
 from cosim.workload.work import Work
 
@@ -32,6 +35,9 @@ def step_graph(model: ModelArrays, work: Work, *, imbalance: Array = UNIFORM, la
     rows = Tokens("decode", np.maximum(work.tokens, 1e-9), one, one)
     drawn = Tokens("decode", np.maximum(work.sampled, 1e-9), one, one)
     block = _latent_block(model, work, rows, latent) if model.is_latent else _block(model, work, rows)
+    if model.delta is not None:
+        linear = scaled(_linear(model.delta, work, rows, model.hidden), model.linear_share)
+        block = joined("serve", (scaled(block, 1.0 - model.linear_share), linear))
     parts = (
         embedding(model, rows),
         norms(model, rows),
@@ -52,10 +58,27 @@ def _block(model: ModelArrays, work: Work, rows: Tokens) -> Graph:
     return replace(graph, attentions=attentions)
 
 
+def _linear(delta: DeltaArrays, work: Work, rows: Tokens, hidden: Array) -> Graph:
+    """Linear attention: its products for all tokens, the chunks of prompts, the steps of decodes."""
+    around = delta_block(delta, rows, hidden)
+    prompts, answers = (delta_block(delta, tokens, hidden) for tokens in (work.prompts, work.answers))
+    both = {op.name for op in (*around.matmuls, *around.vectors)}
+    chunks = tuple(replace(op, count=op.count * work.prefills) for op in prompts.matmuls if op.name not in both)
+    kernels = tuple(replace(op, count=op.count * work.prefills) for op in prompts.vectors if op.name not in both)
+    return Graph(
+        "serve",
+        (*around.matmuls, *chunks),
+        _counted(answers.attentions, work.decoding, "decodes"),
+        (*around.vectors, *kernels),
+        around.collectives,
+    )
+
+
 def _latent_block(model: ModelArrays, work: Work, rows: Tokens, latent: str) -> Graph:
     """The same of latent attention: each part in its form."""
     up: list[Matmul] = []
     attentions: list[Attention] = []
+    choices: list[Vector] = []
     for name, tokens, count in (("prompts", work.prompts, work.prefills), ("decodes", work.answers, work.decoding)):
         absorbed = latent == "absorbed" or (latent == "best" and name == "decodes")
         # Keys and values are made anew of all that a prompt has in the cache.
@@ -63,7 +86,16 @@ def _latent_block(model: ModelArrays, work: Work, rows: Tokens, latent: str) -> 
         forms = latent_up(model, seen, absorbed=absorbed)
         up += [replace(op, name=f"{op.name}.{name}", count=op.count * count) for op in forms]
         attentions += _counted((latent_attention(model, tokens, absorbed=absorbed),), count, name)
-    return latent_ends(model, rows, tuple(up), tuple(attentions))
+        if model.is_indexed:
+            index = index_block(model, tokens)
+            attentions += _counted(index.attentions, count, name)
+            choices += [replace(op, name=f"{op.name}.{name}", count=op.count * count) for op in index.vectors[1:]]
+    block = latent_ends(model, rows, tuple(up), tuple(attentions))
+    if not model.is_indexed:
+        return block
+    index = index_block(model, rows)
+    vectors = (*block.vectors, index.vectors[0], *choices)
+    return replace(block, matmuls=(*block.matmuls, *index.matmuls), vectors=vectors)
 
 
 def _counted(ops: tuple[Attention, ...], count: Array, name: str) -> tuple[Attention, ...]:

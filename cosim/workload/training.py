@@ -16,6 +16,7 @@ from cosim.workload.encoder import masked_loss
 from cosim.workload.hybrid import hybrid_layers
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM, routed_block, routing_of
+from cosim.workload.network import has_phase
 from cosim.workload.network_training import network_training_graph
 from cosim.workload.ops import Axis, Collective, Graph, Group, Matmul, Saved, Vector, whole
 from cosim.workload.tokens import Tokens
@@ -29,10 +30,12 @@ def training_graph(
 ) -> Graph:
     """Forward pass over `sequences` of `length` tokens with the loss of every token, and its saved tensors.
 
-    Of a network of layers, `sequences` are items; its attention is fused whatever the software.
+    Of a network of layers, `sequences` are items; its attention is fused whatever the software. Raises SpecError for
+    what is not trained here.
     """
     if model.network:
         return network_training_graph(model.network, sequences, length)
+    has_phase(model, "train")
     tokens = Tokens("train", sequences, length, length)
     attention = _attention(model, tokens) if fused else _unfused_attention(model, tokens)
     if model.mamba is not None:

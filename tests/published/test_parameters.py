@@ -226,6 +226,32 @@ def kimi() -> tuple[int, int, int]:
     return common + 60 * 384 * expert + table, common + 60 * 8 * expert, table
 
 
+def glm_5() -> tuple[int, int, int]:
+    """DeepSeek-V3's layers with 64 heads of 192 + 64 and values of 256, an index, 256 experts; three are dense."""
+    hidden, layers, table = 6144, 78, 154_880 * 6144
+    query = 2048 * hidden + 2048 + 2048 * 64 * (192 + 64)
+    keys = (512 + 64) * hidden + 512 + 512 * 64 * (192 + 256)
+    index = 2048 * 32 * 128 + hidden * 128 + 2 * 128 + hidden * 32
+    expert = swiglu(hidden, 2048)
+    common = layers * (query + keys + index + 64 * 256 * hidden + 2 * hidden) + 3 * swiglu(hidden, 12_288)
+    common += 75 * (256 * hidden + expert) + hidden + table
+    return common + 75 * 256 * expert + table, common + 75 * 8 * expert, table
+
+
+def qwen35() -> tuple[int, int, int]:
+    """Qwen3.5-397B-A17B: 45 layers of the gated delta rule, 15 of gated attention, 10 of 512 experts and a shared one.
+
+    Its checkpoint has a gate of the shared expert besides: 60 x 4,096.
+    """
+    hidden, layers, table = 4096, 60, 248_320 * 4096
+    keys, values = 16 * 128, 64 * 128
+    linear = hidden * (2 * keys + 2 * values + 2 * 64) + values * hidden + 4 * (2 * keys + values) + 2 * 64 + 128
+    attention = hidden * 256 * (2 * 32 + 2 * 2) + 32 * 256 * hidden + 2 * 256
+    expert = swiglu(hidden, 1024)
+    common = 45 * linear + 15 * attention + layers * (512 * hidden + expert + 2 * hidden) + hidden + table
+    return common + layers * 512 * expert + table, common + layers * 10 * expert, table
+
+
 # Weights of a layer beside its routed experts, of one expert, experts of a token, what a dense layer has more.
 BY_HAND: dict[str, tuple[int, int, int, int]] = {
     "mixtral-8x22b": (grouped(6144, 48, 8, 128) + (8 + 2) * 6144, swiglu(6144, 16384), 2, 0),
@@ -258,6 +284,8 @@ ROUTED: dict[str, tuple[Callable[[], tuple[int, int, int]], float, float, float]
     "gpt-oss-120b": (gpt_oss, 116.83, 5.13, 5.71),
     "deepseek-r1": (deepseek, 671.03, 36.63, 37.55),
     "kimi-k2.5": (kimi, 1026.4, 31.69, 32.86),
+    "glm-5": (glm_5, 743.9, 40.83, 41.78),
+    "qwen3.5-397b-a17b": (qwen35, 396.35, 16.33, 17.35),
 }
 GPTS = {
     "megatron-22b": (48, 6144, 51_200, 22e9),
@@ -356,7 +384,7 @@ def test_active_parameters_that_are_published_roundly_lie_between_the_two_counts
 def test_a_proxy_is_the_whole_model_with_fewer_layers(proxy: str, whole: str, left: int) -> None:
     cut, full = load_model(str(SHIPPED[proxy])), load_model(str(SHIPPED[whole]))
     kept = {"layers": left, "dense_layers": min(full.dense_layers, 1)}
-    described = {"name", "title", "source", "published_parameters", "published_active_parameters"}
+    described = {"name", "title", "source", "quantised", "published_parameters", "published_active_parameters"}
     assert cut.model_dump(exclude=described) == {**full.model_dump(exclude=described), **kept}
 
 

@@ -40,7 +40,7 @@ def test_lowering_keeps_every_dimension_of_any_valid_model(
 
 def test_lowered_leaves_are_float64_scalars(describe: Describe) -> None:
     found = list(leaves(lower_model(Varied(describe()))))
-    assert len(found) == len(NUMBERS) + 14  # and the window with its layers, experts and latents that it has not
+    assert len(found) == len(NUMBERS) + 17  # and the window with its layers, experts, latents and index that it has not
     assert all(leaf.shape == () and leaf.dtype == np.float64 for leaf in found)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosim.hardware.lower import SystemArrays
-from cosim.mapping.device import DeviceCollective
+from cosim.hardware.lower import ChipArrays, SystemArrays
+from cosim.mapping.device import DeviceCollective, DeviceMatmul
 from cosim.mapping.placement import Placement
 from cosim.mapping.serving import ServingArrays
 from cosim.mapping.stages import Stages
@@ -27,14 +27,24 @@ if TYPE_CHECKING:
     from cosim.engines.step import StageCosts
 
 
-def served_by(cost: KernelCost, kind: str, stack: ServingArrays, *, routed: bool = False) -> KernelCost:
-    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it; `routed`: a product over experts."""
+def served_by(
+    cost: KernelCost, kind: str, stack: ServingArrays, chip: ChipArrays, product: DeviceMatmul | None
+) -> KernelCost:
+    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it; `product`: what it is, if it is one."""
     rate = {
-        "matmul": stack.routed_rate if routed else stack.matmul_rate,
+        "matmul": stack.routed_rate if product is not None and product.routed else stack.matmul_rate,
         "attention": stack.attention_rate,
         "vector": stack.vector_rate,
     }[kind]
-    return replace(cost, time=cost.time / rate, compute=cost.compute / rate, memory=cost.memory / rate)
+    own = replace(cost, time=cost.time / rate, compute=cost.compute / rate, memory=cost.memory / rate)
+    if product is None:
+        return own
+    least = np.zeros_like(cost.flop)
+    if product.stored is not None:
+        least = cost.flop / (stack.stored_on_vector * chip.vector_peak)
+    if chip.cores is not None and chip.matrix.clock is not None:
+        least = np.maximum(least, cost.dram_bytes / (stack.read_per_core * chip.cores * chip.matrix.clock))
+    return replace(own, time=np.maximum(own.time, least), compute=np.maximum(own.compute, least))
 
 
 def sent_by(

@@ -137,8 +137,8 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
     every = (*matmuls, *attentions, *vectors)
     software, stack = case.software, case.stack
     if stack is not None:
-        grouped = {op.name for op in device.matmuls if op.routed}
-        return tuple(replace(op, cost=served_by(op.cost, op.kind, stack, routed=op.name in grouped)) for op in every)
+        products = {op.name: op for op in device.matmuls}
+        return tuple(replace(op, cost=served_by(op.cost, op.kind, stack, chip, products.get(op.name))) for op in every)
     if software is None:
         return every
     return tuple(replace(op, cost=as_stack_runs(op.cost, op.kind, software, chip)) for op in every)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from cosim.datum import Count, Datum, Factor, Time
+from cosim.datum import BytePerCycle, Count, Datum, Factor, Time
 from cosim.dtypes import Dtype
 from cosim.hardware.load import described
 from cosim.records import Array, array
@@ -70,6 +70,10 @@ class Serving(Frozen):
     """From the arrival of a request to the step that takes it up, and from its token back: front end. None: nothing."""
     weight_only: tuple[Dtype, ...] = ()
     """Formats that weights are kept in and widened from: products run in 16 bits."""
+    read_per_core: BytePerCycle | None = None
+    """Most that the stack's products take from memory in a core's cycle. None: as fast as it comes."""
+    stored_on_vector: Factor | None = None
+    """Rate of products with such weights over the vector units' peak, where they run there. None: on the matrix units."""
     rates: ServingRates = ServingRates()
 
 
@@ -93,6 +97,8 @@ class ServingArrays:
     request_start: Array
     sum_start: Array
     """inf where the stack has no such kernel."""
+    read_per_core: Array = field(default_factory=lambda: array(np.inf))
+    stored_on_vector: Array = field(default_factory=lambda: array(np.inf))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
     routed_rate: Array = field(default_factory=lambda: array(1.0))
     attention_rate: Array = field(default_factory=lambda: array(1.0))
@@ -125,6 +131,8 @@ def lower_serving(serving: Serving) -> ServingArrays:
         reserves_whole=serving.reserve == "whole",
         request_start=_or(serving.request_start, 0.0),
         sum_start=_or(serving.sum_start, np.inf),
+        read_per_core=_or(serving.read_per_core, np.inf),
+        stored_on_vector=_or(serving.stored_on_vector, np.inf),
         matmul_rate=_or(rates.matmul, 1.0),
         routed_rate=_or(rates.routed or rates.matmul, 1.0),
         attention_rate=_or(rates.attention, 1.0),

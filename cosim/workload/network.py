@@ -98,8 +98,13 @@ def has_phase(model: ModelArrays, phase: str) -> None:
     if phase == "train" and any(layer.kind == "lstm" for layer in model.network):
         hint = "'estimate prefill' is one forward pass over scenario.batch items"
         raise SpecError("is not trained here: it has recurrent layers", field="workload", value=model.name, hint=hint)
-    if phase == "train" and (model.delta is not None or model.is_indexed or model.output_gate):
-        what = "linear attention" if model.delta is not None else "attention with an index or a gate"
+    parts = {
+        "linear attention": model.delta is not None,
+        "attention with an index or a gate": model.is_indexed or model.output_gate,
+        "an encoder": model.encoder is not None,
+    }
+    if phase == "train" and any(parts.values()):
+        what = next(name for name, has in parts.items() if has)
         hint = "'estimate prefill' and 'estimate decode' serve it"
         raise SpecError(f"is not trained here: it has {what}", field="workload", value=model.name, hint=hint)
 

@@ -10,6 +10,7 @@ from cosim.workload.latent import latent_block
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import routed_block
 from cosim.workload.ops import Attention, Axis, Collective, Graph, Group, Matmul, Vector, whole
+from cosim.workload.seq2seq import EncoderArrays, Listening, cross_block, renamed
 from cosim.workload.tokens import Tokens
 
 
@@ -65,6 +66,41 @@ def feed_forward_block(model: ModelArrays, tokens: Tokens, group: Group = "layer
     act = Vector("activation", group, tokens.rows, (wide,), reads, 1.0, flop=flop, special=special, splits=True)
     summed = Collective("ffn_sum", group, "all_reduce", tokens.rows, model.hidden, into="ffn_in", out_of="ffn_out")
     return Graph(tokens.phase, (into, out), (), (act,), (summed,))
+
+
+def cross_attention_block(model: ModelArrays, tokens: Tokens, heard: Array, unread: Array) -> Graph:
+    """Attention of every decoder layer to `heard` tokens of an encoder, with its norm; see `seq2seq.cross_block`.
+
+    `unread` are weights a layer that lie in memory and that this step does not use.
+    """
+    norm = replace(_norm(model, tokens, "cross_norm", 2.0, 2.0, 1.0), table=whole(unread))
+    asks = Listening(tokens.phase, tokens.rows, tokens.sequences, tokens.query, heard)
+    query, keys = Axis(model.heads, model.head_dim), Axis(model.kv_heads, model.head_dim)
+    biases = (model.qkv_bias, model.output_bias)
+    return cross_block(asks, query, keys, whole(model.hidden), biases=biases, norm=norm)
+
+
+def encoder_layers(model: ModelArrays, encoder: EncoderArrays, sequences: Array) -> Graph:
+    """All layers of an encoder over its tokens and its last norm, counted a layer of the decoder."""
+    tokens = Tokens("prefill", sequences, encoder.tokens, encoder.tokens)
+    seen = replace(model, causal=False, sinks=False)
+    parts = (norms(seen, tokens), attention_block(seen, tokens), feed_forward_block(seen, tokens))
+    layers, one = joined(tokens.phase, parts), encoder.layers / model.layers
+    last = _norm(seen, tokens, "norm_out", 1.0, 1.0, 1.0)
+    last = replace(last, count=1.0 / model.layers)
+    return renamed(joined(tokens.phase, (scaled(layers, one), Graph(tokens.phase, (), (), (last,), ()))))
+
+
+def scaled(graph: Graph, share: Array) -> Graph:
+    """The graph in `share` of the layers."""
+    return Graph(
+        graph.phase,
+        tuple(replace(op, count=op.count * share) for op in graph.matmuls),
+        tuple(replace(op, count=op.count * share) for op in graph.attentions),
+        tuple(replace(op, count=op.count * share) for op in graph.vectors),
+        tuple(replace(op, count=op.count * share) for op in graph.collectives),
+        tuple(replace(op, count=op.count * share) for op in graph.saved),
+    )
 
 
 def norms(model: ModelArrays, tokens: Tokens) -> Graph:

@@ -14,6 +14,7 @@ from pydantic import model_validator
 from cosim.errors import SpecError
 from cosim.schema import Frozen
 from cosim.workload.ops import Matmul
+from cosim.workload.seq2seq import PREFIX
 
 Part = Literal["attention", "attention_out", "dense", "experts", "shared_experts"]
 """Products of attention but its last (linear attention and an index included), its last, feed-forward layers of every
@@ -45,9 +46,10 @@ def part_of(op: Matmul) -> Part | None:
     """The part that a product belongs to; None where no checkpoint holds it narrow, or where it has no weights."""
     if op.activations or op.precision == "head" or op.group in ("embed", "head"):
         return None
-    if op.group == "layer" and not op.name.startswith("ffn"):
-        return "attention_out" if op.name in ("attention_out", "delta_out") else "attention"
-    return _FEED_FORWARD.get(op.name.partition("_")[0])
+    name = op.name.removeprefix(PREFIX)
+    if op.group == "layer" and not name.startswith("ffn"):
+        return "attention_out" if name in ("attention_out", "delta_out", "cross_out") else "attention"
+    return _FEED_FORWARD.get(name.partition("_")[0])
 
 
 def weights_dtype(op: Matmul, dtype: str, narrow: Narrow) -> str:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from cosim.records import Array, array
-from cosim.workload.blocks import attention_block, embedding, feed_forward, head, joined, norms
+from cosim.workload.blocks import (
+    attention_block,
+    cross_attention_block,
+    embedding,
+    encoder_layers,
+    feed_forward,
+    head,
+    joined,
+    norms,
+    scaled,
+)
 from cosim.workload.delta import delta_block
-from cosim.workload.hybrid import scaled
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM, repeats
 from cosim.workload.network import has_phase
 from cosim.workload.network_graph import network_graph
 from cosim.workload.ops import Attention, Graph, Matmul
+from cosim.workload.seq2seq import weights_of
 from cosim.workload.tokens import Tokens
 from cosim.workload.training import training_graph
 
@@ -55,7 +65,8 @@ def _weights(model: ModelArrays, *, active: bool) -> Array:
     if model.mamba is not None or not model.causal:
         graph = training_graph(model, one, one, fused=True)
     else:
-        graph = prefill_graph(model, one, one) if model.network else decode_graph(model, one, one)
+        once = bool(model.network) or model.encoder is not None
+        graph = prefill_graph(model, one, one) if once else decode_graph(model, one, one)
     total = array(0.0)
     for op in graph.matmuls:
         if op.activations:
@@ -129,6 +140,7 @@ def _graph(model: ModelArrays, tokens: Tokens, imbalance: Array, *, absorbed: bo
             embedding(model, tokens),
             norms(model, tokens),
             _mixing(model, tokens, absorbed=absorbed),
+            *_heard(model, tokens),
             feed_forward(model, tokens, imbalance),
             head(model, tokens),
         ),
@@ -143,3 +155,15 @@ def _mixing(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph:
     linear = delta_block(model.delta, tokens, model.hidden)
     share = model.linear_share
     return joined(tokens.phase, (scaled(attention, 1.0 - share), scaled(linear, share)))
+
+
+def _heard(model: ModelArrays, tokens: Tokens) -> tuple[Graph, ...]:
+    """The encoder, where it runs, and what every decoder layer takes from it; nothing for a decoder alone."""
+    encoder = model.encoder
+    if encoder is None:
+        return ()
+    own, nothing = encoder_layers(model, encoder, tokens.sequences), array(0.0)
+    if tokens.phase == "prefill":
+        return own, cross_attention_block(model, tokens, encoder.tokens, nothing)
+    keys = 2.0 * model.kv_heads * model.head_dim * (model.hidden + float(model.qkv_bias))
+    return (cross_attention_block(model, tokens, encoder.tokens, weights_of(own) + keys),)

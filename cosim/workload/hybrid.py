@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cosim.records import Array, array
-from cosim.workload.blocks import joined
+from cosim.records import array
+from cosim.workload.blocks import joined, scaled
 from cosim.workload.elementwise import norm_flop, norm_parameters
 from cosim.workload.layers import LayerArrays
 from cosim.workload.mamba import MambaArrays
@@ -21,18 +21,6 @@ from cosim.workload.tokens import Tokens
 
 HALF = 2.0
 """Bytes of an activation."""
-
-
-def scaled(graph: Graph, share: Array) -> Graph:
-    """The graph in `share` of the layers."""
-    return Graph(
-        graph.phase,
-        tuple(replace(op, count=op.count * share) for op in graph.matmuls),
-        tuple(replace(op, count=op.count * share) for op in graph.attentions),
-        tuple(replace(op, count=op.count * share) for op in graph.vectors),
-        tuple(replace(op, count=op.count * share) for op in graph.collectives),
-        tuple(replace(op, count=op.count * share) for op in graph.saved),
-    )
 
 
 def mixer(model: ModelArrays, mamba: MambaArrays, tokens: Tokens) -> Graph:

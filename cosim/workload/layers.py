@@ -69,9 +69,12 @@ class _Windowed(_Layer):
 
 
 class Conv(_Windowed):
-    """A convolution, over `height` x `width` or (width and kernel_width 1) over a sequence."""
+    """A convolution, over `height` x `width`, a volume (`depth`) or (width and kernel_width 1) a sequence."""
 
     kind: Literal["conv"]
+    depth: Size = 1
+    """Of the input: slices of a volume."""
+    kernel_depth: Size = 1
     inputs: Size
     """Channels."""
     outputs: Size
@@ -237,6 +240,15 @@ class Scan(_Layer):
         return self
 
 
+class Lstm(_Layer):
+    """A recurrent layer (LSTM) over `tokens` steps, one after the other: four gates of `outputs` cells."""
+
+    kind: Literal["lstm"]
+    tokens: Size
+    inputs: Size
+    outputs: Size
+
+
 Layer = Annotated[
     Conv
     | Linear
@@ -250,7 +262,8 @@ Layer = Annotated[
     | Pool
     | Upsample
     | Gather
-    | Scan,
+    | Scan
+    | Lstm,
     Field(discriminator="kind"),
 ]
 SAME_AS = {"width": "height", "kernel_width": "kernel", "kv_heads": "heads", "context": "tokens", "outputs": "lookups"}

@@ -2,7 +2,8 @@
 
 Dimensions are plain numbers here because a model has one origin for all of them, named in `source`.
 Covers the Llama, Qwen2/3/3.5, GPT-2/3, OPT, BLOOM, GPT-J, Falcon, PaLM, Nemotron-4, Gemma 3, Mixtral, Grok-1, gpt-oss,
-DeepSeek and GLM-5 families: dense or a mixture of experts, ordinary, latent (MLA), sparse (DSA) or linear attention.
+DeepSeek, GLM-5, T5 and Whisper families: dense or a mixture of experts, ordinary, latent (MLA), sparse (DSA) or linear
+attention, a decoder alone or behind an encoder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pydantic import Field, model_validator
 
 from cosim.datum import Count
 from cosim.dtypes import Dtype
-from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
@@ -23,19 +23,12 @@ from cosim.workload.checkpoint import Checkpoint, Narrow
 from cosim.workload.delta import Delta, DeltaArrays, lower_delta
 from cosim.workload.layers import LayerArrays
 from cosim.workload.mamba import Mamba, MambaArrays, lower_mamba
+from cosim.workload.model_checks import check_model
+from cosim.workload.seq2seq import Encoder, EncoderArrays, lower_encoder
 
 Dim = Annotated[int, Field(gt=0, le=10_000_000)]
-ROUTED = (
-    "expert_ffn",
-    "shared_experts",
-    "dense_layers",
-    "dense_between",
-    "router_bias",
-    "expert_groups",
-    "groups_per_token",
-    "expert_latent",
-)
-"""What only a mixture of experts has."""
+HALF_BYTES = 2.0
+"""Bytes of a number of 16 bits."""
 
 
 class Model(Frozen):
@@ -122,6 +115,8 @@ class Model(Frozen):
     """Width of an index head, and of the index key that every token keeps."""
     index_keys: Dim | None = None
     """Keys that the index leaves to each query."""
+    encoder: Encoder | None = None
+    """The encoder that every decoder layer attends to; None is a decoder alone."""
     quantised: dict[Dtype, Checkpoint] = {}
     """Published checkpoints by format: what they hold narrow when served. Training has no part in it."""
     published_parameters: Count | None = None
@@ -131,107 +126,8 @@ class Model(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
-        if self.heads % self.kv_heads:
-            raise SpecError("must be a multiple of kv_heads", field="heads", value=self.heads)
-        if self.windowed_layers > self.layers:
-            raise SpecError("is more than layers", field="windowed_layers", value=self.windowed_layers)
-        if self.windowed_layers and self.window is None:
-            raise SpecError("is missing although windowed_layers is set", field="window")
-        self._routes()
-        self._side_by_side()
-        self._mixes()
-        if self.causal and self.predicted_share < 1.0:
-            hint = "a decoder learns every token; causal: false is an encoder"
-            raise SpecError("is not part of a decoder", field="predicted_share", value=self.predicted_share, hint=hint)
-        self._linear()
-        self._indexes()
-        self._held()
-        latent = (self.kv_latent, self.rope_dim, self.value_dim)
-        if (any(latent) or self.query_latent) and not all(latent):
-            hint = "latent attention needs kv_latent, rope_dim and value_dim"
-            raise SpecError("is incomplete", field="kv_latent", value=self.kv_latent, hint=hint)
+        check_model(self)
         return self
-
-    def _routes(self) -> None:
-        """Refuses routing that cannot be. Raises SpecError."""
-        if self.experts is None:
-            for name in (*ROUTED, *(("experts_per_token",) if self.experts_per_token > 1 else ())):
-                if getattr(self, name):
-                    raise SpecError("is set although experts is not", field=name, value=getattr(self, name))
-            return
-        if self.expert_ffn is None:
-            raise SpecError("is missing although experts is set", field="expert_ffn")
-        if self.experts_per_token > self.experts:
-            raise SpecError("is more than experts", field="experts_per_token", value=self.experts_per_token)
-        if self.dense_layers >= self.layers:
-            hint = "a model without routed layers has no experts"
-            raise SpecError("leaves no routed layer", field="dense_layers", value=self.dense_layers, hint=hint)
-        if self.dense_between and not self.dense_layers:
-            raise SpecError("is set although dense_layers is not", field="dense_between", value=self.dense_between)
-        if (self.expert_groups or 1) < (self.groups_per_token or 1):
-            raise SpecError("is more than expert_groups", field="groups_per_token", value=self.groups_per_token)
-
-    def _mixes(self) -> None:
-        """Refuses a hybrid that its pattern does not describe. Raises SpecError."""
-        if self.mamba is None:
-            return
-        if len(self.mamba.pattern) != self.layers:
-            raise SpecError("is not the number of letters of the pattern", field="layers", value=self.layers)
-        if (self.experts is not None) != ("E" in self.mamba.pattern):
-            raise SpecError("does not agree with the letters E of the pattern", field="experts", value=self.experts)
-        for name in ("parallel_norms", "post_norms", "kv_latent", "dense_layers", "window", "dropout"):
-            if getattr(self, name):
-                raise SpecError("is not modelled in a hybrid", field=name, value=getattr(self, name))
-        if not self.causal:
-            raise SpecError("is not modelled in a hybrid", field="causal", value=self.causal)
-
-    def _linear(self) -> None:
-        """Refuses linear attention in what is not modelled with it. Raises SpecError."""
-        if self.output_gate and self.kv_latent:
-            raise SpecError("is not modelled with latent attention", field="output_gate", value=True)
-        if self.delta is None:
-            return
-        if self.delta.layers >= self.layers:
-            hint = "some layers of the model keep their attention"
-            raise SpecError("leaves no layer with attention", field="delta.layers", value=self.delta.layers, hint=hint)
-        for name in ("parallel_norms", "post_norms", "kv_latent", "windowed_layers", "dropout", "mamba"):
-            if getattr(self, name):
-                raise SpecError("is not modelled beside linear attention", field=name)
-        if not self.causal:
-            raise SpecError("is not modelled beside linear attention", field="causal", value=self.causal)
-
-    def _indexes(self) -> None:
-        """Refuses an index of keys that is incomplete, or of other than latent attention. Raises SpecError."""
-        index = {name: getattr(self, name) for name in ("index_heads", "index_dim", "index_keys")}
-        if not any(index.values()):
-            return
-        for name, value in index.items():
-            if value is None:
-                raise SpecError("is missing: an index of keys needs it", field=name)
-        if self.query_latent is None or self.kv_latent is None or self.windowed_layers:
-            hint = "kv_latent and query_latent, and no window"
-            raise SpecError("is modelled with latent attention alone", field="index_heads", hint=hint)
-
-    def _held(self) -> None:
-        """Refuses parts of a checkpoint that the model has not. Raises SpecError."""
-        routed = self.experts is not None
-        between = self.mamba is not None and "-" in self.mamba.pattern
-        has = {
-            "dense": not routed or self.dense_layers > 0 or between,
-            "experts": routed,
-            "shared_experts": self.shared_experts > 0,
-        }
-        for dtype, checkpoint in self.quantised.items():
-            for part in checkpoint.parts:
-                if not has.get(part, True):
-                    raise SpecError("is not part of this model", field=f"quantised.{dtype}.parts", value=part)
-
-    def _side_by_side(self) -> None:
-        """Refuses blocks side by side where only blocks in turn are modelled. Raises SpecError."""
-        for name in ("post_norms", "experts", "kv_latent"):
-            if self.parallel_norms and getattr(self, name):
-                hint = f"blocks side by side are modelled without {name}"
-                raise SpecError("is not modelled here", field="parallel_norms", value=self.parallel_norms, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +188,7 @@ class ModelArrays:
     index_dim: Array = field(default_factory=lambda: array(0.0))
     index_keys: Array = field(default_factory=lambda: array(0.0))
     is_indexed: bool = False
+    encoder: EncoderArrays | None = None
     quantised: Narrow = field(default_factory=dict)
     """What checkpoints hold narrow, by format: see `checkpoint.weights_dtype`."""
     network: tuple[LayerArrays, ...] = ()
@@ -314,8 +211,13 @@ class ModelArrays:
 
     @property
     def state_bytes(self) -> Array:
-        """Bytes that one sequence keeps of a layer whatever its length, mean of all layers; tensor ranks share them."""
-        return array(0.0) if self.delta is None else self.linear_share * self.delta.state_bytes
+        """Bytes that one sequence keeps of a layer whatever its length, mean of all layers; tensor ranks share them.
+
+        States of linear attention, keys and values of an encoder's tokens at 16 bits.
+        """
+        linear = array(0.0) if self.delta is None else self.linear_share * self.delta.state_bytes
+        heard = array(0.0) if self.encoder is None else 2.0 * self.kv_heads * self.head_dim * self.encoder.tokens
+        return linear + HALF_BYTES * heard
 
     @property
     def kept_per_token(self) -> Array:
@@ -394,6 +296,7 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
         index_dim=number("index_dim"),
         index_keys=number("index_keys"),
         is_indexed=model.index_heads is not None,
+        encoder=None if model.encoder is None else lower_encoder(model.encoder, arrays),
         quantised={dtype: checkpoint.parts for dtype, checkpoint in model.quantised.items()},
         has_window=model.window is not None and ("windowed_layers" in arrays or model.windowed_layers > 0),
     )

@@ -34,6 +34,8 @@ class Network(Frozen):
     max_positions: Dim | None = None
     """Most tokens; None where positions do not end."""
     layers: tuple[Layer, ...]
+    items_per_sample: Count | None = None
+    """Items that a sample of the benchmark takes that measures the network; None is not stated."""
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
     published_macs: Count | None = None
@@ -93,8 +95,16 @@ def has_phase(model: ModelArrays, phase: str) -> None:
         what = "a hybrid with Mamba layers" if model.causal else "an encoder as it is trained"
         hint = "'estimate train'; serving takes networks of layers, 'cosim list workloads'"
         raise SpecError(f"is not served here: it is {what}", field="workload", value=model.name, hint=hint)
-    if phase == "train" and (model.delta is not None or model.is_indexed or model.output_gate):
-        what = "linear attention" if model.delta is not None else "attention with an index or a gate"
+    if phase == "train" and any(layer.kind == "lstm" for layer in model.network):
+        hint = "'estimate prefill' is one forward pass over scenario.batch items"
+        raise SpecError("is not trained here: it has recurrent layers", field="workload", value=model.name, hint=hint)
+    parts = {
+        "linear attention": model.delta is not None,
+        "attention with an index or a gate": model.is_indexed or model.output_gate,
+        "an encoder": model.encoder is not None,
+    }
+    if phase == "train" and any(parts.values()):
+        what = next(name for name, has in parts.items() if has)
         hint = "'estimate prefill' and 'estimate decode' serve it"
         raise SpecError(f"is not trained here: it has {what}", field="workload", value=model.name, hint=hint)
 

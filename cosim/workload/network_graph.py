@@ -2,12 +2,14 @@
 
 conv    implicit GEMM: m = items x output pixels, n = outputs / groups, k = inputs / groups x kernel^2, one product
         a group; of A only the input tensor is distinct, not its patches. Depthwise: vector work.
+lstm    see `_lstm`
 gather  rows read at random
 scan    see `scan_ops`
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -40,9 +42,9 @@ def ops_of(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
 
 
 def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    height, width = _outputs(layer, at)
-    rows, taps = items * height * width, at["kernel"] * at["kernel_width"]
-    pixels = at["height"] * at["width"] / (height * width)
+    made = math.prod(_outputs(layer, at), start=array(1.0))
+    rows, taps = items * made, at["kernel"] * at["kernel_width"] * at["kernel_depth"]
+    pixels = at["height"] * at["width"] * at["depth"] / made
     biases = 2 if layer.choices["norm"] else int(layer.choices["bias"])
     # Points of a batch may be of both kinds: each has an op, which runs nowhere else.
     deep = (at["groups"] == at["inputs"]) & (at["groups"] > 1.0)
@@ -190,16 +192,45 @@ def scan_ops(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     )
 
 
-def _outputs(layer: LayerArrays, at: Sizes) -> tuple[Array, Array]:
-    """Height and width of what a window over the input makes; never less than one."""
+def _lstm(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
+    """Of h cells and T steps: products of all inputs at once, then a product of the state a step, and the gates.
+
+    input   2 T inputs 4 h FLOP      step   2 h 4 h FLOP, T times, the same weights
+    gates   three sigmoids and two hyperbolic tangents a cell, in the kernel of the step; two biases of four gates
+    """
+    cells, steps = at["outputs"], at["tokens"]
+    four = whole(4.0 * cells)
+    into = Matmul(
+        f"{layer.name}.input", "layer", items * steps, (four,), whole(at["inputs"]), "none", count=layer.count
+    )
+    step = Matmul(
+        f"{layer.name}.step",
+        "layer",
+        items,
+        (four,),
+        whole(cells),
+        "none",
+        owns_weights=False,
+        count=layer.count * steps,
+    )
+    # It owns the weights of the step, which would else be counted once a step.
+    owned = 4.0 * cells * (cells + 2.0)
+    gates = _vector(layer, items * steps, cells, 5.0, 2.0, name=".gates", flop=26.0, special=5.0, parameters=owned)
+    return into, step, gates
+
+
+def _outputs(layer: LayerArrays, at: Sizes) -> tuple[Array, ...]:
+    """Height, width and (of a convolution) depth of what a window over the input makes; never less than one."""
     made = []
-    for side, kernel in (("height", "kernel"), ("width", "kernel_width")):
+    for side, kernel in (("height", "kernel"), ("width", "kernel_width"), ("depth", "kernel_depth")):
+        if side not in at:
+            continue
         # A stride of more than a side of one has nowhere to go.
         if layer.choices["padding"] == "same":
             made.append(np.ceil(at[side] / at["stride"]))
         else:
             made.append(np.maximum(np.floor((at[side] - at[kernel]) / at["stride"]) + 1.0, 1.0))
-    return made[0], made[1]
+    return tuple(made)
 
 
 def _elementwise(
@@ -282,4 +313,5 @@ _BUILDERS = {
     "upsample": _upsample,
     "gather": _gather,
     "scan": scan_ops,
+    "lstm": _lstm,
 }

@@ -313,7 +313,7 @@ ROUTED: dict[str, dict[str, Any]] = {
     "gpt-oss-120b": GPT_OSS,
     "deepseek-v3": DEEPSEEK_V3,
 }
-DESCRIBED = {"name", "title", "source", "published_parameters", "published_active_parameters"}
+DESCRIBED = {"name", "title", "source", "quantised", "published_parameters", "published_active_parameters"}
 
 
 @pytest.mark.parametrize("name", sorted(ROUTED))

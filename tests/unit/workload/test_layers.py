@@ -20,7 +20,7 @@ from cosim.workload.network import Network
 CONV: dict[str, Any] = {"name": "c", "kind": "conv", "inputs": 3, "outputs": 8, "kernel": 3, "height": 16}
 SIZE: TypeAdapter[int | str] = TypeAdapter(Size)
 KINDS = ["conv", "linear", "product", "attention", "norm", "activation", "softmax"]
-KINDS += ["add", "copy", "pool", "upsample", "gather", "scan"]
+KINDS += ["add", "copy", "pool", "upsample", "gather", "scan", "lstm"]
 
 
 def fault(layer: dict[str, Any]) -> SpecError:

@@ -37,6 +37,8 @@ def test_a_size_left_open_is_that_of_its_partner() -> None:
         "stride": 1.0,
         "height": 16.0,
         "width": 16.0,
+        "depth": 1.0,
+        "kernel_depth": 1.0,
         "groups": 1.0,
     }
     assert stem.choices == {"padding": "same", "bias": False, "norm": True}

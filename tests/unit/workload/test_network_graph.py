@@ -15,7 +15,7 @@ from cosim.records import array
 from cosim.schema import validated
 from cosim.workload.graph import decode_graph, model_flop, parameters, prefill_graph
 from cosim.workload.model import ModelArrays
-from cosim.workload.network import Network, lower_network
+from cosim.workload.network import Network, has_phase, lower_network
 from cosim.workload.ops import Graph, Matmul, Vector
 
 SMALL = st.integers(1, 12)
@@ -282,3 +282,53 @@ def test_ops_are_in_the_order_of_the_layers() -> None:
     assert [op.name for op in made.vectors] == ["l1"]
     assert made.collectives == ()
     assert np.ndim(made.matmuls[0].m) == 0
+
+
+@settings(max_examples=60)
+@given(inputs=SMALL, outputs=SMALL, side=st.integers(1, 9), kernel=st.integers(1, 4), stride=st.integers(1, 3))
+def test_a_convolution_of_a_volume_counts_its_loops(
+    inputs: int, outputs: int, side: int, kernel: int, stride: int
+) -> None:
+    layer = conv(
+        inputs=inputs, outputs=outputs, kernel=kernel, kernel_depth=kernel, height=side, depth=side, stride=stride
+    )
+    op = product(layer, items=2.0)
+    made = -(-side // stride)
+    assert float(op.m) == 2 * made**3
+    assert float(op.k.size) == inputs * kernel**3
+    assert float(op.pixels) == pytest.approx((side / made) ** 3)
+    assert float(parameters(model(layer))) == inputs * outputs * kernel**3
+
+
+def test_a_volume_of_one_slice_is_an_image() -> None:
+    flat, thin = product(conv()), product(conv(depth=1, kernel_depth=1))
+    assert (float(flat.m), float(flat.k.size)) == (float(thin.m), float(thin.k.size))
+
+
+LSTM = {"kind": "lstm", "tokens": 50, "inputs": 12, "outputs": 16}
+
+
+@settings(max_examples=40)
+@given(steps=st.integers(1, 60), inputs=SMALL, cells=SMALL, items=st.integers(1, 5))
+def test_a_recurrent_layer_by_hand(steps: int, inputs: int, cells: int, items: int) -> None:
+    layer = {**LSTM, "tokens": steps, "inputs": inputs, "outputs": cells}
+    network = model(layer)
+    made = prefill_graph(network, array(items), array(1.0))
+    assert float(parameters(network)) == 4 * cells * (inputs + cells + 2)
+    assert float(model_flop(network, made)) == 2 * items * steps * 4 * cells * (inputs + cells)
+    into, step = made.matmuls
+    assert (float(into.m), float(into.count)) == (items * steps, 1.0)
+    # One product after the other: a step has the rows of the batch alone.
+    assert (float(step.m), float(step.count), step.owns_weights) == (items, steps, False)
+
+
+def test_steps_of_a_recurrent_layer_may_be_the_tokens() -> None:
+    tokens = graph({**LSTM, "tokens": "tokens"}, tokens=7.0)
+    assert [float(op.count) for op in tokens.matmuls] == [1.0, 7.0]
+    assert float(tokens.vectors[0].m) == 7.0
+
+
+def test_a_recurrent_layer_is_not_trained_here() -> None:
+    with pytest.raises(SpecError, match="recurrent"):
+        has_phase(model(LSTM), "train")
+    has_phase(model(LSTM), "prefill")

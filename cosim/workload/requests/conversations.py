@@ -80,7 +80,8 @@ def turns_of(pattern: RequestPattern, starts: Array, first: int, random: Generat
 def in_order(parts: Iterator[tuple[float, Turns]]) -> Iterator[Turns]:
     """The turns of all parts by arrival; a part comes with the last start of its conversations [s].
 
-    Those of the next part begin at or after it. So what arrives before that start can go; turns that come later wait. Memory is that of conversations under way.
+    Those of the next part begin at or after it. So what arrives before that start can go; turns that come later wait.
+    Memory is that of conversations under way.
     """
     waiting: Turns | None = None
     for last, part in parts:

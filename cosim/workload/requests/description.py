@@ -24,7 +24,7 @@ def _pause(raw: Any) -> Any:  # noqa: ANN401  # whatever the file holds
 
 
 Rate = Annotated[float, BeforeValidator(_rate), Field(gt=0)]
-"""Requests per second, which may be written as 5 Hz or 300 1/min: a choice, so it has no source."""
+"""Requests per second, which may be written as 5 Hz: a choice, so it has no source."""
 RateOrNone = Annotated[float, BeforeValidator(_rate), Field(ge=0)]
 """The same where it may be zero for a while."""
 Pause = Annotated[float, BeforeValidator(_pause), Field(ge=0)]

@@ -83,8 +83,10 @@ def requests_of(
     """The record of columns of shape (N,), or () for one value in all rows. Raises SpecError, see `checked`."""
     arrival = array(arrival_s)
     given = (prompt_tokens, output_tokens, session, prefix, priority, client)
-    whole = [np.broadcast_to(np.asarray(value, dtype=np.int64), arrival.shape) for value in given]
-    return checked(Requests(arrival, *whole[:5], whole[5], blocks))
+    names = (name for name in COLUMNS if name != "arrival_s")
+    whole = (np.broadcast_to(np.asarray(value, dtype=np.int64), arrival.shape) for value in given)
+    columns: dict[str, Any] = dict(zip(names, whole, strict=True))
+    return checked(Requests(arrival, **columns, blocks=blocks))
 
 
 def checked(requests: Requests) -> Requests:

@@ -54,7 +54,9 @@ class Requests:
     session: Int
     """Conversation that the request is a turn of; -1 for none."""
     prefix: Int
-    """Leading tokens of the prompt that are text of earlier requests: earlier turns, a shared system prompt."""
+    """Leading tokens of the prompt that are text of earlier requests: earlier turns, a shared system prompt.
+
+    A drawn system prompt counts for the first that uses it too."""
     priority: Int
     """The smallest goes first."""
     client: Int

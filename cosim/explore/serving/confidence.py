@@ -45,7 +45,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of the mean of R runs (R,): runs drawn again with replacement, `draws` times.
 
-    No shape is assumed, but with few runs the interval is too narrow: Student's is then the safer one. Raises SpecError.
+    No shape is assumed, but of few runs the interval is too narrow: take Student's then. Raises SpecError.
     """
     _check(values, level)
     if draws < 1:

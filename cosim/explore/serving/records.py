@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ def served_of(columns: Mapping[str, object]) -> Served:
     if missing:
         raise SpecError("is missing from the records", field=missing[0])
     served = Served(**{name: np.atleast_1d(array(columns[name])) for name in COLUMNS})
-    for before, after in zip(_ORDER, _ORDER[1:], strict=False):
+    for before, after in pairwise(_ORDER):
         # Written so that NaN fails.
         wrong = ~(getattr(served, after) >= getattr(served, before))
         if np.any(wrong):

@@ -65,8 +65,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, content: bytes, said
     path = tmp_path / "x"
     path.write_bytes(content)
     with pytest.raises(SpecError, match=said) as caught:
-        format_of(path)
-        list(lines(path))
+        (format_of(path), list(lines(path)))
     assert caught.value.file == path
     assert line is None or caught.value.line == line
     with pytest.raises(SpecError, match="no such file"):

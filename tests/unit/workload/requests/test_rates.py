@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 
@@ -103,13 +104,16 @@ def test_states_begin_as_often_as_they_last() -> None:
 
 
 def test_memory_is_of_the_segments_in_use() -> None:
-    # Ten thousand segments a batch, a hundred batches: all of them at once would be a million rows.
-    stream = arrivals(ones(100, 100), (Segment(0.01, 1.0) for _ in range(10**9)))
-    last = 0.0
-    for chunk in stream:
-        assert chunk[0] > last
-        last = float(chunk[-1])
-    assert last == pytest.approx(10_000.0)
+    # Two thousand segments a batch, twenty batches: all of them at once would be above 8 MB.
+    stream = arrivals(ones(20, 20), (Segment(0.01, 1.0) for _ in range(10**9)))
+    tracemalloc.start()
+    try:
+        last = [float(chunk[-1]) for chunk in stream]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert last == pytest.approx(np.arange(20.0, 401.0, 20.0))
+    assert peak < 2e6
 
 
 def test_the_same_seed_is_the_same_bytes_and_another_is_not() -> None:

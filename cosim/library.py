@@ -16,6 +16,7 @@ FOLDERS: Mapping[str, str] = {
     "accelerators": "accelerators",
     "systems": "accelerators/systems",
     "workloads": "workloads",
+    "requests": "workloads/requests",
     "experiments": "experiments",
     "software": "accelerators/software",
     "serving": "accelerators/serving",
@@ -28,6 +29,7 @@ _ONE = {
     "accelerators": "accelerator",
     "systems": "system",
     "workloads": "workload",
+    "requests": "description of requests",
     "experiments": "experiment",
     "software": "software",
     "serving": "serving software",
@@ -91,6 +93,6 @@ def _files(root: Path, kind: str) -> list[Path]:
     skip = (
         {"systems", "technology", "software", "serving", "optimizers", "kernels", "collectives"}
         if kind == "accelerators"
-        else {"scenarios", "traces"}
+        else {"scenarios", "traces", "requests"}
     )
     return [path for path in inside if not skip & set(path.relative_to(folder).parts[:-1])]

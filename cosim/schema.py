@@ -88,9 +88,10 @@ def _is_machinery(model: type[BaseModel], place: tuple[int | str, ...]) -> bool:
     """pydantic adds the tag of a union or the name of a validator to the location: not the user's words."""
     part = str(place[-1])
     tag = part in ("tile", "systolic", "roofline") and part not in _siblings(model, place)
-    # The word after the number of a list of several kinds says which of them it is.
-    before = next(reversed(place[:-1]), None)
-    tag = tag or (isinstance(before, int) and len(_owners(model, place)) > 1)
+    # The word after the number of a list of several kinds, or after a field of several, says which of them it is.
+    before, owners = next(reversed(place[:-1]), None), _owners(model, place)
+    of_field = part in {_kind_of(owner) for owner in owners} and part not in _siblings(model, place)
+    tag = tag or (len(owners) > 1 and (isinstance(before, int) or of_field))
     return tag or "[" in part or part in ("function-before", "function-after")
 
 

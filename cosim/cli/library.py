@@ -15,7 +15,7 @@ JsonOption = Annotated[str | None, typer.Option("--json", help="Write as JSON to
 
 def list_items(
     kind: Annotated[
-        str | None, typer.Argument(help="accelerators, systems, workloads, experiments or software.")
+        str | None, typer.Argument(help="accelerators, systems, workloads, requests, experiments or software.")
     ] = None,
     json_to: JsonOption = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cosim.cli import calibrate, collective, diff, estimate, goodput, library, measure, runs, validate
+from cosim.cli import calibrate, collective, diff, estimate, goodput, imports, library, measure, runs, validate
 
 app = typer.Typer(
     name="cosim",
@@ -42,6 +42,7 @@ app.command("schema")(library.schema)
 app.command("estimate")(estimate.estimate_command)
 app.command("goodput")(goodput.goodput_command)
 app.command("collective")(collective.collective_command)
+app.command("import")(imports.import_command)
 app.command("run")(runs.run)
 app.command("report")(runs.report)
 app.command("validate")(validate.validate_command)

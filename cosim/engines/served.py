@@ -23,8 +23,6 @@ from cosim.engines.served_memory import room
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.workload.work import Work
 
-ROUNDS = 100
-"""Rounds of the steady state: each halves what is left."""
 GAUSS = (0.5 - 0.5 / np.sqrt(3.0), 0.5 + 0.5 / np.sqrt(3.0))
 """Places in the answer at which two steps stand for all: exact for steps that grow as a cubic of the context."""
 LEVELS = 24
@@ -142,31 +140,30 @@ def _steps(case: Case, demand: Demand, own: Array) -> tuple[Array, Array, Array]
 
 
 def _steady(case: Case, demand: Demand, seconds: tuple[Array, Array, Array], own: Array, asked: Array) -> Served:
-    """The steady state of `own` requests of a replica of which `asked` are wanted, with the start's share in the mean."""
+    """The steady state of `own` requests of a replica, of which `asked` are wanted.
+
+    In a cycle every request sees its own prompt, its own steps, and what the prompts of all others add to them: that
+    part of it is told to the first token which queues at their rate would put there.
+    """
     step, extra, carried = seconds
     after = np.maximum(demand.output - 1.0, 0.0)
     start = array(0.0) if case.stack is None else case.stack.request_start
-    cycle = carried + after * step + (own - 1.0) * extra
-    waves = demand.alike and case.stack is not None and case.stack.policy == "first"
-    for _ in range(ROUNDS):
-        busy = np.minimum((own - 1.0) * extra / cycle, 1.0 - ALMOST)
-        if waves:
-            # All prompts of a wave run before its answers go on: half of them before the own, half after it.
-            wait = (own - 1.0) / 2.0 * extra
-            tpot = step + wait / np.maximum(after, 1.0)
-        else:
-            tpot = step / (1.0 - busy)
-            wait = np.where(own > 1.0, step / 2.0 + busy * extra / (2.0 * (1.0 - busy)), 0.0)
-            # All others can be in front at most.
-            wait = np.minimum(wait, step + (own - 1.0) * extra)
-        cycle = (cycle + carried + wait + start + after * tpot) / 2.0
-    if not waves:
+    others = (own - 1.0) * extra
+    half = np.where(own > 1.0, step / 2.0, 0.0)
+    cycle = carried + start + half + after * step + others
+    if demand.alike and case.stack is not None and case.stack.policy == "first":
+        # All prompts of a wave run before its answers go on: half of them before the own, half after it.
+        wait = others / 2.0
+    else:
+        busy = others / cycle
+        queue = np.minimum(busy * extra / (2.0 * np.maximum(1.0 - busy, ALMOST)), others)
         # Of the first wave each waits for half of the others on average.
-        wait = wait + (own - 1.0) / 2.0 * extra / demand.waves
-    e2e = carried + wait + start + after * tpot
-    rate = own * case.plan.data / e2e
+        wait = half + queue + np.minimum(others / 2.0 / demand.waves, others - queue)
+    tpot = np.where(after > 0.0, (cycle - carried - start - wait) / np.maximum(after, 1.0), step)
+    ttft = np.where(after > 0.0, carried + start + wait, cycle)
+    rate = own * case.plan.data / cycle
     queued = (asked - own) * case.plan.data / rate
-    return Served(carried + wait + start + queued, tpot, e2e + queued, rate, own, wait + queued)
+    return Served(ttft + queued, tpot, cycle + queued, rate, own, wait + queued)
 
 
 def offered(case: Case, demand: Demand) -> Served:

@@ -21,6 +21,8 @@ class Room:
     """Of the fullest chip of a replica [B], (P,): what all may take, weights, activations, the cache of a sequence."""
 
     most: Array
+    share: Array
+    """Of what is left that the cache may take."""
     weights: Array
     activations: Array
     other: Array
@@ -29,7 +31,7 @@ class Room:
     @property
     def left(self) -> Array:
         """What is left for the cache [B], negative where not even the weights fit."""
-        return self.most - self.weights - self.activations - self.other
+        return self.share * (self.most - self.weights - self.activations - self.other)
 
     @property
     def sequences(self) -> Array:

@@ -15,6 +15,7 @@ from cosim.explore.assumptions import data_of, derived_of, model_facts
 from cosim.explore.die import die_facts
 from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.network import network_rows
+from cosim.explore.requests import request_details, request_facts
 from cosim.explore.search_file import StrategySearch
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
@@ -38,6 +39,8 @@ from cosim.workload.hub import is_hub_config
 from cosim.workload.load import NETWORK, Workload, load_workload, lower_workload
 from cosim.workload.model import Model, ModelArrays
 from cosim.workload.network import Network
+from cosim.workload.requests.description import RequestPattern
+from cosim.workload.requests.load import REQUESTS, load_requests
 
 Item = dict[str, Any]
 _SCHEMAS: dict[str, type[BaseModel]] = {
@@ -45,6 +48,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "system": System,
     "workload": Model,
     "network": Network,
+    "requests": RequestPattern,
     "software": Software,
     "optimizer": Optimizer,
     "technology": Technology,
@@ -76,6 +80,7 @@ def listing(kind: str) -> list[Item]:
         "accelerators": _chip,
         "systems": _system,
         "workloads": _model,
+        "requests": _requests,
         "experiments": _experiment,
         "software": _software,
         "optimizers": _optimizer,
@@ -112,6 +117,8 @@ def details(name: str, changes: Overrides | None = None) -> Item:
         model = load_workload(name)
         about = {"data": model_facts(model), "derived": _model_derived(model), "checks": _model_checks(model)}
         return {**content, "title": model.title, **about}
+    if kind == REQUESTS:
+        return {**content, **request_details(load_requests(name))}
     if kind in _PLAIN:
         plain = _PLAIN[kind](name)
         return {**content, "title": plain.title, "data": list(data_of(plain))}
@@ -159,8 +166,8 @@ def _kind_of(name: str) -> str:
     if not name.endswith((".yaml", ".yml", ".json")):
         return library.kind_of(name)
     data = documents.read(library.find("accelerators", name)).data
-    if data.get("kind") == NETWORK:
-        return "workloads"
+    if data.get("kind") in (NETWORK, REQUESTS):
+        return "workloads" if data["kind"] == NETWORK else REQUESTS
     marks = {
         "tiers": "systems",
         "kind": "experiments",
@@ -205,6 +212,10 @@ def _model(path: str) -> Item:
     active = {"active": f"{float(active_parameters(arrays)) / 1e9:.4g} B"} if model.experts is not None else {}
     counted = {"parameters": f"{float(parameters(arrays)) / 1e9:.4g} B", **active}
     return {"title": model.title, **counted, "layers": model.layers, "hidden": model.hidden}
+
+
+def _requests(path: str) -> Item:
+    return request_facts(load_requests(path))
 
 
 def _software(path: str) -> Item:

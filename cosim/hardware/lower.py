@@ -70,6 +70,8 @@ class MemoryArrays:
     reserved: Array
     partitions: Array = field(default_factory=lambda: array(1.0))
     """Parts that each keep a copy of what their own cores read."""
+    shown: Array = field(default_factory=lambda: array(np.nan))
+    """Capacity as the driver shows it [B]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,12 +318,15 @@ def _memory(values: Values, role: str, shared_by: str) -> MemoryArrays:
     if capacity is None:
         capacity = values.si(f"{at}.stacks") * values.si(f"{at}.stack_capacity")
     capacity = capacity * copies
-    partitions = values.maybe(f"{at}.partitions")
+    partitions, shown = values.maybe(f"{at}.partitions"), values.maybe(f"{at}.capacity_shown")
+    if shown is None or any(f"{at}.{name}" in values.arrays for name in ("capacity", "stack_capacity", "stacks")):
+        shown = capacity
     return MemoryArrays(
         capacity,
         bandwidth,
         _or_zero(values.maybe(f"{at}.reserved")),
         array(1.0) if partitions is None else partitions,
+        shown,
     )
 
 

@@ -26,6 +26,9 @@ class MemoryLevel(Frozen):
     stack_capacity: Capacity | None = None
     """Usable capacity of one stack; the level holds `stacks` times this."""
     capacity_physical: Capacity | None = None
+    capacity_shown: Capacity | None = None
+    """What the driver shows of it: makers count stacks in binary and sell them in decimal units. None: the capacity.
+    Serving stacks take a share of this."""
     reserved: Capacity | None = None
     """Taken by the runtime before a model is loaded (driver, context, fragmentation)."""
     shared_by: Literal["chip", "core"] = "chip"

@@ -46,7 +46,9 @@ class Serving(Frozen):
     max_sequences: Count
     """Most sequences in flight on a replica."""
     memory_share: Factor
-    """Of a chip's memory that weights, cache and all else may take together."""
+    """Of a chip's memory, as its driver shows it, that weights, cache and all else may take together."""
+    share_of_free: bool = False
+    """Whether that share is of what weights and a full step leave, for the cache alone."""
     host_step: Time | None = None
     """Host time of a step: scheduling, inputs, sampling, handing tokens on. None: that of the chip."""
     host_sequence: Time | None = None
@@ -86,6 +88,7 @@ class ServingArrays:
     token_budget: Array
     max_sequences: Array
     memory_share: Array
+    share_of_free: bool
     host_step: Array
     """NaN: that of the chip."""
     host_sequence: Array
@@ -122,6 +125,7 @@ def lower_serving(serving: Serving) -> ServingArrays:
         token_budget=array(serving.token_budget.si),
         max_sequences=array(serving.max_sequences.si),
         memory_share=array(serving.memory_share.si),
+        share_of_free=serving.share_of_free,
         host_step=_or(serving.host_step, np.nan),
         host_sequence=_or(serving.host_sequence, 0.0),
         host_hidden=serving.host_hidden,

@@ -12,9 +12,17 @@ from dataclasses import replace
 import numpy as np
 
 from cosim.records import Array, array
-from cosim.workload.blocks import attention_ops, attention_products, embedding, feed_forward, head, joined, norms
+from cosim.workload.blocks import (
+    attention_ops,
+    attention_products,
+    embedding,
+    feed_forward,
+    head,
+    joined,
+    norms,
+    scaled,
+)
 from cosim.workload.delta import DeltaArrays, delta_block
-from cosim.workload.hybrid import scaled
 from cosim.workload.latent import latent_attention, latent_ends, latent_up
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM
@@ -62,7 +70,7 @@ def _linear(delta: DeltaArrays, work: Work, rows: Tokens, hidden: Array) -> Grap
     """Linear attention: its products for all tokens, the chunks of prompts, the steps of decodes."""
     around = delta_block(delta, rows, hidden)
     prompts, answers = (delta_block(delta, tokens, hidden) for tokens in (work.prompts, work.answers))
-    both = {op.name for op in (*around.matmuls, *around.vectors)}
+    both = {op.name for op in around.matmuls} | {op.name for op in around.vectors}
     chunks = tuple(replace(op, count=op.count * work.prefills) for op in prompts.matmuls if op.name not in both)
     kernels = tuple(replace(op, count=op.count * work.prefills) for op in prompts.vectors if op.name not in both)
     return Graph(

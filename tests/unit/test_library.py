@@ -85,9 +85,12 @@ def test_experiments_and_systems_are_listed_from_their_own_folder_only(tmp_path:
 
 def test_workloads_leave_out_scenarios_and_traces(tmp_path: Path) -> None:
     put(tmp_path, "workloads/models/tiny.yaml", "workloads/scenarios/chat.yaml", "workloads/traces/log.yaml")
+    put(tmp_path, "workloads/requests/mine.yaml")
     names = library.names("workloads")
     assert "tiny" in names
-    assert not {"chat", "log"} & set(names)
+    assert not {"chat", "log", "mine"} & set(names)
+    assert "mine" in library.names("requests")
+    assert "tiny" not in library.names("requests")
 
 
 def test_names_are_sorted_so_that_lists_do_not_depend_on_the_disk(tmp_path: Path) -> None:

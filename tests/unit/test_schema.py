@@ -215,3 +215,26 @@ def test_in_a_list_of_several_kinds_the_kind_is_no_part_of_the_path(
         validated(Row, {"parts": [part]})
     assert caught.value.field == field
     assert hint is None or str(caught.value.hint).startswith(hint)
+
+
+class Choice(Frozen):
+    part: Annotated[Pair | Single, Field(discriminator="kind")] | None = None
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "hint"),
+    [
+        ({"kind": "pair", "left": "x"}, "part.left", None),
+        ({"kind": "pair", "left": 1, "lfet": 2}, "part.lfet", "nearest: left"),
+        ({"kind": "single", "only": 1, "pair": 2}, "part.pair", None),
+        ({"kind": "single"}, "part.only", None),
+        ({"kind": "other"}, "part", None),
+    ],
+)
+def test_in_a_field_of_several_kinds_the_kind_is_no_part_of_the_path(
+    part: dict[str, object], field: str, hint: str | None
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        validated(Choice, {"part": part})
+    assert caught.value.field == field
+    assert hint is None or str(caught.value.hint).startswith(hint)

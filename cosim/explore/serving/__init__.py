@@ -1,0 +1,1 @@
+"""Served requests: latencies, percentiles, goodput under limits, records on disk."""

@@ -1,0 +1,1 @@
+"""Requests of serving: when they come, how long they are, what of them is shared."""

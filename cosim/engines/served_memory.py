@@ -50,7 +50,9 @@ def room(case: Case, tokens: Array) -> Room:
     held = _memory(replace(few, scenario=one))
     full = replace(case, work=Work(plan.data, budget, zero, zero, zero, plan.data))
     step = _memory(replace(full, scenario=one))
-    return Room(share * case.system.chip.memory["dram"].capacity, held.weights, step.activations, held.other, held.kv)
+    shown, one = case.system.chip.memory["dram"].shown, np.ones_like(share)
+    whole, cache = (one, share) if stack is not None and stack.share_of_free else (share, one)
+    return Room(whole * shown, cache, held.weights, step.activations, held.other, held.kv)
 
 
 def _memory(case: Case) -> Memory:

@@ -1,11 +1,12 @@
 """Seconds of a step of serving by what is in it, read from a table, and runs of decode steps in closed form.
 
     device  = linear(new + decodes v) + head(sampled + decodes (v - 1)) + prefill(new, pairs / new)
-              + decode(decodes, context / decodes) + (v - 1) draft(decodes)
+              + decode(decodes, context / decodes) + drafted draft(decodes)
     host    = host_step_s + host_sequence_s sampled
     seconds = max(device, host) where the host is hidden, else device + host
 
-v are the tokens that a decoding sequence puts into a step: 1, or 1 + drafts that are verified. Each term is piecewise
+v are the tokens that a decoding sequence puts into a step: 1, or 1 + drafts that are verified; `drafted` of them
+are made by a model of their own. Each term is piecewise
 linear between points of the grid, so it rises wherever the table does. Past the last point it goes on with the last
 slope (never less than nothing); below the first context it stays.
 """
@@ -70,7 +71,14 @@ class StepTable:
                 raise SpecError("is not a time", field=f"table.{name}", value=getattr(self, name))
 
     def seconds(
-        self, new: int, pairs: float, decodes: int, context: float, sampled: int, verified: int = 1
+        self,
+        new: int,
+        pairs: float,
+        decodes: int,
+        context: float,
+        sampled: int,
+        verified: int = 1,
+        drafted: int = 0,
     ) -> float:
         """Seconds of a step.
 
@@ -89,8 +97,8 @@ class StepTable:
             mean = context / decodes
             cell = bisect_right(quick.grid, mean)
             device += offset[cell] + slope[cell] * mean
-            if verified > 1:
-                device += (verified - 1) * quick.draft(decodes)
+            if drafted:
+                device += drafted * quick.draft(decodes)
         host = self.host_step_s + self.host_sequence_s * sampled
         return max(device, host) if self.host_hidden else device + host
 
@@ -103,7 +111,14 @@ class StepTable:
         return self.run(decodes, context, decodes, most, span_s)[0] if span_s > 0.0 else 0
 
     def run(
-        self, decodes: int, context: float, grown: float, steps: int, span_s: float = math.inf, verified: int = 1
+        self,
+        decodes: int,
+        context: float,
+        grown: float,
+        steps: int,
+        span_s: float = math.inf,
+        verified: int = 1,
+        drafted: int = 0,
     ) -> tuple[int, float]:
         """Steps that begin before `span_s` (at least one, at most `steps`) and their seconds.
 
@@ -114,8 +129,8 @@ class StepTable:
         grid = quick.grid
         offset, slope = quick.decode_row(decodes)
         fixed = quick.linear(decodes * verified) + quick.head(decodes * verified)
-        if verified > 1:
-            fixed += (verified - 1) * quick.draft(decodes)
+        if drafted:
+            fixed += drafted * quick.draft(decodes)
         host = self.host_step_s + self.host_sequence_s * decodes
         if not self.host_hidden:
             fixed += host

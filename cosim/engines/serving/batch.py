@@ -7,6 +7,7 @@ tried again until something has changed.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from cosim.engines.serving.decoding import Decoding
@@ -164,7 +165,7 @@ class Batch:
         nodes = 0 if memory.tree is None else memory.tree.nodes * memory.node_blocks
         _same("blocks", memory.free + own + nodes + memory.lent, memory.capacity)
         _same("decoding", decoding.count, len(decodes))
-        _same("context", round(decoding.context, 3), round(sum(lengths), 3))
+        _same("context", decoding.context, sum(lengths))
         _same("prefill_left", self.prefill_left, sum(request.left for request in self.prefilling))
         _same("sequences", len(self.running), len(decodes) + len(self.prefilling))
         if memory.free < 0:
@@ -172,5 +173,5 @@ class Batch:
 
 
 def _same(what: str, found: float, expected: float) -> None:
-    if found != expected:
+    if not math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-6):
         raise AssertionError(f"{what}: {found}, not {expected}")

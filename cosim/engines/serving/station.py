@@ -72,10 +72,10 @@ class Station:
         replica = self.replica
         if replica.flight is None and self.up:
             replica.clock = max(replica.clock, float(self.env.now))
-            if replica.begin():
-                self._sleep()
             if self.watch is not None:
                 self.watch(replica)
+            if replica.begin():
+                self._sleep()
 
     def _sleep(self) -> None:
         self._version += 1

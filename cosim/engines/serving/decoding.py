@@ -10,12 +10,13 @@ from cosim.engines.serving.request import Request
 class Decoding:
     """Sequences that advance together. `step` counts decode steps; a sequence that leaves early is passed over."""
 
-    __slots__ = ("_ends", "context", "count", "rise", "step")
+    __slots__ = ("_ends", "_entries", "context", "count", "rise", "step")
 
     def __init__(self) -> None:
         self.step, self.count = 0, 0
         self.context: float = 0
         self.rise: float = 0
+        self._entries = 0
         self._ends: list[tuple[int, int, Request]] = []
 
     def join(self, request: Request, length: int, steps: int) -> None:
@@ -27,7 +28,9 @@ class Decoding:
         self.count += 1
         self.context += length
         self.rise += request.rate
-        heapq.heappush(self._ends, (request.ends, request.number, request))
+        self._entries += 1
+        request.entry = self._entries
+        heapq.heappush(self._ends, (request.ends, request.entry, request))
 
     def leave(self, request: Request) -> None:
         """It stops here; `generated` and `length` say how far it came."""
@@ -42,12 +45,12 @@ class Decoding:
         tokens = request.output - request.generated if request.ends == self.step else int(grown + 1e-9)
         request.generated += tokens
         request.length += tokens
-        request.ends = -1
+        request.ends, request.entry = -1, -1
 
     def steps_left(self) -> int:
         """Steps until the next sequence ends; 0 where none does."""
         ends = self._ends
-        while ends and ends[0][2].ends != ends[0][0]:
+        while ends and ends[0][2].entry != ends[0][1]:
             heapq.heappop(ends)
         return ends[0][0] - self.step if ends else 0
 
@@ -58,7 +61,7 @@ class Decoding:
         ended: list[Request] = []
         ends = self._ends
         while ends and ends[0][0] <= self.step:
-            end, _, request = heapq.heappop(ends)
-            if request.ends == end:
+            _, entry, request = heapq.heappop(ends)
+            if request.entry == entry:
                 ended.append(request)
         return ended

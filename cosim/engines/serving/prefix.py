@@ -21,7 +21,7 @@ class Node:
     def __init__(self, block: int, above: Node | None) -> None:
         self.block, self.above = block, above
         self.below: dict[int, Node] = {}
-        self.depth = 0 if above is None else above.depth + 1
+        self.depth: int = 0 if above is None else above.depth + 1
         self.holders, self.used = 0, 0
 
 

@@ -94,6 +94,8 @@ class Request:
     rate: float = 1
     ends: int = -1
     """Step of decoding after which it has its last token."""
+    entry: int = -1
+    """Which of its times of decoding this is: what was noted for an earlier one no longer holds."""
     due: int = -1
     """Step of decoding that needs its next block."""
 
@@ -106,7 +108,7 @@ class Request:
         """As it came: a replica was lost with all that it held."""
         self.target, self.done, self.stored, self.fetch, self.generated = self.prompt, 0, 0, False, 0
         self.first_s = -1.0
-        self.node, self.shared, self.blocks, self.ends, self.due = None, 0, 0, -1, -1
+        self.node, self.shared, self.blocks, self.ends, self.entry, self.due = None, 0, 0, -1, -1, -1
 
 
 def requests(chunks: Iterable[Chunk], prefix_tokens: int) -> Iterator[Request]:

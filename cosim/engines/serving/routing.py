@@ -1,17 +1,17 @@
 """Which replica a request goes to.
 
-    round_robin     one after the other
-    random          any
-    least_loaded    fewest outstanding tokens: prompts to compute, and the context of those that decode
-    least_kv        least share of the cache held
-    power_of_two    the less loaded of two drawn at random
-    prefix_aware    fewest prompt tokens to compute before it: those outstanding and those of its own that no cache has
-    session_sticky  by the number of its session, while the replicas stay; without a session one after the other
+round_robin     one after the other
+random          any
+least_loaded    fewest outstanding tokens: prompts to compute, and the context of those that decode
+least_kv        least share of the cache held
+power_of_two    the less loaded of two drawn at random
+prefix_aware    fewest prompt tokens to compute before it: those outstanding and those of its own that no cache has
+session_sticky  by the number of its session, while the replicas stay; without one by turns
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from cosim.engines.serving.settings import Routing
 from cosim.errors import SpecError
 
 DRAWN = 4096
+"""Numbers drawn at a time."""
 
 
 class Router:
@@ -41,20 +42,22 @@ class Router:
         places = range(count)
         if self.routing == "random":
             return self._draw(count)
-        if self.routing == "least_loaded":
-            return min(places, key=lambda place: replicas[place].outstanding(now))
-        if self.routing == "least_kv":
-            return min(places, key=lambda place: replicas[place].held(now))
-        if self.routing == "power_of_two":
-            first = self._draw(count)
-            second = (first + 1 + self._draw(count - 1)) % count
-            return min(first, second, key=lambda place: replicas[place].outstanding(now))
-        if self.routing == "prefix_aware":
-            return min(places, key=lambda place: self._to_compute(request, replicas[place]))
         if self.routing == "session_sticky" and request.session >= 0:
             return request.session % count
-        self._turn += 1
-        return (self._turn - 1) % count
+        if self.routing in ("round_robin", "session_sticky"):
+            self._turn += 1
+            return (self._turn - 1) % count
+        places: Iterable[int] = range(count)
+        if self.routing == "power_of_two":
+            first = self._draw(count)
+            places = (first, (first + 1 + self._draw(count - 1)) % count)
+        return min(places, key=lambda place: self._cost(request, replicas[place], now))
+
+    def _cost(self, request: Request, replica: Replica, now: float) -> float:
+        """What a choice goes by: the least is best."""
+        if self.routing == "prefix_aware":
+            return self._to_compute(request, replica)
+        return replica.held(now) if self.routing == "least_kv" else replica.outstanding(now)
 
     def _to_compute(self, request: Request, replica: Replica) -> int:
         """Prompt tokens before a request's first token."""

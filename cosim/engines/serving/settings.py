@@ -16,9 +16,7 @@ from cosim.errors import SpecError, nearest
 
 Batching = Literal["chunked", "prefill_first", "static"]
 Policy = Literal["first_come", "priority", "fair", "shortest"]
-Routing = Literal[
-    "round_robin", "random", "least_loaded", "least_kv", "power_of_two", "prefix_aware", "session_sticky"
-]
+Routing = Literal["round_robin", "random", "least_loaded", "least_kv", "power_of_two", "prefix_aware", "session_sticky"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Sequences that lose their place move to the host: bytes of a token's KV, bytes/s of the link. The host is large."""
+    """Sequences that lose their place move to the host, which is large: bytes of a token's KV, bytes/s of the link."""
 
     token_bytes: float
     bandwidth: float

@@ -1,4 +1,4 @@
-"""A replica in an environment of events: it sleeps to the end of what is under way, or until a request cuts that short."""
+"""A replica among events: it sleeps to the end of what is under way, or until a request cuts that short."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Station:
     """A replica, whether requests come to it (`live`), whether it stands (`up`), since when it is paid for.
 
-    `left` are the seconds of earlier spans that were paid for. `watch` is called after every change, for tests.
+    `paid_s` are earlier spans that were paid for. `watch` is called after every change, for tests.
     """
 
     def __init__(

@@ -61,9 +61,7 @@ def chunk() -> Callable[..., Chunk]:
     def made(arrival: Iterable[float], prompt: Any = 100, output: Any = 10, **more: Any) -> Chunk:
         arrivals = np.asarray(list(arrival), dtype=float)
         full = {name: np.broadcast_to(np.asarray(value), arrivals.shape) for name, value in more.items()}
-        return Chunk(
-            arrivals, np.broadcast_to(prompt, arrivals.shape), np.broadcast_to(output, arrivals.shape), **full
-        )
+        return Chunk(arrivals, np.broadcast_to(prompt, arrivals.shape), np.broadcast_to(output, arrivals.shape), **full)
 
     return made
 
@@ -108,9 +106,7 @@ def served() -> Callable[..., Served]:
         records: list[Any] = []
         segments: list[Any] = []
         random = np.random.default_rng(seed)
-        run = serve(
-            cluster, chunks, random, records=records.extend, segments=segments.extend, check=True, **options
-        )
+        run = serve(cluster, chunks, random, records=records.extend, segments=segments.extend, check=True, **options)
         rows = np.array(sorted(records), dtype=float).reshape(-1, 12)
         return Served(run, rows, segments)
 

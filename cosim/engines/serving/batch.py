@@ -1,4 +1,4 @@
-"""Who runs on a replica: admission, the batch as sums, who gives way when blocks are short. Knows no durations but moves.
+"""Who runs on a replica: admission, the batch as sums, who gives way when blocks are short. It knows no steps' times.
 
 A prompt is admitted when all of its blocks can be had, and the watermark and the next step of those that decode stay
 free. Whoever is at the head of the queue and does not fit is waited for: nobody overtakes. A failed admission is not

@@ -44,9 +44,9 @@ def serve(
 ) -> ServingRun:
     """Serves all requests and returns the totals.
 
-    `records` is given served requests, `segments` runs of steps, both in lists of tuples as they come about. In a closed
-    loop arrivals in `chunks` do not count. `check` holds tokens and blocks against each other at every event. Raises
-    SpecError for settings that need a generator where none is given, SimulationError where it cannot end.
+    `records` is given served requests, `segments` runs of steps, both in lists of tuples as they come about. In a
+    closed loop arrivals in `chunks` do not count. `check` holds tokens and blocks against each other at every event.
+    Raises SpecError for settings that need a generator where none is given, SimulationError where it cannot end.
     """
     import simpy
 

@@ -118,7 +118,8 @@ class PrefixTree:
         now = {}
         for used, serial, node in self._leaves:
             above = node.above
-            if not node.holders and not node.below and node.used == used and above is not None:
-                if above.below.get(node.block) is node:
-                    now[id(node)] = (used, serial, node)
+            if above is None or node.holders or node.below or node.used != used:
+                continue
+            if above.below.get(node.block) is node:
+                now[id(node)] = (used, serial, node)
         self._leaves = sorted(now.values(), key=lambda offer: offer[:2])

@@ -132,7 +132,8 @@ class Replica:
         span = now - self.clock - flight.moves_s + CLOSE_S
         if span <= 0.0:
             return decoding.context
-        return decoding.context + decoding.rise * (self._run(flight.steps, span)[0] - 1)
+        begun, seconds = self._run(flight.steps, span)
+        return decoding.context + decoding.rise * (begun if seconds < span else begun - 1)
 
     def busy(self, now: float) -> float:
         """Seconds at work until now."""

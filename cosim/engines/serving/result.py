@@ -26,7 +26,7 @@ RECORD = (
     "preemptions",
 )
 SEGMENT = ("start_s", "steps", "seconds", "prefill_tokens", "decodes", "kv_blocks", "waiting", "replica")
-"""Steps that are alike, of one replica: when the first began, seconds of all, blocks held and requests waiting after."""
+"""Steps that are alike, of one replica: start of the first, seconds of all, blocks held and requests waiting after."""
 AT_ONCE = 4096
 """Rows that go out together."""
 

@@ -39,7 +39,6 @@ class Router:
         count = len(replicas)
         if count == 1:
             return 0
-        places = range(count)
         if self.routing == "random":
             return self._draw(count)
         if self.routing == "session_sticky" and request.session >= 0:

@@ -1,6 +1,6 @@
 """Speed of the simulation of serving, printed: requests a CPU second, and memory over a long run.
 
-    python benchmarks/serving_speed.py              10,000 even requests, a made trace on 8 replicas, with and without jumps
+    python benchmarks/serving_speed.py              10,000 even requests, a made trace on 8 replicas
     python benchmarks/serving_speed.py TRACE.csv    a trace as well: columns TIMESTAMP, ContextTokens, GeneratedTokens
     python benchmarks/serving_speed.py --million    1,000,000 requests: memory after each 100,000
 
@@ -11,12 +11,12 @@ values, is what takes time.
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import gzip
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from cosim.engines.serving.cluster import serve
 from cosim.engines.serving.request import Chunk
 from cosim.engines.serving.settings import Cluster, Pool, Scheduler, Speculation
 from cosim.engines.serving.table import StepTable
+from cosim.records import array
 
 CHUNK = 4096
 SCHEDULER = Scheduler(kv_blocks=20_000)
@@ -33,8 +34,8 @@ SCHEDULER = Scheduler(kv_blocks=20_000)
 
 def made_table() -> StepTable:
     """14 counts of tokens by 9 contexts; some milliseconds a step."""
-    tokens = 2.0 ** np.arange(14)
-    contexts = np.array([1.0, 128.0, *2.0 ** np.arange(9, 16)])
+    tokens = array(2.0 ** np.arange(14))
+    contexts = array([1.0, 128.0, *2.0 ** np.arange(9, 16)])
     linear = 5e-3 + 1e-5 * tokens
     prefill = 1e-5 + 5e-10 * tokens[:, None] * contexts
     decode = 1e-5 + 1e-8 * tokens[:, None] * contexts
@@ -66,7 +67,7 @@ def traced(path: Path) -> Chunk:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    times = [datetime.datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
+    times = [dt.datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
     prompt = np.array([int(row["ContextTokens"]) for row in rows])
     output = np.array([int(row["GeneratedTokens"]) for row in rows])
     order = np.argsort(times, kind="stable")
@@ -78,10 +79,10 @@ def timed(name: str, cluster: Cluster, chunks: Iterator[Chunk]) -> None:
     """Runs and prints one row; records and segments are made and counted."""
     rows = [0, 0]
 
-    def count_records(made: list[object]) -> None:
+    def count_records(made: Sequence[object]) -> None:
         rows[0] += len(made)
 
-    def count_segments(made: list[object]) -> None:
+    def count_segments(made: Sequence[object]) -> None:
         rows[1] += len(made)
 
     start = time.process_time()
@@ -95,7 +96,7 @@ def million() -> None:
     """A million requests, and how much memory they took so far."""
     done = 0
 
-    def seen(made: list[object]) -> None:
+    def seen(made: Sequence[object]) -> None:
         nonlocal done
         before, done = done, done + len(made)
         if before // 100_000 != done // 100_000:

@@ -155,19 +155,19 @@ class Batch:
         """What must always hold, counted sequence by sequence; a test's tool. Raises AssertionError."""
         memory, decoding = self.memory, self.decoding
         decodes = [request for request in self.running if request.ends >= 0]
-        lengths = [request.length + request.rate * (decoding.step - request.joined) for request in decodes]
-        if self.static:
-            return
-        own = sum(request.blocks - request.shared for request in self.running if request.ends < 0)
-        for request, length in zip(decodes, lengths, strict=True):
-            blocks = request.blocks if self.drafts else -(-int(length) // memory.block)
-            own += blocks - request.shared
+        own = sum(request.blocks - request.shared for request in self.running)
+        if not self.static:
+            lengths = [request.length + request.rate * (decoding.step - request.joined) for request in decodes]
+            if not self.drafts:
+                # Even growth counts a sequence's blocks only when it leaves.
+                grown = zip(decodes, lengths, strict=True)
+                own += sum(-(-int(length) // memory.block) - request.blocks for request, length in grown)
+            _same("decoding", decoding.count, len(decodes))
+            _same("context", decoding.context, sum(lengths))
+            _same("sequences", len(self.running), len(decodes) + len(self.prefilling))
         nodes = 0 if memory.tree is None else memory.tree.nodes * memory.node_blocks
         _same("blocks", memory.free + own + nodes + memory.lent, memory.capacity)
-        _same("decoding", decoding.count, len(decodes))
-        _same("context", decoding.context, sum(lengths))
         _same("prefill_left", self.prefill_left, sum(request.left for request in self.prefilling))
-        _same("sequences", len(self.running), len(decodes) + len(self.prefilling))
         if memory.free < 0:
             raise AssertionError(f"{memory.free} blocks are free")
 

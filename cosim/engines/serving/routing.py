@@ -56,7 +56,9 @@ class Router:
         """What a choice goes by: the least is best."""
         if self.routing == "prefix_aware":
             return self._to_compute(request, replica)
-        return replica.held(now) if self.routing == "least_kv" else replica.outstanding(now)
+        cost = replica.held(now) if self.routing == "least_kv" else replica.outstanding(now)
+        # Equal loads that were summed in another order must stay equal.
+        return round(cost, 9)
 
     def _to_compute(self, request: Request, replica: Replica) -> int:
         """Prompt tokens before a request's first token."""

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.engines.serving.request import Chunk
 from cosim.engines.serving.settings import ClosedLoop, Cluster, Pool, Scheduler, Speculation, Swap
 
 SPECULATIONS = st.sampled_from(
@@ -216,20 +215,3 @@ def test_more_of_anything_is_no_slower_in_a_closed_loop(
     plain = rate(Pool(table(), scheduler))
     assert rate(Pool(table(0.5), scheduler)) >= plain
     assert rate(Pool(table(), replace(scheduler, kv_blocks=2000))) >= plain * (1.0 - 1e-9)
-
-
-@pytest.mark.parametrize(("cv", "waits"), [(1.0, 0.7 / 0.3), (0.0, 0.7 / 0.6)])
-def test_one_server_waits_as_queueing_theory_says(fixed: Any, served: Any, cv: float, waits: float) -> None:
-    # M/M/1: rho / (1 - rho) services; M/D/1 half of it. One sequence at a time, 10 ms a step, 100 steps on average.
-    random = np.random.default_rng(3)
-    count, mean = 60_000, 100
-    output = random.geometric(1.0 / mean, count) if cv else np.full(count, mean)
-    arrivals = np.cumsum(random.exponential(1.0 / 0.7, count))
-    rows = Chunk(arrivals, np.full(count, 1), output)
-    pool = Pool(fixed(1.0 / mean), Scheduler(10**6, max_sequences=1, token_budget=100))
-    answer = served(Cluster(pool), [rows])
-    wait = answer.records[:, 8] - answer.records[:, 1]
-    blocks = wait.reshape(20, -1).mean(axis=1)
-    error = blocks.std(ddof=1) / np.sqrt(len(blocks))
-    assert abs(wait.mean() - waits) < 3.0 * error
-    assert error < 0.1 * waits

@@ -51,9 +51,15 @@ def step_graph(model: ModelArrays, work: Work, *, imbalance: Array = UNIFORM, la
         norms(model, rows),
         block,
         feed_forward(model, rows, imbalance),
-        head(model, drawn),
+        _head(model, drawn, work),
     )
     return joined("serve", parts)
+
+
+def _head(model: ModelArrays, drawn: Tokens, work: Work) -> Graph:
+    """Logits of the rows that a token is drawn from; nothing where there are none."""
+    graph, count = head(model, drawn), np.where(work.sampled > 0.0, 1.0, 0.0)
+    return scaled(graph, count)
 
 
 def _block(model: ModelArrays, work: Work, rows: Tokens) -> Graph:

@@ -1,0 +1,118 @@
+"""The table of steps of a replica, made by the same functions that cost a single step: one array call a term.
+
+    linear   decodes of T tokens at one cached token, nothing drawn, less their attention
+    head     the same with all T rows drawn, less the first
+    decode   decodes of T at C cached tokens, less linear
+    prefill  one piece of T tokens that sees C keys on average, less linear
+
+Every term is what a whole step takes more, so that pipelines, limits of power and kernels that no graph replays are in
+it. The host's time is told apart. Tables rise: what a finer tiling makes a little faster at more tokens is levelled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cosim.engines.analytic import timed_step
+from cosim.engines.case import Case
+from cosim.engines.served_memory import room
+from cosim.engines.serving.table import StepTable
+from cosim.records import Array, array, map_leaves, take
+from cosim.workload.work import Work
+
+LONG = 4096.0
+"""Cached tokens at which the cache of a block is taken: a window is then full."""
+LEAST_CONTEXT = 64.0
+
+
+def step_table(case: Case, *, most_tokens: int, most_context: int, draft: Case | None = None) -> StepTable:
+    """Seconds of any step of up to `most_tokens` new tokens and `most_context` keys, of the replica that `case` is.
+
+    `case` is of phase serve, one point, its stack given; `draft` a smaller model that drafts on the same chips.
+    """
+    tokens, contexts = _doubling(1.0, float(most_tokens)), _doubling(LEAST_CONTEXT, float(most_context))
+    contexts = np.concatenate([[1.0], contexts])
+    hostless = _without_host(case)
+    linear, head, decode, prefill = _terms(hostless, tokens, contexts)
+    stack = case.stack
+    own = case.system.chip.launch.host_step
+    step = own if stack is None or np.isnan(stack.host_step) else stack.host_step
+    return StepTable(
+        tokens=tokens,
+        contexts=contexts,
+        linear_s=linear,
+        head_s=head,
+        prefill_s=prefill,
+        decode_s=decode,
+        host_step_s=float(step),
+        host_sequence_s=0.0 if stack is None else float(stack.host_sequence),
+        host_hidden=stack is not None and stack.host_hidden,
+        draft_s=None if draft is None else _draft(draft, tokens, contexts),
+    )
+
+
+def kv_blocks(case: Case, block_tokens: int) -> int:
+    """Blocks of the cache that a replica holds, 0 where its weights do not fit."""
+    held = room(case, array(LONG))
+    each = held.per_sequence * block_tokens / LONG
+    return int(np.floor(np.maximum(held.left, 0.0) / each).item() * float(case.plan.data))
+
+
+def _terms(case: Case, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:
+    """linear [T], head [T], decode [T, C], prefill [T, C] in seconds, each rising."""
+    zero, one = np.zeros_like(tokens), np.ones_like(tokens)
+    ranks = float(case.plan.data)
+    # The busiest of several ranks has whole sequences.
+    busy = np.ceil(tokens / ranks) * ranks
+    bare, attention = _seconds(case, Work(zero, zero, zero, busy, one, zero))
+    drawn, _ = _seconds(case, Work(zero, zero, zero, busy, one, busy))
+    linear = np.maximum.accumulate(bare - attention)
+    head = np.maximum.accumulate(np.maximum(drawn - bare, 0.0))
+    size = (tokens.size, contexts.size)
+    rows, keys = (each.reshape(-1) for each in np.meshgrid(tokens, contexts, indexing="ij"))
+    many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
+    decode, _ = _seconds(case, Work(none, none, none, many, keys, none))
+    past = np.maximum(keys - (rows + 1.0) / 2.0, 0.0)
+    prefill, _ = _seconds(case, Work(none + 1.0, rows, past, none, none, none))
+    return linear, head, _risen(decode.reshape(size), linear), _risen(prefill.reshape(size), linear)
+
+
+def _risen(whole: Array, linear: Array) -> Array:
+    """What attention adds to `linear` [T], rising along both axes [T, C]."""
+    added = np.maximum(whole - linear[:, None], 0.0)
+    return np.maximum.accumulate(np.maximum.accumulate(added, axis=0), axis=1)
+
+
+def _draft(draft: Case, tokens: Array, contexts: Array) -> Array:
+    """Seconds in which a smaller model drafts one token for so many sequences, at a context of LONG [T]."""
+    linear, head, decode, _ = _terms(_without_host(draft), tokens, contexts)
+    at = int(np.argmin(np.abs(contexts - LONG)))
+    return linear + head + decode[:, at]
+
+
+def _seconds(case: Case, work: Work) -> tuple[Array, Array]:
+    """Seconds of a step of each point of `work`, and of its attention, (P,)."""
+    count = max(leaf.size for leaf in (work.chunk, work.decodes))
+    whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
+    timed, parts = timed_step(replace(take(case, np.zeros(count, dtype=np.intp)), work=whole))
+    return np.broadcast_to(timed["time"], (count,)), np.broadcast_to(parts["attention"], (count,))
+
+
+def _without_host(case: Case) -> Case:
+    """The case on a host that takes no time for steps and sequences."""
+    stack = case.stack
+    if stack is None:
+        launch = replace(case.system.chip.launch, host_step=array(0.0))
+        return replace(case, system=replace(case.system, chip=replace(case.system.chip, launch=launch)))
+    return replace(case, stack=replace(stack, host_step=array(0.0), host_sequence=array(0.0), host_hidden=False))
+
+
+def _doubling(least: float, most: float) -> Array:
+    """Numbers from `least` to `most`: powers of two of it, and one between each two."""
+    steps = np.arange(int(np.ceil(np.log2(max(most / least, 1.0)))) + 1)
+    powers = least * 2.0**steps
+    between = np.ceil(powers * 1.5)
+    found = np.unique(np.concatenate([powers, between, [most]]))
+    return found[found <= most]

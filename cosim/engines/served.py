@@ -75,14 +75,13 @@ def step_seconds(case: Case, works: Sequence[Work]) -> list[Array]:
 
 
 def static_batch(case: Case, demand: Demand) -> Served:
-    """A batch that is formed, filled and run to its end."""
+    """A batch that is formed, filled and run to its end, inside the engine: no front end is in it."""
     batch, prompt, output = demand.concurrency, demand.prompt, demand.output
     pieces, piece, past = _pieces(case, batch * prompt, prompt)
     fill = Work(batch, piece, past, NONE, NONE, batch / pieces)
     steps = [Work(NONE, NONE, NONE, batch, prompt + 1.0 + g * np.maximum(output - 2.0, 0.0), batch) for g in GAUSS]
     first, early, late = step_seconds(case, [fill, *steps])
-    start = array(0.0) if case.stack is None else case.stack.request_start
-    ttft = np.where(prompt > 0.0, pieces * first, 0.0) + start
+    ttft = np.where(prompt > 0.0, pieces * first, 0.0)
     tpot = (early + late) / 2.0
     e2e = ttft + np.where(prompt > 0.0, np.maximum(output - 1.0, 0.0), output) * tpot
     return Served(ttft, tpot, e2e, batch / e2e, batch / case.plan.data + 0.0 * e2e, np.zeros_like(ttft))

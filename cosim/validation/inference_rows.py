@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from cosim.engines.case import Case
 from cosim.engines.served import Demand
 from cosim.errors import SpecError
 from cosim.hardware.load import load_system
+from cosim.hardware.lower import SystemArrays
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.serving import Serving, load_serving, lower_serving
 from cosim.overrides import Varied
@@ -45,7 +45,8 @@ RUNS = {"static_batch": "static", "max_concurrency": "in_flight", "offered QPS":
 FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
-T = TypeVar("T")
+ITEMS = 64.0
+"""Items of a network on a chip at once where a run fills chips and says no batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +102,14 @@ def asked(row: Row) -> Asked:
     if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
         raise CannotAnswerError("measured quantity or value is unknown")
     model, stack = _model(reader), _stack(reader)
-    run = _run(reader)
+    run = _run(reader, model)
     chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
     _, system = row_system(
         reader.given("system"), reader.given("accelerator"), chips, load_system, reader.completed, roomy=False
     )
     plan, layouts = _plan(reader, model, chips, run)
-    dtype, stored, cache = _formats(reader, stack, tuple(system.chip.matrix.peak))
+    system = _with_vectors(system, reader)
+    dtype, stored, cache = _formats(reader, stack, facts, tuple(system.chip.matrix.peak))
     plan = replace(plan, dtype=dtype, kv_dtype=cache, weights_dtype=stored)
     one, most = array(1.0), array(np.inf)
     case = Case(
@@ -119,11 +121,39 @@ def asked(row: Row) -> Asked:
         ScenarioArrays(one, one, one, most, most),
         stack=lower_serving(stack),
     )
-    return Asked(run, case, _demand(reader, facts, run, quantity), quantity, tuple(reader.completed), layouts)
+    demand = _demand(reader, facts, run, quantity)
+    if model.network:
+        demand = _items(reader, demand, float(plan.data))
+    return Asked(run, case, demand, quantity, tuple(reader.completed), layouts)
 
 
-def _run(reader: Reader) -> str:
-    """How the row was run. Raises CannotAnswerError."""
+def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
+    """The same of a network, whose items have one size unless it counts tokens; offline and server runs fill chips."""
+    batch = demand.concurrency
+    if not reader.given("batch") and reader.given("mode") in ("offline", "server"):
+        batch = array(ITEMS * chips)
+        reader.complete("batch", f"{ITEMS:g} a chip")
+    prompt = np.where(demand.prompt > 0.0, demand.prompt, 1.0)
+    return replace(demand, prompt=prompt, output=array(1.0), concurrency=batch)
+
+
+def _with_vectors(system: SystemArrays, reader: Reader) -> SystemArrays:
+    """A chip whose matrix units know no fp32 multiplies it on its vector units."""
+    chip = system.chip
+    if FORMATS.get(reader.given("weights_dtype"), "") != "fp32" or "fp32" in chip.matrix.peak or "tf32" in chip.matrix.peak:
+        return system
+    reader.complete("fp32", "on the vector units")
+    matrix = replace(chip.matrix, peak={**chip.matrix.peak, "fp32": chip.vector_peak})
+    return replace(system, chip=replace(chip, matrix=matrix))
+
+
+def _run(reader: Reader, model: ModelArrays) -> str:
+    """How the row was run; a network has no answers to run on with. Raises CannotAnswerError."""
+    found = _run_said(reader)
+    return "static" if model.network else found
+
+
+def _run_said(reader: Reader) -> str:
     kind, mode = reader.given("batch_kind"), reader.given("mode")
     if kind in RUNS:
         return RUNS[kind]
@@ -227,13 +257,14 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
     ranks = min(expert or 1, int(model.experts)) if model.is_moe else 1
     if shared and model.is_moe and not expert:
         ranks = replicas * tensor
-    one = array(1.0)
+    # As many micro-batches as stages keep them all at work; a batch of fewer sequences goes through as one.
+    batch = reader.number("batch") or 1.0
     return (
         PlanArrays(
             tensor=array(tensor),
             pipeline=array(pipeline),
             data=array(replicas),
-            micro_batches=one,
+            micro_batches=array(1.0 if run == "static" and batch < pipeline else pipeline),
             dtype="bf16",
             kv_dtype="bf16",
             all_reduce="fastest",
@@ -243,10 +274,15 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
     )
 
 
-def _formats(reader: Reader, stack: Serving, peaks: tuple[str, ...]) -> tuple[str, str | None, str]:
+def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...]) -> tuple[str, str | None, str]:
     """Format of the products, of the weights where they are kept in another, of the cache. Raises CannotAnswerError."""
     text = reader.given("weights_dtype")
     asked_for = FORMATS.get(text, text)
+    client = facts.client(reader.row)
+    if not text and client is not None:
+        tuned = [dtype for dtype in client.formats if dtype in peaks]
+        asked_for = tuned[0] if tuned else asked_for
+        reader.complete("weights_dtype", asked_for)
     wide = "bf16" if "bf16" in peaks else "fp16" if "fp16" in peaks else "fp32"
     dtype, stored = asked_for, None
     if asked_for == "bf16":

@@ -25,6 +25,8 @@ def estimate_text(row: Row) -> str:
     at_chip, at_server = row["tokens_per_j_chip"], row["tokens_per_j_server"]
     joint = " " if trains else ", "
     experts = f" x experts {row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
+    wide = row["plan.expert_tensor_parallel"]
+    experts += f" of {wide} ranks each" if wide is not None else ""
     energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
     if row["clock"] < 1.0:
         energy += f" (throttles to {row['clock']:.0%} of its clock)"

@@ -21,9 +21,9 @@ from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
 from cosim.engines.stack import as_stack_sends, as_stack_shards
 from cosim.mapping.device import DeviceVector
-from cosim.mapping.placement import Placement, data_placement, expert_group, pair_placement
+from cosim.mapping.placement import Placement, data_placement, pair_placement
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.routing import expert_replicas, expert_sharers
+from cosim.mapping.routing import expert_group, expert_replicas, expert_sharers
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, in_front

@@ -16,6 +16,7 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.errors import SpecError
+from cosim.mapping.routing import spans_replicas
 from cosim.records import Array
 
 
@@ -85,7 +86,7 @@ def _factors(slow: SlowRanks, chips: int) -> Array:
 def _meet_in_layers(case: Case) -> bool:
     """Whether replicas wait for each other inside a pass."""
     plan = case.plan
-    return bool(np.max(plan.zero) >= 2.0 or np.max(plan.expert) > np.max(plan.tensor))
+    return bool(np.max(plan.zero) >= 2.0 or np.any(spans_replicas(plan)))
 
 
 def _leads(row: Array, rows: Array) -> bool:

@@ -17,6 +17,8 @@ from cosim.hardware.lower import ChipArrays
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
     ACTIVATION_DTYPE,
+    EXPERT_GATHER,
+    EXPERT_SCATTER,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -28,6 +30,7 @@ from cosim.mapping.placement import (
     context_placement,
     data_placement,
     expert_placement,
+    expert_tensor_placement,
     serving_stage,
     tensor_placement,
 )
@@ -270,7 +273,9 @@ def _collective(op: DeviceCollective, case: Case, group: Placement) -> Collectiv
         return uniform_all_to_all(op.size_bytes, replicas, case.system)
     if op.kind.startswith("context"):
         return _of_context(op, case)
-    if op.kind == "reduce_scatter":
+    if op.kind in (EXPERT_GATHER, EXPERT_SCATTER):
+        group = expert_tensor_placement(case.plan, case.system.sizes)
+    if op.kind in ("reduce_scatter", EXPERT_SCATTER):
         return reduce_scatter(op.size_bytes, group, case.system)
     return all_gather(op.size_bytes, group, case.system)
 

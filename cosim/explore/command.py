@@ -17,6 +17,7 @@ _TRAINING = {
 
 _WHERE_SET = (
     "plan.shard",
+    "plan.expert_tensor_parallel",
     "plan.recompute_modules",
     "plan.recompute_layers",
     "plan.optimizer",

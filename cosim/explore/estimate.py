@@ -40,6 +40,7 @@ _TRAINING_ONLY = (
     "micro_batch",
     "context_parallel",
     "context_exchange",
+    "expert_tensor_parallel",
     "virtual_pipeline",
     "sequence_parallel",
     "zero",

@@ -278,6 +278,8 @@ def word_of(name: str, value: object) -> object:
     """A value as files have it."""
     if name == "sequence_parallel":
         return "on" if value else "off"
+    if name == "expert_tensor":
+        return int(float(str(value))) or "follows"
     if name == "recompute_layers":
         return "all" if value == np.inf else int(float(str(value)))
     if name == "recompute_modules":

@@ -131,6 +131,9 @@ def _training(case: Case, total: int) -> Columns:
     return {
         "plan.micro_batch": _where(trains, full(plan.micro_batch)),
         "plan.context_parallel": _where(trains, full(plan.context)),
+        "plan.expert_tensor_parallel": _where(
+            trains, np.where(plan.expert_tensor > 0.0, full(plan.expert_tensor), np.nan)
+        ),
         "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
         "plan.schedule": same(plan.schedule) if trains else same(""),

@@ -91,6 +91,11 @@ Layers = Annotated[
     BeforeValidator(_several),
     _one_or_more({"anyOf": [WHOLE, {"const": "all"}]}, None),
 ]
+Widths = Annotated[
+    tuple[Whole | Literal["follows"], ...] | None,
+    BeforeValidator(_several),
+    _one_or_more({"anyOf": [WHOLE, {"const": "follows"}]}, None),
+]
 Shares = Annotated[
     tuple[Share, ...] | None,
     BeforeValidator(_several),
@@ -113,6 +118,8 @@ class Space(Frozen):
     """Follows from the chips and the other degrees; listed, it keeps only these."""
     context: Degrees = None
     expert: Degrees = None
+    expert_tensor: Widths = None
+    """Ranks of one expert, or what follows from the other degrees; left out: that."""
     micro_batch: Degrees = None
     virtual_pipeline: Degrees = None
     schedule: Schedules = None
@@ -145,8 +152,11 @@ class Space(Frozen):
         """The same as the enumeration takes it."""
         layers = self.recompute_layers
         finite = None if layers is None else tuple(float("inf") if each == "all" else float(each) for each in layers)
-        others = {name: getattr(self, name) for name in type(self).model_fields if name != "recompute_layers"}
-        return Asked(**others, recompute_layers=finite)
+        wide = self.expert_tensor
+        ranks = None if wide is None else tuple(0.0 if each == "follows" else float(each) for each in wide)
+        worded = ("recompute_layers", "expert_tensor")
+        others = {name: getattr(self, name) for name in type(self).model_fields if name not in worded}
+        return Asked(**others, recompute_layers=finite, expert_tensor=ranks)
 
 
 class Finish(Frozen):
@@ -250,6 +260,7 @@ SEARCHED = {
     "data_parallel": "data",
     "context_parallel": "context",
     "expert_parallel": "expert",
+    "expert_tensor_parallel": "expert_tensor",
     "micro_batch": "micro_batch",
     "virtual_pipeline": "virtual_pipeline",
     "schedule": "schedule",

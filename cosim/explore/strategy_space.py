@@ -9,7 +9,8 @@ them unless they are listed.
 Of values that make no difference only the first counts, so that nothing is priced twice: a schedule where there is one
 stage, sequence parallelism without tensor ranks, an exchange without context ranks, a ZeRO stage without replicas,
 selective recompute where attention is fused, modules where whole layers are computed again, a number of layers where
-nothing is. Legality is that of the engines, `cosim.mapping.legal.divisibility`.
+nothing is, ranks of an expert that follow from the degrees. Legality is that of the engines,
+`cosim.mapping.legal.divisibility`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from cosim.workload.model import ModelArrays
 
 NUMBERS = ("tensor", "pipeline", "context", "data", "micro_batch", "virtual", "expert", "zero", "recompute")
 """Fields of `PlanArrays` that a strategy sets, in the order in which they are crossed."""
-LISTED = ("recompute_layers", "offload_activations", "offload_weights", "offload_optimizer")
-"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute."""
+LISTED = ("expert_tensor", "recompute_layers", "offload_activations", "offload_weights", "offload_optimizer")
+"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute, ranks of an
+expert 0 where they follow."""
 EXCHANGES = ("ring", "all_gather", "all_to_all")
 FULL = RECOMPUTES.index("full")
 MOST_STRATEGIES = 10_000_000
@@ -61,6 +63,7 @@ class Asked:
     context_exchange: tuple[str, ...] | None = None
     recompute_modules: tuple[str, ...] | None = None
     """Each as a plan has it: "norms,mlp"."""
+    expert_tensor: Shares | None = None
     recompute_layers: Shares | None = None
     offload_activations: Shares | None = None
     offload_weights: Shares | None = None
@@ -97,6 +100,7 @@ class Values:
     sequence_parallel: tuple[bool, ...]
     context_exchange: tuple[str, ...]
     recompute_modules: tuple[Modules, ...] | None = None
+    expert_tensor: Shares | None = None
     recompute_layers: Shares | None = None
     offload_activations: Shares | None = None
     offload_weights: Shares | None = None
@@ -241,7 +245,7 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     table = _kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
     table = _crossed(table, "virtual", values.virtual)
     table = _kept(table, whole_pieces(table, choices.schedule, batch, layers, any_pieces=values.any_pieces))
-    table = _crossed(table, "expert", values.expert)
+    table = _with_experts(table, values)
     table = _crossed(_kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
     alone = (table["context"] * table["data"] == 1.0) & (table["zero"] != values.zero[0])
     table = _crossed(_kept(table, ~alone), "recompute", values.recompute)
@@ -253,10 +257,21 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
 
 
+def _with_experts(table: Table, values: Values) -> Table:
+    """Every row with every expert degree, and the ranks of an expert that are listed where they make a difference."""
+    table = _crossed(table, "expert", values.expert)
+    if values.expert_tensor is None:
+        return table
+    table = _crossed(table, "expert_tensor", values.expert_tensor)
+    tensor, expert, wide = (table[name] for name in ("tensor", "expert", "expert_tensor"))
+    same = ((expert > tensor) & (wide == 1.0)) | ((expert == 1.0) & (wide == tensor))
+    return _kept(table, ~same) if 0.0 in values.expert_tensor else table
+
+
 def _with_listed(table: Table, values: Values, choices: Choices, base: PlanArrays) -> Table:
     """Every row with the values that are listed; where nothing is computed again there is no number of layers."""
     for name, own in _listed(values).items():
-        if own is not None:
+        if own is not None and name not in table:
             table = _crossed(table, name, own)
     if values.recompute_layers is None:
         return table
@@ -273,7 +288,7 @@ def nearest_limit(values: Values, ground: Ground, base: PlanArrays, scenario: Sc
     Of a large space the least pieces, ZeRO stage and recompute stand for all.
     """
     table = _crossed(_degrees(values, ground), "micro_batch", values.micro_batch)
-    table = _crossed(_crossed(table, "expert", values.expert), "virtual", values.virtual)
+    table = _crossed(_with_experts(table, values), "virtual", values.virtual)
     table = _crossed(_crossed(table, "zero", values.zero[:1]), "recompute", values.recompute[:1])
     if not len(table["tensor"]):
         return "chips"

@@ -24,6 +24,8 @@ import numpy as np
 from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
+    EXPERT_GATHER,
+    EXPERT_SCATTER,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -32,7 +34,7 @@ from cosim.mapping.device import (
 )
 from cosim.mapping.plan import RECOMPUTES, PlanArrays
 from cosim.mapping.recompute import share_again
-from cosim.mapping.shard import SLICES
+from cosim.mapping.shard import JOINED, SLICES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
 from cosim.workload.ops import Graph
@@ -165,6 +167,10 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
         if op.routed is not None:
             # Gradients travel the way back: out where tokens came in.
             found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
+            joined = sizes.get(f"{op.name}{JOINED}")
+            if joined is not None:
+                kind = EXPERT_SCATTER if joined.kind == EXPERT_GATHER else EXPERT_GATHER
+                found.append(replace(joined, name=f"{joined.name}.grad", kind=kind))
             continue
         if op.kind == "table_exchange":
             if op.gradient_width is None:

@@ -9,6 +9,8 @@ from cosim.workload.ops import Attention
 
 ACTIVATION_DTYPE = "bf16"
 ACTIVATION_BYTES = 2.0
+EXPERT_GATHER, EXPERT_SCATTER = "expert_gather", "expert_scatter"
+"""Kinds of collectives over the ranks that share one expert's width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class DeviceCollective:
 
     `behind` names a kernel that runs meanwhile where the software overlaps the two. Kind `all_to_all` carries
     tokens between expert ranks: `size_bytes` leave the rank inside its node, `far_bytes` beyond it. Kinds that begin
-    with `context` are over the ranks that share out a sequence, see `cosim.mapping.context`.
+    with `context` are over the ranks that share out a sequence, see `cosim.mapping.context`; `expert_gather` and
+    `expert_scatter` over those that share one expert's width.
     """
 
     name: str

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.routing import expert_group, expert_tensor
 from cosim.records import Array, array
 
 MANY = 1e15
@@ -92,19 +93,21 @@ def context_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
 
 
 def expert_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
-    """Ranks that share out the experts: next to each other, tensor ranks first."""
-    return tensor_placement(plan.expert, sizes, plan.chips)
+    """Ranks that share out the experts: next to each other, or as far apart as an asked width of experts makes them.
+
+    Where no width is asked, and an expert has several ranks all the same, nothing is sent between them.
+    """
+    return placed(plan.expert, np.maximum(plan.expert_tensor, 1.0), sizes, plan.chips)
+
+
+def expert_tensor_placement(plan: PlanArrays, sizes: Sizes) -> Placement:
+    """Ranks that share one expert's width: innermost."""
+    return tensor_placement(expert_tensor(plan), sizes, plan.chips)
 
 
 def serving_stage(plan: PlanArrays) -> Array:
     """Ranks of a stage that lie next to each other when serving: the tensor group, or the expert group around it."""
-    return np.maximum(plan.tensor, plan.expert)
-
-
-def expert_group(plan: PlanArrays) -> Array:
-    """Ranks that hold all experts once, next to each other; copies of an expert lie so far apart."""
-    group: Array = plan.expert * np.maximum(plan.tensor / plan.expert, 1.0)
-    return group
+    return np.maximum(plan.tensor, expert_group(plan))
 
 
 def expert_data_placement(plan: PlanArrays, sizes: Sizes) -> Placement:

@@ -59,6 +59,9 @@ class Plan(Frozen):
     expert_parallel: Degree = 1
     """Ranks that share out the routed experts. More than the tensor ranks: replicas share them too, and tokens travel
     (data-parallel attention where tensor_parallel is 1); fewer: each expert is split over what is left."""
+    expert_tensor_parallel: Degree | None = None
+    """Ranks that share one expert's width, whatever the tensor degree: every token then travels to its experts. None is
+    what expert_parallel leaves of the tensor ranks."""
     latent: Literal["best", "absorbed", "expanded"] = "best"
     """Form of latent attention; best is absorbed in decode, expanded otherwise."""
     micro_batch: Degree = 1
@@ -170,6 +173,8 @@ class PlanArrays:
     shard: Array = field(default_factory=lambda: array(np.inf))
     """Replicas that share out states; inf is all of them."""
     expert: Array = field(default_factory=lambda: array(1.0))
+    expert_tensor: Array = field(default_factory=lambda: array(0.0))
+    """Ranks that share one expert as asked; 0 is what follows from the others, see `cosim.mapping.routing`."""
     recompute: Array = field(default_factory=lambda: array(0.0))
     """Index in RECOMPUTES: a number, so that a search over it is one batch."""
     context: Array = field(default_factory=lambda: array(1.0))
@@ -234,6 +239,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         zero=arrays.get("zero", array(plan.zero)),
         shard=arrays.get("shard", array(np.inf if plan.shard is None else plan.shard)),
         expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
+        expert_tensor=arrays.get("expert_tensor_parallel", array(plan.expert_tensor_parallel or 0)),
         latent=plan.latent,
         context=arrays.get("context_parallel", array(plan.context_parallel)),
         context_exchange=plan.context_exchange,

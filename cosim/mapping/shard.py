@@ -16,6 +16,8 @@ from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
     ACTIVATION_DTYPE,
+    EXPERT_GATHER,
+    EXPERT_SCATTER,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -24,7 +26,7 @@ from cosim.mapping.device import (
     DeviceVector,
 )
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.routing import expert_tensor, load, sent
+from cosim.mapping.routing import expert_tensor, load, sent, travels
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.records import Array, array
 from cosim.workload.ops import Attention, Collective, Graph, Matmul, Routing, Saved, Vector
@@ -36,6 +38,8 @@ GRANULE_BYTES = 64.0
 (JEDEC burst lengths; vendors' tuning guides) [unverified recollection]."""
 SLICES = ".slices"
 """Ending of the collective that joins slices of tokens."""
+JOINED = ".joined"
+"""Ending of the collective among the ranks that share one expert's width."""
 
 
 def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE) -> DeviceGraph:
@@ -217,7 +221,8 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
         narrow = min(bytes_per_element(plan.dtype), ACTIVATION_BYTES)
         each = op.width * (narrow if op.kind == "dispatch" else ACTIVATION_BYTES)
         near, far = sent(op.routed, op.m, plan, node)
-        return (DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each),)
+        exchange = DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each)
+        return (exchange, *_of_expert(op, op.routed, each, plan))
     if op.kind == "routed_sum":
         return _routed_sum(op, size, plan)
     if op.kind == "sequence_gather":
@@ -231,13 +236,26 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
     return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", op.count, size, beside=op.into))
 
 
+def _of_expert(op: Collective, routing: Routing, each: Array, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
+    """What the ranks of an expert send each other where their number is asked: rows joined before it, sums after it.
+
+    `each` bytes a row. Count 0 where their tensor group has all tokens anyway and sums itself.
+    """
+    if not np.any(plan.expert_tensor > 1.0):
+        return ()
+    several = travels(plan) & (plan.expert_tensor > 1.0)
+    size = load(routing, op.m, plan).rows * each
+    kind = EXPERT_GATHER if op.kind == "dispatch" else EXPERT_SCATTER
+    return (DeviceCollective(f"{op.name}{JOINED}", op.group, kind, op.count * np.where(several, 1.0, 0.0), size),)
+
+
 def _routed_sum(op: Collective, size: Array, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
     """The sum over tensor ranks after routed experts, with count 0 where tokens travelled.
 
     A rank then sent its slice of the tokens and has it back whole: slices are joined, or stay slices under sequence
     parallelism.
     """
-    travelled = plan.expert > plan.tensor
+    travelled = travels(plan)
     summed, joined = (op.count * np.where(where, 1.0, 0.0) for where in (~travelled, travelled))
     if plan.sequence_parallel:
         scattered = DeviceCollective(op.name, op.group, "reduce_scatter", summed, size)

@@ -91,3 +91,47 @@ def test_a_long_run_of_a_network_counts_items(call: Call) -> None:
     code, out, err = call(*asked, "--tokens", "1.28e9", "--seeds", "1", "--json", "-")
     assert code == 0, err
     assert json.loads(out)["steps"] == 625_000
+
+
+EXPERTS = ("--system", "dgx-h100", "--workload", "mixtral-8x7b", "--set", "system.nodes=8")
+PLAN = ("plan.tensor_parallel=8", "plan.data_parallel=8", "plan.sequence_parallel=true", "plan.zero=1")
+
+
+def experts_asked(call: Call, *settings: str) -> dict[str, Any]:
+    words = [word for setting in (*PLAN, *settings) for word in ("--set", setting)]
+    code, out, err = call("estimate", "train", *EXPERTS, *words, "--json", "-")
+    assert (code, err) == (0, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_ranks_of_an_expert_are_a_choice_of_the_plan(call: Call) -> None:
+    follows = experts_asked(call, "plan.expert_parallel=8")
+    whole = experts_asked(call, "plan.expert_parallel=8", "plan.expert_tensor_parallel=1")
+    assert (follows["plan.expert_tensor_parallel"], whole["plan.expert_tensor_parallel"]) == (None, 1)
+    # The same experts on every rank; tokens travel inside the tensor group in place of a sum of all of them.
+    assert whole["memory_bytes.weights"] == follows["memory_bytes.weights"]
+    assert whole["breakdown_s.collective"] != follows["breakdown_s.collective"]
+    words = [word for setting in (*PLAN, "plan.expert_parallel=8") for word in ("--set", setting)]
+    code, out, _ = call("estimate", "train", *EXPERTS, *words, "--set", "plan.expert_tensor_parallel=2")
+    assert code == 0
+    assert "x experts 8 of 2 ranks each," in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("plan.expert_tensor_parallel=0", "plan.expert_tensor_parallel: Input should be greater than or equal to 1"),
+        ("plan.expert_tensor_parallel=3", "leaves a remainder of"),
+    ],
+)
+def test_a_width_of_experts_that_cannot_be_is_one_message(call: Call, setting: str, said: str) -> None:
+    words = [word for each in (*PLAN, "plan.expert_parallel=8", setting) for word in ("--set", each)]
+    code, out, err = call("estimate", "train", *EXPERTS, *words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+
+
+def test_serving_has_no_width_of_experts(call: Call) -> None:
+    code, _, err = call("estimate", "decode", *EXPERTS, "--set", "plan.expert_tensor_parallel=2")
+    assert (code, "is not part of decode" in err) == (2, True)

@@ -38,6 +38,7 @@ def plans(seed: int, count: int = 10, *, moe: bool = False, context: bool = True
         "shard": rng.choice((np.inf, 2.0), count),
         "recompute": rng.choice((0.0, 1.0, 2.0), count),
         "expert": rng.choice((1.0, 2.0, 4.0) if moe else (1.0,), count),
+        "expert_tensor": rng.choice((0.0, 1.0, 2.0) if moe else (0.0,), count),
     }
 
 

@@ -389,3 +389,39 @@ def test_memory_of_a_step_is_parameters_times_bytes_and_saved_tensors(train: Tra
     saved = 2048 * (4 * (34 * 6144 + 5 * 64 * 2048) + 6144 + 4 * 6144 + 4 * 51200)
     assert held["activations"] == saved
     assert held["kv"] == 0.0
+
+
+MOE = {"workload.layers": 4, "expert_parallel": 2, "tensor_parallel": 2, "data_parallel": 4, "sequence_parallel": True}
+
+
+def moe_step(train: Train, **fields: Any) -> Estimates:
+    return evaluate(train("megatron", "mixtral-8x7b", **{**MOE, **fields}))
+
+
+@pytest.mark.parametrize(("tensor", "expert", "width"), [(1, 8, 1), (2, 8, 1), (2, 1, 2), (4, 1, 4)])
+def test_a_width_of_experts_that_follows_anyway_changes_no_number(
+    train: Train, tensor: int, expert: int, width: int
+) -> None:
+    degrees = {"tensor_parallel": tensor, "data_parallel": 8, "expert_parallel": expert}
+    plain, asked = (moe_step(train, **degrees, **more) for more in ({}, {"expert_tensor_parallel": width}))
+    assert float(asked.time[0]) == float(plain.time[0])
+    assert {name: float(value[0]) for name, value in asked.memory.items()} == {
+        name: float(value[0]) for name, value in plain.memory.items()
+    }
+
+
+def test_wider_experts_hold_less_of_each_and_gather_more(train: Train) -> None:
+    degrees = {"tensor_parallel": 1, "data_parallel": 8, "expert_parallel": 2, "zero": 0}
+    found = [moe_step(train, **degrees, expert_tensor_parallel=width) for width in (1, 2, 4)]
+    assert np.all(np.diff([float(each.memory["weights"][0]) for each in found]) < 0.0)
+    assert np.all(np.diff([float(each.breakdown["collective"][0]) for each in found]) > 0.0)
+
+
+def test_copies_of_whole_experts_inside_a_tensor_group_sum_their_gradients(train: Train) -> None:
+    # Eight tensor ranks, two of each expert's: four copies that hold a quarter less than the width that follows.
+    degrees = {"tensor_parallel": 8, "data_parallel": 1, "expert_parallel": 2, "zero": 0}
+    follows, whole = (moe_step(train, **degrees, **more) for more in ({}, {"expert_tensor_parallel": 1}))
+    assert float(follows.breakdown["data_parallel"][0]) == 0.0 < float(whole.breakdown["data_parallel"][0])
+    experts = 4 * 3 * 4096 * 14336 * 4 * 2.0  # of half the experts, three matrices, four layers, two bytes
+    gained = float(whole.memory["weights"][0] - follows.memory["weights"][0])
+    assert gained == pytest.approx(experts * (1.0 - 1.0 / 4.0))

@@ -51,6 +51,7 @@ TRAIN = DECODE | {
     "plan.virtual_pipeline": 3,
     "plan.context_parallel": 1,
     "plan.context_exchange": "ring",
+    "plan.expert_tensor_parallel": None,
     "plan.schedule": "1f1b",
     "plan.sequence_parallel": True,
     "plan.zero": 1,
@@ -117,7 +118,9 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
     }
     set_ |= {"offload_activations": 0.5, "offload_weights": 0.5, "offload_optimizer": 1.0}
     wide = settings_of(
-        TRAIN | {"plan.context_parallel": 4, "plan.shard": 2} | {f"plan.{name}": value for name, value in set_.items()}
+        TRAIN
+        | {"plan.context_parallel": 4, "plan.shard": 2, "plan.expert_tensor_parallel": 2}
+        | {f"plan.{name}": value for name, value in set_.items()}
     )
     training = set(_TRAINING_ONLY) - {"schedule"}
     assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)

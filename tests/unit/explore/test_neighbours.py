@@ -231,3 +231,14 @@ def test_listed_dimensions_are_stepped_and_layers_follow_from_what_recomputes() 
     assert case.software.update is not None
     assert case.software.update.name == here["optimizer"]
     assert float(evaluate(case).time[0]) == pytest.approx(float(answer.number("time_s")[best]), rel=1e-12)
+
+
+def test_ranks_of_an_expert_are_stepped_where_they_are_listed() -> None:
+    space = {"pipeline": 1, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none", "tensor": [1, 2, 4]}
+    more = {"system": "dgx-h100", "workload": "mixtral-8x7b", "scenario": {"global_batch": 64, "context": 1024}}
+    answer = searched(**more, space={**space, "expert_tensor": ["follows", 1, 2]}, objectives=["time_s"])
+    steps = neighbours_of(answer, 0)
+    stepped_on = [each for each in steps if each.dimension == "expert_tensor"]
+    assert stepped_on
+    assert {each.after for each in stepped_on} <= {"follows", 1, 2}
+    assert all(each.limit or each.change >= -1e-12 for each in stepped_on if each.change is not None)

@@ -129,6 +129,7 @@ def test_inputs_of_a_row() -> None:
         "plan.schedule": "",
         "plan.sequence_parallel": False,
         "plan.zero": None,
+        "plan.expert_tensor_parallel": None,
         "plan.shard": None,
         "scenario.updates": "",
         "scenario.adapter_rank": None,

@@ -137,3 +137,10 @@ def test_the_schema_takes_one_value_a_list_or_all() -> None:
     assert tensor == [{"const": "all"}, whole, {"type": "array", "items": whole, "minItems": 1}]
     assert schema["required"] == ["kind", "question", "system", "workload", "objectives"]
     assert "all" not in str(schema["properties"]["nodes"])
+
+
+def test_ranks_of_an_expert_are_numbers_or_what_follows() -> None:
+    assert read(space={"expert_tensor": ["follows", 2]}).space.asked() == Asked(expert_tensor=(0.0, 2.0))
+    assert read(space={"expert_tensor": 1}).space.asked() == Asked(expert_tensor=(1.0,))
+    with pytest.raises(SpecError, match="expert_tensor"):
+        read(space={"expert_tensor": "all"})

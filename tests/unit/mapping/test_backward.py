@@ -264,3 +264,19 @@ def test_points_that_recompute_unlike_each_other_run_their_own_ops_again(passes_
                 runs = float(first.count) if op.name in alone else 0.0
                 assert float(np.broadcast_to(op.count, (3,))[index]) == runs
     assert names(together) == names(again(forward, "full"))
+
+
+def test_rows_that_the_ranks_of_an_expert_joined_have_their_gradients_scattered(
+    model_of: ModelOf, plan_of: PlanOf, software_of: SoftwareOf
+) -> None:
+    plan = plan_of(tensor_parallel=8, expert_parallel=2, expert_tensor_parallel=2)
+    graph = training_graph(model_of("mixtral-8x7b"), array(2), array(512), fused=True)
+    device = shard(graph, plan)
+    gradients = backward(device, graph, plan, software_of())
+    forward = {op.name: op for op in device.collectives}
+    for name, kind in (("dispatch.joined", "expert_scatter"), ("combine.joined", "expert_gather")):
+        found = named(gradients.collectives, f"{name}.grad")
+        assert found.kind == kind != forward[name].kind
+        assert (found.count, found.size_bytes) == (forward[name].count, forward[name].size_bytes)
+    again = {op.name for op in recomputed(device, array(RECOMPUTES.index("full"))).collectives}
+    assert {"dispatch.joined.again", "combine.joined.again"} <= again

@@ -17,6 +17,7 @@ from cosim.mapping.placement import (
     data_placement,
     expert_data_placement,
     expert_placement,
+    expert_tensor_placement,
     pair_placement,
     placed,
     serving_stage,
@@ -287,3 +288,19 @@ def test_a_group_that_straddles_two_racks_is_priced_over_both() -> None:
     assert float(tensor_placement(array(16.0), racks, array(144.0)).ranks[1]) == 2.0
     assert float(tensor_placement(array(16.0), racks, array(128.0)).ranks[1]) == 1.0
     assert float(tensor_placement(array(16.0), racks).ranks[1]) == 1.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(expert=POWERS, width=POWERS, sizes=SIZES)
+def test_ranks_of_experts_of_an_asked_width_lie_where_their_chips_do(
+    plan_of: PlanOf, expert: int, width: int, sizes: list[int]
+) -> None:
+    plan = plan_of(data_parallel=expert * width, expert_parallel=expert, expert_tensor_parallel=width)
+    apart = [number * width for number in range(expert)]
+    assert ranks(expert_placement(plan, tiers(*sizes))) == counted(apart, sizes)
+    assert ranks(expert_tensor_placement(plan, tiers(*sizes))) == counted(list(range(width)), sizes)
+
+
+def test_whole_experts_of_megatrons_eight_by_four_have_copies_inside_the_tensor_group(plan_of: PlanOf) -> None:
+    plan = plan_of(tensor_parallel=8, data_parallel=4, expert_parallel=4, expert_tensor_parallel=1)
+    assert ranks(expert_data_placement(plan, tiers(8))) == [2.0, 4.0]

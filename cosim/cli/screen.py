@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cosim.cli.output import table
+from cosim.mapping.order import USUAL
 from cosim.units import format_si
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def _training_plan(row: Row) -> str:
     pieces = f", {row['plan.virtual_pipeline']} pieces a stage" if row["plan.virtual_pipeline"] > 1 else ""
     if row["plan.context_parallel"] > 1:
         pieces += f", context {row['plan.context_parallel']} by {row['plan.context_exchange']}"
+    if row["plan.order"] != USUAL:
+        pieces += f", order {row['plan.order']}"
     if row["plan.schedule"] != "1f1b":
         pieces = f", schedule {row['plan.schedule']}{pieces}"
     sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""

@@ -28,11 +28,11 @@ from cosim.mapping.device import (
 from cosim.mapping.placement import (
     Placement,
     context_placement,
-    data_placement,
     expert_placement,
     expert_tensor_placement,
+    group_placement,
     serving_stage,
-    tensor_placement,
+    tensor_group,
 )
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
@@ -173,7 +173,7 @@ def group_costs(
         own["clocked"] += op.count * op.cost.clocked
         own["kernels"] += op.count
         behind[op.name] = op.cost
-    group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
+    group = tensor_group(case.plan, case.system.sizes)
     for collective in device.collectives:
         exchange = collective.kind == "all_to_all"
         cost = as_stack_sends(_collective(collective, case, group), case.software, exchange=exchange)
@@ -269,7 +269,7 @@ def _collective(op: DeviceCollective, case: Case, group: Placement) -> Collectiv
         experts = expert_placement(case.plan, case.system.sizes)
         return all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
     if op.kind == "table_exchange":
-        replicas = data_placement(case.plan.tensor, case.plan.replicas, case.system.sizes)
+        replicas = group_placement(case.plan, case.plan.tensor, case.plan.replicas, case.system.sizes)
         return uniform_all_to_all(op.size_bytes, replicas, case.system)
     if op.kind.startswith("context"):
         return _of_context(op, case)

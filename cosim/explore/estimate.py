@@ -51,6 +51,7 @@ _TRAINING_ONLY = (
     "offload_weights",
     "offload_optimizer",
     "software",
+    "order",
     "schedule",
     "optimizer",
     "optimizer_dtype",

@@ -39,6 +39,7 @@ KINDS = (
     "recompute_modules",
     "optimizer",
     "optimizer_dtype",
+    "order",
 )
 """Dimensions of which every other value is a neighbour."""
 SHOWN = {"virtual": "virtual_pipeline", "dtype": "precision"}
@@ -137,6 +138,8 @@ def _idle(name: str, here: Strategy) -> bool:
         return not _computes_again(here)
     if name == "recompute_modules":
         return bool(here["recompute"] >= FULL)
+    if name == "order":
+        return len([degree for degree in ("tensor", "context", "data", "pipeline") if here[degree] > 1]) < 2
     alone = {"sequence_parallel": "tensor", "schedule": "pipeline", "context_exchange": "context"}
     return name in alone and here[alone[name]] == 1
 

@@ -331,5 +331,5 @@ def case_at(inputs: SearchInputs, strategy: Mapping[str, Any]) -> Case:
 
 _CHOSEN = ("schedule", "sequence_parallel", "context_exchange")
 """Choices that every strategy has."""
-_LISTED = ("recompute_modules", "optimizer", "optimizer_dtype")
+_LISTED = ("recompute_modules", "optimizer", "optimizer_dtype", "order")
 """Choices that a strategy has where values are listed."""

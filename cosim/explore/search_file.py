@@ -11,6 +11,7 @@ from cosim.dtypes import TRAINING_PRECISIONS, Dtype
 from cosim.errors import SpecError, nearest
 from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, parse_asked
 from cosim.explore.strategy_space import EXCHANGES, Asked
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import RECOMPUTES, SCHEDULES, ContextExchange, Plan, Recompute, ScheduleName, Share, StateDtype
 from cosim.schema import Frozen
 
@@ -59,6 +60,12 @@ def _texts(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
     return None if values is None else [Plan(recompute_modules=str(word)).recompute_modules for word in values]
 
 
+def _orders(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
+    """Orders as a plan writes them."""
+    values = _several(raw)
+    return None if values is None else [Plan(order=word).order for word in values]
+
+
 def _several(raw: object) -> list[Any] | None:
     """A single value stands for a list of one; there is no `all` of what is endless."""
     if raw is None:
@@ -85,6 +92,7 @@ Switches = Annotated[
 Exchanges = Annotated[
     tuple[ContextExchange, ...] | None, BeforeValidator(_among(EXCHANGES)), _one_or_more({"enum": list(EXCHANGES)})
 ]
+Orders = Annotated[tuple[str, ...] | None, BeforeValidator(_orders), _one_or_more({"enum": list(ORDERS)}, None)]
 Again = Annotated[tuple[str, ...] | None, BeforeValidator(_texts), _one_or_more({"type": "string"}, None)]
 Layers = Annotated[
     tuple[Whole | Literal["all"], ...] | None,
@@ -140,6 +148,8 @@ class Space(Frozen):
     """Optimizers of the library; left out: the software's own."""
     optimizer_dtype: Formats = None
     """Formats of its state; left out: the software's own."""
+    order: Orders = None
+    """Orders of the kinds of ranks; left out: the usual one."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Space:
@@ -275,6 +285,7 @@ SEARCHED = {
     "offload_optimizer": "offload_optimizer",
     "optimizer": "optimizer",
     "optimizer_dtype": "optimizer_dtype",
+    "order": "order",
 }
 """Dimension of the space by the path of a plan that it sets."""
 FIXED = {"dtype": "precision", "software": "software", "micro_batches": "space.micro_batch"}

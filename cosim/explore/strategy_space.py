@@ -9,7 +9,8 @@ them unless they are listed.
 Of values that make no difference only the first counts, so that nothing is priced twice: a schedule where there is one
 stage, sequence parallelism without tensor ranks, an exchange without context ranks, a ZeRO stage without replicas,
 selective recompute where attention is fused, modules where whole layers are computed again, a number of layers where
-nothing is, ranks of an expert that follow from the degrees. Legality is that of the engines,
+nothing is, ranks of an expert that follow from the degrees, an order of kinds
+of which one rank each is there. Legality is that of the engines,
 `cosim.mapping.legal.divisibility`.
 """
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
+from cosim.mapping.order import swapped
 from cosim.mapping.plan import MODULES, RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import PIECES
 from cosim.mapping.stages import ENDS, comes_out_even
@@ -33,8 +35,8 @@ from cosim.workload.model import ModelArrays
 NUMBERS = ("tensor", "pipeline", "context", "data", "micro_batch", "virtual", "expert", "zero", "recompute")
 """Fields of `PlanArrays` that a strategy sets, in the order in which they are crossed."""
 LISTED = ("expert_tensor", "recompute_layers", "offload_activations", "offload_weights", "offload_optimizer")
-"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute, ranks of an
-expert 0 where they follow."""
+"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute, ranks
+of an expert 0 where they follow."""
 EXCHANGES = ("ring", "all_gather", "all_to_all")
 FULL = RECOMPUTES.index("full")
 MOST_STRATEGIES = 10_000_000
@@ -70,6 +72,7 @@ class Asked:
     offload_optimizer: Shares | None = None
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
+    order: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class Values:
     offload_optimizer: Shares | None = None
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
+    order: tuple[str, ...] | None = None
     any_pieces: bool = False
     """Whether pieces are listed, and may then come out uneven."""
 
@@ -127,6 +131,9 @@ class Choices:
     optimizer_dtype: str | None = None
     first_modules: bool = True
     """Whether these modules are the first that are tried."""
+    order: str | None = None
+    earlier: tuple[str, ...] = ()
+    """Orders that are tried before this one."""
 
 
 def grounded(model: ModelArrays, chips: float, scenario: ScenarioArrays, *, fused: bool) -> Ground:
@@ -167,6 +174,7 @@ def values_on(ground: Ground, asked: Asked) -> Values:
         **{name: None if own is None else tuple(sorted(set(own))) for name, own in _listed(asked).items()},
         optimizer=_once(asked.optimizer),
         optimizer_dtype=_once(asked.optimizer_dtype),
+        order=_once(asked.order),
         any_pieces=asked.virtual_pipeline is not None,
     )
 
@@ -208,6 +216,7 @@ def choices_of(values: Values) -> list[Choices]:
     modules: tuple[Modules | None, ...] = values.recompute_modules or (None,)
     optimizers: Optional = values.optimizer or (None,)
     formats: Optional = values.optimizer_dtype or (None,)
+    orders: Optional = values.order or (None,)
     return [
         Choices(
             schedule,
@@ -215,8 +224,12 @@ def choices_of(values: Values) -> list[Choices]:
             exchange,
             (schedule == kinds[0][0], together == kinds[1][0], exchange == kinds[2][0]),
             *(again, optimizer, dtype, again == modules[0]),
+            order=order,
+            earlier=tuple(each for each in orders[: orders.index(order)] if each is not None),
         )
-        for schedule, together, exchange, again, optimizer, dtype in product(*kinds, modules, optimizers, formats)
+        for schedule, together, exchange, again, optimizer, dtype, order in product(
+            *kinds, modules, optimizers, formats, orders
+        )
     ]
 
 
@@ -241,6 +254,8 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     keep &= first_schedule | (table["pipeline"] > 1.0)
     keep &= first_together | (table["tensor"] > 1.0)
     keep &= first_exchange | (table["context"] > 1.0)
+    for order in choices.earlier:
+        keep &= _lie_otherwise(table, order, str(choices.order))
     table = _crossed(_kept(table, keep), "micro_batch", values.micro_batch)
     table = _kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
     table = _crossed(table, "virtual", values.virtual)
@@ -255,6 +270,16 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     # All that a ZeRO stage can break is the number of replicas that share states.
     shared = ground.model.is_moe or bool(np.isfinite(base.shard).any())
     return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
+
+
+def _lie_otherwise(table: Table, one: str, other: str) -> NDArray[np.bool_]:
+    """Rows that have several ranks of two kinds that the orders have the other way round."""
+    several = {"tp": table["tensor"] > 1.0, "cp": table["context"] > 1.0, "dp": table["data"] > 1.0}
+    several["pp"] = table["pipeline"] > 1.0
+    found = np.zeros(len(table["tensor"]), dtype=bool)
+    for first, second in swapped(one, other):
+        found |= several[first] & several[second]
+    return found
 
 
 def _with_experts(table: Table, values: Values) -> Table:
@@ -304,6 +329,8 @@ def plan_of(table: Table, choices: Choices, base: PlanArrays) -> PlanArrays:
         sequence_parallel=choices.sequence_parallel,
         context_exchange=choices.context_exchange,
     )
+    if choices.order is not None:
+        chosen = replace(chosen, order=choices.order)
     if choices.recompute_modules is not None:
         chosen = replace(chosen, recompute_modules=choices.recompute_modules)
     numbers: dict[str, Any] = dict(table)

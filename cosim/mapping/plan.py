@@ -12,6 +12,7 @@ from cosim.datum import Bytes, Seconds
 from cosim.dtypes import Dtype
 from cosim.errors import SpecError, nearest
 from cosim.hardware.collectives import Algorithm
+from cosim.mapping.order import USUAL, checked_order
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
@@ -94,6 +95,8 @@ class Plan(Frozen):
     """Share of the optimizer's state that lies there and passes the chip in every update."""
     software: str = "megatron"
     """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
+    order: str = USUAL
+    """Kinds of ranks, innermost first, see `cosim.mapping.order`: where the pipeline lies, and the replicas."""
     schedule: ScheduleName = "1f1b"
     """Order of the passes of a pipeline; 1f1b is interleaved where virtual_pipeline is more than one."""
     optimizer: str | None = None
@@ -112,6 +115,11 @@ class Plan(Frozen):
             if word not in MODULES:
                 raise SpecError("no module has this name", value=word, hint=nearest(word, MODULES))
         return ",".join(name for name in MODULES if name in named)
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _ordered(cls, value: object) -> object:
+        return checked_order(value) if isinstance(value, str) else value
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -182,6 +190,7 @@ class PlanArrays:
     sequence_parallel: bool = False
     latent: str = "best"
     schedule: str = "1f1b"
+    order: str = USUAL
     recompute_modules: tuple[str, ...] = ()
     recompute_layers: Array = field(default_factory=lambda: array(np.inf))
     """Layers of each stage that recompute; inf is all of them."""
@@ -246,6 +255,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         sequence_parallel=plan.sequence_parallel,
         recompute=array(RECOMPUTES.index(plan.recompute)),
         schedule=plan.schedule,
+        order=plan.order,
         offload_activations=arrays.get("offload_activations", array(plan.offload_activations)),
         offload_weights=arrays.get("offload_weights", array(plan.offload_weights)),
         offload_optimizer=arrays.get("offload_optimizer", array(plan.offload_optimizer)),

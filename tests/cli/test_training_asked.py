@@ -135,3 +135,34 @@ def test_a_width_of_experts_that_cannot_be_is_one_message(call: Call, setting: s
 def test_serving_has_no_width_of_experts(call: Call) -> None:
     code, _, err = call("estimate", "decode", *EXPERTS, "--set", "plan.expert_tensor_parallel=2")
     assert (code, "is not part of decode" in err) == (2, True)
+
+
+PLACED = ("plan.tensor_parallel=2", "plan.pipeline_parallel=4", "plan.data_parallel=8", "scenario.global_batch=64")
+
+
+def placed(call: Call, *settings: str) -> dict[str, Any]:
+    return row_of(call, *LLAMA, *(w for each in ("system.nodes=8", *PLACED, *settings) for w in ("--set", each)))
+
+
+def test_the_order_of_ranks_is_a_choice_of_the_plan(call: Call) -> None:
+    usual, same, near = placed(call), placed(call, "plan.order=tp-cp-ep-dp-pp"), placed(call, "plan.order=tp-cp-pp-dp")
+    assert usual == same
+    assert (usual["plan.order"], near["plan.order"]) == ("tp-cp-dp-pp", "tp-cp-pp-dp")
+    assert near["breakdown_s.data_parallel"] > usual["breakdown_s.data_parallel"]
+    words = [w for each in ("system.nodes=8", *PLACED, "plan.order=tp-cp-pp-dp") for w in ("--set", each)]
+    code, out, _ = call(*LLAMA, *words)
+    assert (code, ", order tp-cp-pp-dp," in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ("tp-pp-dp", "plan.order: is no order of ranks (got 'tp-pp-dp'); each of tp, cp, dp, pp once, and ep or not"),
+        ("dp-tp-cp-pp", "plan.order: is an order that is not modelled"),
+        ("tp-cp-dp-vp", "plan.order: is no kind of rank (got 'vp')"),
+    ],
+)
+def test_words_that_are_no_order_are_one_message(call: Call, order: str, said: str) -> None:
+    code, out, err = call(*LLAMA, "--set", f"plan.order={order}")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err

@@ -19,6 +19,7 @@ from cosim.engines.step import CLASSES_OF_TIME
 from cosim.engines.training import passes, software_of, step_parts, step_table, with_micro_batches
 from cosim.mapping.backward import RECOMPUTED
 from cosim.mapping.legal import CODES
+from cosim.mapping.order import ORDERS
 from cosim.records import array, at, take
 from cosim.workload.graph import parameters
 
@@ -425,3 +426,31 @@ def test_copies_of_whole_experts_inside_a_tensor_group_sum_their_gradients(train
     experts = 4 * 3 * 4096 * 14336 * 4 * 2.0  # of half the experts, three matrices, four layers, two bytes
     gained = float(whole.memory["weights"][0] - follows.memory["weights"][0])
     assert gained == pytest.approx(experts * (1.0 - 1.0 / 4.0))
+
+
+PLACED = {"tensor_parallel": 2, "context_parallel": 2, "data_parallel": 4, "pipeline_parallel": 4, "zero": 1}
+
+
+def test_a_pipeline_inside_the_replicas_sends_to_neighbours_and_sums_over_nodes(train: Train) -> None:
+    usual, near = (train("megatron", order=order, **PLACED) for order in ("tp-cp-dp-pp", "tp-pp-cp-dp"))
+    tables = [step_table(with_micro_batches(case)) for case in (usual, near)]
+    # Sixteen chips of a stage are two nodes; two tensor ranks of four stages are one.
+    assert [float(table.schedule.across) for table in tables] == [3.0, 0.0]
+    assert [float(table.schedule.inside) for table in tables] == [0.0, 3.0]
+    sent = [float(table.closing.reduce[0, 0]) for table in tables]
+    assert sent[1] > sent[0]
+
+
+def test_an_order_changes_nothing_where_no_two_kinds_with_ranks_change_places(train: Train) -> None:
+    fields = {**PLACED, "tensor_parallel": 4, "context_parallel": 1, "data_parallel": 1, "zero": 0}
+    times = {order: float(evaluate(train("megatron", order=order, **fields)).time[0]) for order in ORDERS}
+    inside = {order for order in ORDERS if order.startswith("pp")}
+    assert len({times[order] for order in ORDERS if order not in inside}) == 1
+    assert {times[order] for order in inside} != {times["tp-cp-dp-pp"]}
+
+
+def test_tensor_ranks_outside_the_pipeline_leave_their_node(train: Train) -> None:
+    fields = {"tensor_parallel": 4, "pipeline_parallel": 8, "data_parallel": 1}
+    usual, inner = (evaluate(train("megatron", order=order, **fields)) for order in ("tp-cp-dp-pp", "pp-tp-cp-dp"))
+    assert float(inner.breakdown["collective"][0]) > 2.0 * float(usual.breakdown["collective"][0])
+    assert float(inner.memory["total"][0]) == float(usual.memory["total"][0])

@@ -31,6 +31,7 @@ DECODE: dict[str, Any] = {
     "plan.context_parallel": None,
     "plan.context_exchange": "",
     "plan.schedule": "",
+    "plan.order": "",
     "plan.sequence_parallel": False,
     "plan.zero": None,
     "plan.recompute": "",
@@ -53,6 +54,7 @@ TRAIN = DECODE | {
     "plan.context_exchange": "ring",
     "plan.expert_tensor_parallel": None,
     "plan.schedule": "1f1b",
+    "plan.order": "tp-cp-dp-pp",
     "plan.sequence_parallel": True,
     "plan.zero": 1,
     "plan.recompute": "full",
@@ -122,10 +124,12 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
         | {"plan.context_parallel": 4, "plan.shard": 2, "plan.expert_tensor_parallel": 2}
         | {f"plan.{name}": value for name, value in set_.items()}
     )
-    training = set(_TRAINING_ONLY) - {"schedule"}
+    training = set(_TRAINING_ONLY) - {"schedule", "order"}
     assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)
     # The schedule that is taken anyhow goes unsaid.
     assert "plan.schedule" not in wide
+    assert "plan.order" not in wide
+    assert settings_of(TRAIN | {"plan.order": "tp-cp-pp-dp"})["plan.order"] == "tp-cp-pp-dp"
     assert settings_of(TRAIN | {"plan.schedule": "zb-h1"})["plan.schedule"] == "zb-h1"
     # Where a sequence is not shared out, nothing has to say how.
     assert not [name for name in settings_of(TRAIN) if "context_" in name]

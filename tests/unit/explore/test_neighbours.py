@@ -242,3 +242,16 @@ def test_ranks_of_an_expert_are_stepped_where_they_are_listed() -> None:
     assert stepped_on
     assert {each.after for each in stepped_on} <= {"follows", 1, 2}
     assert all(each.limit or each.change >= -1e-12 for each in stepped_on if each.change is not None)
+
+
+def test_other_orders_are_neighbours_where_they_are_listed() -> None:
+    space = {"tensor": 2, "pipeline": 2, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none"}
+    more = {"scenario": {"global_batch": 64, "context": 1024}, "workload": "gpt-22b", "objectives": ["time_s"]}
+    answer = searched(**more, space={**space, "order": ["tp-cp-dp-pp", "tp-pp-cp-dp"]})
+    best = answer.best[0]
+    assert best is not None
+    here = strategy_at(answer, best)["order"]
+    (step,) = [each for each in neighbours_of(answer, 0) if each.dimension == "order"]
+    assert {here, step.after} == {"tp-cp-dp-pp", "tp-pp-cp-dp"}
+    assert step.change is not None
+    assert step.change > 0.0

@@ -130,6 +130,7 @@ def test_inputs_of_a_row() -> None:
         "plan.sequence_parallel": False,
         "plan.zero": None,
         "plan.expert_tensor_parallel": None,
+        "plan.order": "",
         "plan.shard": None,
         "scenario.updates": "",
         "scenario.adapter_rank": None,

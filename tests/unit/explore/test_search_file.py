@@ -10,6 +10,7 @@ import pytest
 from cosim.errors import SpecError
 from cosim.explore.search_file import FIXED, NOT_SEARCHED, SEARCHED, Space, StrategySearch
 from cosim.explore.strategy_space import LISTED, Asked
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import Plan
 from cosim.schema import validated
 
@@ -30,7 +31,7 @@ def test_what_is_left_out_is_everything() -> None:
     study = read()
     assert (study.phase, study.software, study.nodes, study.precision) == ("train", "megatron", None, None)
     assert study.space.asked() == Asked()
-    endless = {"recompute_modules", "optimizer", "optimizer_dtype", *LISTED}
+    endless = {"recompute_modules", "optimizer", "optimizer_dtype", "order", *LISTED}
     whole = {name: "all" for name in Space.model_fields if name not in endless}
     assert read(space=whole).space.asked() == Asked()
     for name in endless - {"recompute_layers"}:
@@ -144,3 +145,11 @@ def test_ranks_of_an_expert_are_numbers_or_what_follows() -> None:
     assert read(space={"expert_tensor": 1}).space.asked() == Asked(expert_tensor=(1.0,))
     with pytest.raises(SpecError, match="expert_tensor"):
         read(space={"expert_tensor": "all"})
+
+
+def test_orders_are_read_as_a_plan_reads_them() -> None:
+    assert read(space={"order": "tp-cp-ep-pp-dp"}).space.asked() == Asked(order=("tp-cp-pp-dp",))
+    assert read(space={"order": list(ORDERS)}).space.asked().order == ORDERS
+    assert read().space.asked().order is None
+    with pytest.raises(SpecError, match="is no order of ranks"):
+        read(space={"order": ["tp-cp"]})

@@ -32,6 +32,7 @@ from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import divisibility
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import RECOMPUTES, SCHEDULES, Plan, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.mapping.software import SoftwareArrays, load_software, lower_software
 from cosim.overrides import Varied
@@ -312,3 +313,38 @@ def test_ranks_of_an_expert_that_are_listed_are_crossed_with_the_expert_degrees(
             wanted.add((float(t), float(p), float(e), w))
     assert found == wanted
     assert size_of(values, ground) == size_of(replace(values, expert_tensor=None), ground) * len(set(widths))
+
+
+@pytest.mark.parametrize("orders", [("tp-cp-dp-pp",), ("tp-cp-pp-dp", "tp-cp-dp-pp", "tp-cp-pp-dp"), ORDERS])
+def test_orders_that_are_listed_count_once_where_they_place_ranks_alike(orders: tuple[str, ...]) -> None:
+    ground = ground_of("llama-3.1-8b", 8, 8, fused=True)
+    lists: dict[str, Any] = {**LISTS, "tensor": (1, 2), "context": (1, 2), "pipeline": (1, 2), "order": orders}
+    values = values_on(ground, Asked(**lists))
+    found = []
+    for choices in choices_of(values):
+        table = legal_table(values, ground, choices, BASE, scenario_of(ground.batch, ground.length))
+        assert plan_of(table, choices, BASE).order == choices.order
+        degrees = zip(*(table[name].tolist() for name in ("tensor", "context", "data", "pipeline")), strict=True)
+        kept = (table["zero"] == 0.0) & (table["recompute"] == 0.0)
+        found += [(str(choices.order), row) for row, own in zip(degrees, kept, strict=True) if own]
+    # Words with one rank say nothing: what is left must differ between orders of the same degrees.
+    told = []
+    for order, row in found:
+        several = {word for word, count in zip(("tp", "cp", "dp", "pp"), row, strict=True) if count > 1}
+        told.append((row, "-".join(word for word in order.split("-") if word in several)))
+    assert len(set(told)) == len(told)
+    every = set()
+    for row, order in itertools.product({row for _, row in found}, orders):
+        several = {word for word, count in zip(("tp", "cp", "dp", "pp"), row, strict=True) if count > 1}
+        every.add((row, "-".join(word for word in order.split("-") if word in several)))
+    assert set(told) == every
+    assert size_of(values, ground) == len(set(orders)) * size_of(replace(values, order=None), ground)
+
+
+def test_without_orders_the_plan_has_its_own() -> None:
+    ground = ground_of("llama-3.1-8b", 8, 8, fused=True)
+    values = values_on(ground, Asked(**LISTS))
+    other = replace(BASE, order="tp-pp-cp-dp")
+    for choices in choices_of(values):
+        table = legal_table(values, ground, choices, other, scenario_of(ground.batch, ground.length))
+        assert plan_of(table, choices, other).order == "tp-pp-cp-dp"

@@ -126,9 +126,10 @@ def _training_plan(row: Row) -> str:
         pieces = f", schedule {row['plan.schedule']}{pieces}"
     sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""
     zero = f"zero {row['plan.zero']}" + (f" over {row['plan.shard']}" if row["plan.shard"] else "")
+    blocks = " in blocks" if row["plan.fp8_recipe"] == "block" else ""
     return (
         f"of {row['plan.micro_batch']}{pieces}{sharing}, {zero}, recompute {_again(row)}, "
-        f"{row['plan.dtype']}, {row['plan.software']}{_update(row)}{_offloaded(row)}"
+        f"{row['plan.dtype']}{blocks}, {row['plan.software']}{_update(row)}{_offloaded(row)}"
     )
 
 

@@ -37,6 +37,7 @@ from cosim.mapping.placement import (
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
+from cosim.timing.blocks import in_blocks, promotion_energy
 from cosim.timing.collective import (
     CollectiveCost,
     all_gather,
@@ -222,8 +223,8 @@ def transfers(case: Case) -> Transfers:
 def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
     """All matmuls of one format stacked to (ops x P) and costed by one call."""
     found: dict[str, OpCost] = {}
-    for stored, moved in dict.fromkeys((op.dtype, op.output_bytes) for op in ops):
-        same = [op for op in ops if (op.dtype, op.output_bytes) == (stored, moved)]
+    for stored, moved, scales in dict.fromkeys((op.dtype, op.output_bytes, op.scales) for op in ops):
+        same = [op for op in ops if (op.dtype, op.output_bytes, op.scales) == (stored, moved, scales)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
         dtype = math_dtype(chip) if stored == ACTIVATION_DTYPE else stored
         names = ("m", "n", "k", "batch", "distinct")
@@ -231,7 +232,12 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
         cost = matmul_cost(**dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved)
+        if any(scales):
+            cost = in_blocks(cost, **dims, chip=stacked, dtype=dtype, scales=scales)
         energy, core = step_energy(cost, stacked, dtype)
+        if any(scales):
+            added = promotion_energy(dims["m"], dims["n"], dims["k"], dims["batch"], stacked)
+            energy, core = energy + added, core + added
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
             own = take(cost, rows)

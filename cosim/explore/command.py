@@ -45,8 +45,8 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["phase"] == "train" and row["plan.context_parallel"] > 1:
         chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
     chosen |= {name: row[name] for name in _ABOVE_ZERO if row.get(name)}
-    for name, usual in (("plan.schedule", "1f1b"), ("plan.order", USUAL)):
-        if row["phase"] == "train" and row[name] != usual:
+    for name, usual in (("plan.schedule", "1f1b"), ("plan.order", USUAL), ("plan.fp8_recipe", "tensor")):
+        if row["phase"] == "train" and row[name] not in ("", usual):
             chosen[name] = row[name]
     chosen |= {name: row[name] for name in _WHERE_SET if row.get(name) not in (None, "") and row[name] == row[name]}
     if row.get("scenario.updates", "") not in ("", "all"):

@@ -58,7 +58,8 @@ def plan_text(case: Case, index: int) -> str:
     degrees += f" x context {plan.context:g}" if plan.context > 1 else ""
     experts = f" x experts {plan.expert:g}" if plan.expert > 1 else ""
     experts += f" of {plan.expert_tensor:g} ranks each" if plan.expert_tensor > 0 else ""
-    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}"
+    blocks = " in blocks" if plan.fp8_recipe == "block" else ""
+    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}{blocks}"
 
 
 def _what_fits(case: Case, index: int) -> str:

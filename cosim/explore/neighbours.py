@@ -40,6 +40,7 @@ KINDS = (
     "optimizer",
     "optimizer_dtype",
     "order",
+    "fp8_recipe",
 )
 """Dimensions of which every other value is a neighbour."""
 SHOWN = {"virtual": "virtual_pipeline", "dtype": "precision"}
@@ -115,7 +116,7 @@ def _steps(inputs: SearchInputs, here: Strategy) -> Iterator[tuple[str, Strategy
                 yield name, shown[0]
     for name in KINDS:
         for value in _levels(inputs, name, here):
-            if value != here[name] and not _idle(name, here):
+            if name in here and value != here[name] and not _idle(name, here):
                 yield name, stepped(inputs, here, name, value)
 
 
@@ -158,6 +159,11 @@ def stepped(inputs: SearchInputs, here: Strategy, name: str, value: object) -> S
         # Where nothing is computed again there is no number of layers.
         levels = _levels(inputs, "recompute_layers", there)
         there["recompute_layers"] = levels[0] if _computes_again(there) else np.inf
+    recipes = _levels(inputs, "fp8_recipe", there)
+    if name == "dtype" and recipes:
+        # Another format has no recipe, and fp8 the first one again.
+        there = {each: own for each, own in there.items() if each != "fp8_recipe"}
+        there |= {"fp8_recipe": recipes[0]} if value == "fp8" else {}
     chips = inputs.grounds[there["nodes"]].chips
     if name in GIVES:
         excess, rest = divmod(there["tensor"] * there["pipeline"] * there["context"], chips)
@@ -245,7 +251,7 @@ def limit_text(inputs: SearchInputs, case: Case, found: Estimates, code: int, by
 
 def _also(here: Strategy, there: Strategy, name: str) -> str:
     """What followed from a step: dimensions other than the one that was changed."""
-    moved = [other for other in here if other != name and here[other] != there[other]]
+    moved = [other for other in here if other != name and other in there and here[other] != there[other]]
     return ", ".join(
         f"{SHOWN.get(other, other)} {word_of(other, here[other])} to {word_of(other, there[other])}" for other in moved
     )

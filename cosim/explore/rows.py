@@ -136,6 +136,7 @@ def _training(case: Case, total: int) -> Columns:
         ),
         "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
+        "plan.fp8_recipe": same(plan.fp8_recipe if trains and plan.dtype == "fp8" else ""),
         "plan.order": same(plan.order) if trains else same(""),
         "plan.schedule": same(plan.schedule) if trains else same(""),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),

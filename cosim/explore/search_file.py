@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from cosim.dtypes import TRAINING_PRECISIONS, Dtype
+from cosim.dtypes import FP8_RECIPES, TRAINING_PRECISIONS, Dtype, Fp8Recipe
 from cosim.errors import SpecError, nearest
 from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, parse_asked
 from cosim.explore.strategy_space import EXCHANGES, Asked
@@ -92,6 +92,9 @@ Switches = Annotated[
 Exchanges = Annotated[
     tuple[ContextExchange, ...] | None, BeforeValidator(_among(EXCHANGES)), _one_or_more({"enum": list(EXCHANGES)})
 ]
+Recipes = Annotated[
+    tuple[Fp8Recipe, ...] | None, BeforeValidator(_several), _one_or_more({"enum": list(FP8_RECIPES)}, None)
+]
 Orders = Annotated[tuple[str, ...] | None, BeforeValidator(_orders), _one_or_more({"enum": list(ORDERS)}, None)]
 Again = Annotated[tuple[str, ...] | None, BeforeValidator(_texts), _one_or_more({"type": "string"}, None)]
 Layers = Annotated[
@@ -148,6 +151,8 @@ class Space(Frozen):
     """Optimizers of the library; left out: the software's own."""
     optimizer_dtype: Formats = None
     """Formats of its state; left out: the software's own."""
+    fp8_recipe: Recipes = None
+    """What has a scale where the precision is fp8; left out: a tensor."""
     order: Orders = None
     """Orders of the kinds of ranks; left out: the usual one."""
 
@@ -286,6 +291,7 @@ SEARCHED = {
     "optimizer": "optimizer",
     "optimizer_dtype": "optimizer_dtype",
     "order": "order",
+    "fp8_recipe": "fp8_recipe",
 }
 """Dimension of the space by the path of a plan that it sets."""
 FIXED = {"dtype": "precision", "software": "software", "micro_batches": "space.micro_batch"}

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.explore.strategy_rows import Table, crossed, kept, lie_otherwise, whole_pieces, with_experts
 from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
-from cosim.mapping.order import swapped
 from cosim.mapping.plan import MODULES, RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import PIECES
-from cosim.mapping.stages import ENDS, comes_out_even
-from cosim.records import Array, array, map_leaves
+from cosim.mapping.stages import ENDS
+from cosim.records import array, map_leaves
 from cosim.workload.model import ModelArrays
 
 NUMBERS = ("tensor", "pipeline", "context", "data", "micro_batch", "virtual", "expert", "zero", "recompute")
@@ -44,7 +44,6 @@ Numbers = tuple[int, ...]
 Shares = tuple[float, ...]
 Modules = tuple[str, ...]
 Optional = tuple[str | None, ...]
-Table = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ class Asked:
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
     order: tuple[str, ...] | None = None
+    fp8_recipe: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,7 @@ class Values:
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
     order: tuple[str, ...] | None = None
+    fp8_recipe: tuple[str, ...] | None = None
     any_pieces: bool = False
     """Whether pieces are listed, and may then come out uneven."""
 
@@ -134,6 +135,7 @@ class Choices:
     order: str | None = None
     earlier: tuple[str, ...] = ()
     """Orders that are tried before this one."""
+    fp8_recipe: str | None = None
 
 
 def grounded(model: ModelArrays, chips: float, scenario: ScenarioArrays, *, fused: bool) -> Ground:
@@ -175,6 +177,7 @@ def values_on(ground: Ground, asked: Asked) -> Values:
         optimizer=_once(asked.optimizer),
         optimizer_dtype=_once(asked.optimizer_dtype),
         order=_once(asked.order),
+        fp8_recipe=_once(asked.fp8_recipe),
         any_pieces=asked.virtual_pipeline is not None,
     )
 
@@ -217,6 +220,7 @@ def choices_of(values: Values) -> list[Choices]:
     optimizers: Optional = values.optimizer or (None,)
     formats: Optional = values.optimizer_dtype or (None,)
     orders: Optional = values.order or (None,)
+    recipes: Optional = values.fp8_recipe or (None,)
     return [
         Choices(
             schedule,
@@ -226,9 +230,10 @@ def choices_of(values: Values) -> list[Choices]:
             *(again, optimizer, dtype, again == modules[0]),
             order=order,
             earlier=tuple(each for each in orders[: orders.index(order)] if each is not None),
+            fp8_recipe=recipe,
         )
-        for schedule, together, exchange, again, optimizer, dtype, order in product(
-            *kinds, modules, optimizers, formats, orders
+        for schedule, together, exchange, again, optimizer, dtype, order, recipe in product(
+            *kinds, modules, optimizers, formats, orders, recipes
         )
     ]
 
@@ -255,54 +260,33 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     keep &= first_together | (table["tensor"] > 1.0)
     keep &= first_exchange | (table["context"] > 1.0)
     for order in choices.earlier:
-        keep &= _lie_otherwise(table, order, str(choices.order))
-    table = _crossed(_kept(table, keep), "micro_batch", values.micro_batch)
-    table = _kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
-    table = _crossed(table, "virtual", values.virtual)
-    table = _kept(table, whole_pieces(table, choices.schedule, batch, layers, any_pieces=values.any_pieces))
-    table = _with_experts(table, values)
-    table = _crossed(_kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
+        keep &= lie_otherwise(table, order, str(choices.order))
+    table = crossed(kept(table, keep), "micro_batch", values.micro_batch)
+    table = kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
+    table = crossed(table, "virtual", values.virtual)
+    table = kept(table, whole_pieces(table, choices.schedule, batch, layers, any_pieces=values.any_pieces))
+    table = with_experts(table, values.expert, values.expert_tensor)
+    table = crossed(kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
     alone = (table["context"] * table["data"] == 1.0) & (table["zero"] != values.zero[0])
-    table = _crossed(_kept(table, ~alone), "recompute", values.recompute)
+    table = crossed(kept(table, ~alone), "recompute", values.recompute)
     if not choices.first_modules:
-        table = _kept(table, table["recompute"] < FULL)
+        table = kept(table, table["recompute"] < FULL)
     table = _with_listed(table, values, choices, base)
     # All that a ZeRO stage can break is the number of replicas that share states.
     shared = ground.model.is_moe or bool(np.isfinite(base.shard).any())
-    return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
-
-
-def _lie_otherwise(table: Table, one: str, other: str) -> NDArray[np.bool_]:
-    """Rows that have several ranks of two kinds that the orders have the other way round."""
-    several = {"tp": table["tensor"] > 1.0, "cp": table["context"] > 1.0, "dp": table["data"] > 1.0}
-    several["pp"] = table["pipeline"] > 1.0
-    found = np.zeros(len(table["tensor"]), dtype=bool)
-    for first, second in swapped(one, other):
-        found |= several[first] & several[second]
-    return found
-
-
-def _with_experts(table: Table, values: Values) -> Table:
-    """Every row with every expert degree, and the ranks of an expert that are listed where they make a difference."""
-    table = _crossed(table, "expert", values.expert)
-    if values.expert_tensor is None:
-        return table
-    table = _crossed(table, "expert_tensor", values.expert_tensor)
-    tensor, expert, wide = (table[name] for name in ("tensor", "expert", "expert_tensor"))
-    same = ((expert > tensor) & (wide == 1.0)) | ((expert == 1.0) & (wide == tensor))
-    return _kept(table, ~same) if 0.0 in values.expert_tensor else table
+    return kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
 
 
 def _with_listed(table: Table, values: Values, choices: Choices, base: PlanArrays) -> Table:
     """Every row with the values that are listed; where nothing is computed again there is no number of layers."""
     for name, own in _listed(values).items():
         if own is not None and name not in table:
-            table = _crossed(table, name, own)
+            table = crossed(table, name, own)
     if values.recompute_layers is None:
         return table
     modules = base.recompute_modules if choices.recompute_modules is None else choices.recompute_modules
     nothing = (table["recompute"] == 0.0) & (not modules)
-    table = _kept(table, ~nothing | (table["recompute_layers"] == values.recompute_layers[0]))
+    table = kept(table, ~nothing | (table["recompute_layers"] == values.recompute_layers[0]))
     nothing = (table["recompute"] == 0.0) & (not modules)
     return table | {"recompute_layers": np.where(nothing, np.inf, table["recompute_layers"])}
 
@@ -312,9 +296,9 @@ def nearest_limit(values: Values, ground: Ground, base: PlanArrays, scenario: Sc
 
     Of a large space the least pieces, ZeRO stage and recompute stand for all.
     """
-    table = _crossed(_degrees(values, ground), "micro_batch", values.micro_batch)
-    table = _crossed(_with_experts(table, values), "virtual", values.virtual)
-    table = _crossed(_crossed(table, "zero", values.zero[:1]), "recompute", values.recompute[:1])
+    table = crossed(_degrees(values, ground), "micro_batch", values.micro_batch)
+    table = crossed(with_experts(table, values.expert, values.expert_tensor), "virtual", values.virtual)
+    table = crossed(crossed(table, "zero", values.zero[:1]), "recompute", values.recompute[:1])
     if not len(table["tensor"]):
         return "chips"
     codes = _verdict(table, ground, choices_of(values)[0], base, scenario).code
@@ -331,6 +315,8 @@ def plan_of(table: Table, choices: Choices, base: PlanArrays) -> PlanArrays:
     )
     if choices.order is not None:
         chosen = replace(chosen, order=choices.order)
+    if choices.fp8_recipe is not None:
+        chosen = replace(chosen, fp8_recipe=choices.fp8_recipe)
     if choices.recompute_modules is not None:
         chosen = replace(chosen, recompute_modules=choices.recompute_modules)
     numbers: dict[str, Any] = dict(table)
@@ -348,33 +334,6 @@ def _degrees(values: Values, ground: Ground) -> Table:
         keep &= np.isin(data, values.data)
     found = {"tensor": tensor, "pipeline": pipeline, "context": context, "data": data}
     return {name: array(column[keep]) for name, column in found.items()}
-
-
-def _crossed(table: Table, name: str, values: Shares) -> Table:
-    """Every row with every value of one more dimension."""
-    rows = len(table["tensor"])
-    wider = {known: np.repeat(column, len(values)) for known, column in table.items()}
-    return wider | {name: np.tile(array(values), rows)}
-
-
-def _kept(table: Table, rows: NDArray[np.bool_]) -> Table:
-    return {name: column[rows] for name, column in table.items()}
-
-
-def whole_pieces(table: Table, schedule: str, batch: float, layers: float, *, any_pieces: bool) -> NDArray[np.bool_]:
-    """Rows whose pieces a schedule can have: what most rows fail, so that it is asked first.
-
-    Pieces that come out even, or with `any_pieces` as many as there are places.
-    """
-    pieces = table["virtual"]
-    if schedule in PIECES:
-        few: NDArray[np.bool_] = pieces == PIECES[schedule]
-        return few
-    stages = table["pipeline"]
-    count = batch / (table["data"] * table["micro_batch"])
-    held = stages * pieces <= layers + ENDS if any_pieces else comes_out_even(layers, stages * pieces)
-    found: NDArray[np.bool_] = (pieces == 1.0) | ((stages > 1.0) & held & (np.mod(count, stages) == 0.0))
-    return found
 
 
 def _legal(

@@ -108,7 +108,10 @@ def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul,
     kept = software.fused_accumulation and not op.activations
     # All points of a batch have one software, whose name is structure: its sizes are one number.
     moved = 2.0 * float(np.max(software.gradient_bytes)) if kept else op.output_bytes
-    weight = replace(op, name=f"{op.name}.wgrad", m=op.k, n=op.n, k=op.m, output_bytes=moved)
+    # Of a weight gradient both operands are scaled as activations.
+    weight = replace(
+        op, name=f"{op.name}.wgrad", m=op.k, n=op.n, k=op.m, output_bytes=moved, scales=(op.scales[0],) * 2
+    )
     return into, weight
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cosim.dtypes import Scales
 from cosim.records import Array, array
 from cosim.workload.ops import Attention
 
@@ -41,6 +42,8 @@ class DeviceMatmul:
     again: bool = False
     taps: Array = field(default_factory=lambda: array(1.0))
     pixels: Array = field(default_factory=lambda: array(1.0))
+    scales: Scales = (0.0, 0.0)
+    """Bytes of scales of blocks per element of A and of B; none where a tensor has one scale, or the format its own."""
 
 
 @dataclass(frozen=True, slots=True)

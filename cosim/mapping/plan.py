@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from cosim.datum import Bytes, Seconds
-from cosim.dtypes import Dtype
+from cosim.dtypes import Dtype, Fp8Recipe
 from cosim.errors import SpecError, nearest
 from cosim.hardware.collectives import Algorithm
 from cosim.mapping.order import USUAL, checked_order
@@ -55,6 +55,8 @@ class Plan(Frozen):
     micro_batches: Degree = 1
     dtype: Dtype = "bf16"
     """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
+    fp8_recipe: Fp8Recipe = "tensor"
+    """What has a scale where dtype is fp8: a tensor, or 1 x 128 of activations and 128 x 128 of weights."""
     kv_dtype: Dtype = "bf16"
     algorithm: Algorithms = Algorithms()
     expert_parallel: Degree = 1
@@ -191,6 +193,7 @@ class PlanArrays:
     latent: str = "best"
     schedule: str = "1f1b"
     order: str = USUAL
+    fp8_recipe: str = "tensor"
     recompute_modules: tuple[str, ...] = ()
     recompute_layers: Array = field(default_factory=lambda: array(np.inf))
     """Layers of each stage that recompute; inf is all of them."""
@@ -256,6 +259,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         recompute=array(RECOMPUTES.index(plan.recompute)),
         schedule=plan.schedule,
         order=plan.order,
+        fp8_recipe=plan.fp8_recipe,
         offload_activations=arrays.get("offload_activations", array(plan.offload_activations)),
         offload_weights=arrays.get("offload_weights", array(plan.offload_weights)),
         offload_optimizer=arrays.get("offload_optimizer", array(plan.offload_optimizer)),

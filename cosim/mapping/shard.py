@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosim.dtypes import bytes_per_element
+from cosim.dtypes import bytes_per_element, scale_bytes
 from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
@@ -63,13 +63,14 @@ def kv_heads_per_rank(kv_heads: Array, tensor: Array) -> Array:
     return np.ceil(kv_heads / tensor)
 
 
-def quantise(elements: Array, dtype: str, count: Array) -> DeviceVector:
+def quantise(elements: Array, dtype: str, count: Array, recipe: str = "tensor") -> DeviceVector:
     """The kernel that turns 16-bit activations into `dtype`: read for the largest, read again, scale, round, write.
 
+    Under the block recipe a block that is read has all that its scale needs: it is read once, its scales are written.
     The fp8 tables of H100 and L40S show the rate of DRAM at every size: 0.95 and 1.15 of it.
     """
-    zero, written = np.zeros_like(elements), elements * bytes_per_element(dtype)
-    read = 2.0 * elements * ACTIVATION_BYTES
+    zero, written = np.zeros_like(elements), elements * (bytes_per_element(dtype) + scale_bytes(dtype, recipe)[0])
+    read = (1.0 if recipe == "block" else 2.0) * elements * ACTIVATION_BYTES
     return DeviceVector("quantise", "layer", count, read, written, elements * 4.0, zero, zero, dram_paced=True)
 
 
@@ -78,7 +79,7 @@ def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:
     if bytes_per_element(plan.dtype) >= ACTIVATION_BYTES:
         return ()
     return tuple(
-        quantise(op.m * op.k.shard(plan.tensor), plan.dtype, op.count)
+        quantise(op.m * op.k.shard(plan.tensor), plan.dtype, op.count, plan.fp8_recipe)
         for op in graph.matmuls
         if op.precision == "linear" and op.split == "k" and op.name == "attention_out"
     )
@@ -98,6 +99,7 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         copies = array(0.0)
     products = array(1.0) if op.batch is None else op.batch.shard(plan.tensor if op.split == "batch" else array(1.0))
     kept = width * depth * copies * products
+    scales = scale_bytes(dtype, plan.fp8_recipe)
     return DeviceMatmul(
         name=op.name,
         group=op.group,
@@ -106,7 +108,7 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         n=width,
         k=depth,
         dtype=dtype,
-        weight_bytes=kept * bytes_per_element(dtype) + width * products * op.bias * ACTIVATION_BYTES,
+        weight_bytes=kept * (bytes_per_element(dtype) + scales[1]) + width * products * op.bias * ACTIVATION_BYTES,
         parameters=kept + width * products * op.bias,
         batch=products,
         activations=op.activations,
@@ -116,6 +118,7 @@ def _matmul(op: Matmul, plan: PlanArrays) -> DeviceMatmul:
         again=op.again,
         taps=op.taps,
         pixels=op.pixels,
+        scales=scales,
     )
 
 
@@ -127,6 +130,7 @@ def _grouped(op: Matmul, routing: Routing, plan: PlanArrays) -> DeviceMatmul:
     depth = op.k.shard(share) if op.split == "k" else op.k.size
     kept = busy.kept * width * depth
     biases = busy.kept * width * op.bias
+    scales = scale_bytes(plan.dtype, plan.fp8_recipe)
     return DeviceMatmul(
         name=op.name,
         group=op.group,
@@ -135,11 +139,12 @@ def _grouped(op: Matmul, routing: Routing, plan: PlanArrays) -> DeviceMatmul:
         n=width,
         k=depth,
         dtype=plan.dtype,
-        weight_bytes=kept * bytes_per_element(plan.dtype) + biases * ACTIVATION_BYTES,
+        weight_bytes=kept * (bytes_per_element(plan.dtype) + scales[1]) + biases * ACTIVATION_BYTES,
         parameters=kept + biases,
         batch=busy.active,
         bias=op.bias,
         routed=True,
+        scales=scales,
     )
 
 
@@ -218,7 +223,8 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
     size = op.m * op.width * ACTIVATION_BYTES
     if op.routed is not None:
         # Tokens go out in the format of the products and come back at 16 bits.
-        narrow = min(bytes_per_element(plan.dtype), ACTIVATION_BYTES)
+        narrow = bytes_per_element(plan.dtype) + scale_bytes(plan.dtype, plan.fp8_recipe)[0]
+        narrow = min(narrow, ACTIVATION_BYTES)
         each = op.width * (narrow if op.kind == "dispatch" else ACTIVATION_BYTES)
         near, far = sent(op.routed, op.m, plan, node)
         exchange = DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each)

@@ -166,3 +166,42 @@ def test_words_that_are_no_order_are_one_message(call: Call, order: str, said: s
     code, out, err = call(*LLAMA, "--set", f"plan.order={order}")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert said in err
+
+
+FP8 = ("plan.tensor_parallel=8", "plan.dtype=fp8", "scenario.global_batch=8")
+
+
+def in_fp8(call: Call, system: str, *settings: str) -> dict[str, Any]:
+    words = [word for each in (*FP8, *settings) for word in ("--set", each)]
+    return row_of(call, "estimate", "train", "--system", system, "--workload", "llama-3.1-8b", *words)
+
+
+def test_the_recipe_of_fp8_is_a_choice_of_the_plan(call: Call) -> None:
+    plain, named = in_fp8(call, "dgx-h100"), in_fp8(call, "dgx-h100", "plan.fp8_recipe=tensor")
+    blocks = in_fp8(call, "dgx-h100", "plan.fp8_recipe=block")
+    assert plain == named
+    assert (plain["plan.fp8_recipe"], blocks["plan.fp8_recipe"]) == ("tensor", "block")
+    assert blocks["breakdown_s.matmul"] > plain["breakdown_s.matmul"]
+    # The attention's output is read once where it is quantised.
+    assert blocks["breakdown_s.vector"] < plain["breakdown_s.vector"]
+    there = [in_fp8(call, "dgx-b200", *more) for more in ((), ("plan.fp8_recipe=block",))]
+    slower = [after["breakdown_s.matmul"] / before["breakdown_s.matmul"] for before, after in ((plain, blocks), there)]
+    # Where the matrix engine scales by block products wait for the bytes of scales alone.
+    assert slower[0] > slower[1]
+    words = [word for each in (*FP8, "plan.fp8_recipe=block") for word in ("--set", each)]
+    code, out, _ = call(*LLAMA, *words)
+    assert (code, ", fp8 in blocks, megatron" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (("plan.fp8_recipe=block",), "plan.fp8_recipe: is a recipe of fp8 (got 'block'); plan.dtype=fp8"),
+        (("plan.fp8_recipe=block", "plan.dtype=bf16"), "plan.fp8_recipe: is a recipe of fp8"),
+        (("plan.fp8_recipe=rows", "plan.dtype=fp8"), "plan.fp8_recipe:"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_message(call: Call, setting: tuple[str, ...], said: str) -> None:
+    code, out, err = call(*LLAMA, *(word for each in setting for word in ("--set", each)))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err

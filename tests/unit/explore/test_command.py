@@ -32,6 +32,7 @@ DECODE: dict[str, Any] = {
     "plan.context_exchange": "",
     "plan.schedule": "",
     "plan.order": "",
+    "plan.fp8_recipe": "",
     "plan.sequence_parallel": False,
     "plan.zero": None,
     "plan.recompute": "",
@@ -124,11 +125,14 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
         | {"plan.context_parallel": 4, "plan.shard": 2, "plan.expert_tensor_parallel": 2}
         | {f"plan.{name}": value for name, value in set_.items()}
     )
-    training = set(_TRAINING_ONLY) - {"schedule", "order"}
+    training = set(_TRAINING_ONLY) - {"schedule", "order", "fp8_recipe"}
     assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)
     # The schedule that is taken anyhow goes unsaid.
     assert "plan.schedule" not in wide
     assert "plan.order" not in wide
+    assert "plan.fp8_recipe" not in wide
+    assert "plan.fp8_recipe" not in settings_of(TRAIN | {"plan.fp8_recipe": "tensor"})
+    assert settings_of(TRAIN | {"plan.fp8_recipe": "block"})["plan.fp8_recipe"] == "block"
     assert settings_of(TRAIN | {"plan.order": "tp-cp-pp-dp"})["plan.order"] == "tp-cp-pp-dp"
     assert settings_of(TRAIN | {"plan.schedule": "zb-h1"})["plan.schedule"] == "zb-h1"
     # Where a sequence is not shared out, nothing has to say how.

@@ -255,3 +255,36 @@ def test_other_orders_are_neighbours_where_they_are_listed() -> None:
     assert {here, step.after} == {"tp-cp-dp-pp", "tp-pp-cp-dp"}
     assert step.change is not None
     assert step.change > 0.0
+
+
+def test_recipes_are_neighbours_in_fp8_and_follow_the_precision() -> None:
+    space = {"tensor": 8, "pipeline": 1, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none"}
+    more = {"system": "dgx-h100", "workload": "llama-3.1-8b", "scenario": {"global_batch": 64, "context": 1024}}
+    answer = searched(
+        **more,
+        precision="fp8",
+        space={**space, "fp8_recipe": ["tensor", "block"]},
+        objectives=["time_s"],
+    )
+    best = answer.best[0]
+    assert best is not None
+    here = strategy_at(answer, best)
+    steps = {(each.dimension, each.after) for each in neighbours_of(answer, 0)}
+    assert ("fp8_recipe", {"tensor": "block", "block": "tensor"}[here["fp8_recipe"]]) in steps
+    wide = stepped(answer.inputs, here, "dtype", "bf16")
+    assert "fp8_recipe" not in wide
+    assert stepped(answer.inputs, wide, "dtype", "fp8")["fp8_recipe"] == "tensor"
+
+
+def test_from_another_format_there_is_no_recipe_to_change() -> None:
+    space = {"tensor": 8, "pipeline": 1, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none"}
+    more = {"system": "dgx-h100", "workload": "llama-3.1-8b", "scenario": {"global_batch": 64, "context": 1024}}
+    recipes = {**space, "fp8_recipe": ["tensor", "block"]}
+    answer = searched(**more, precision=["bf16", "fp8"], space=recipes, objectives=["time_s"])
+    best = answer.best[0]
+    assert best is not None
+    assert strategy_at(answer, best)["dtype"] == "bf16"
+    steps = neighbours_of(answer, 0)
+    assert not [each for each in steps if each.dimension == "fp8_recipe"]
+    (narrow,) = [each for each in steps if each.dimension == "precision"]
+    assert (narrow.after, narrow.strategy["fp8_recipe"]) == ("fp8", "tensor")

@@ -131,6 +131,7 @@ def test_inputs_of_a_row() -> None:
         "plan.zero": None,
         "plan.expert_tensor_parallel": None,
         "plan.order": "",
+        "plan.fp8_recipe": "",
         "plan.shard": None,
         "scenario.updates": "",
         "scenario.adapter_rank": None,

@@ -31,7 +31,7 @@ def test_what_is_left_out_is_everything() -> None:
     study = read()
     assert (study.phase, study.software, study.nodes, study.precision) == ("train", "megatron", None, None)
     assert study.space.asked() == Asked()
-    endless = {"recompute_modules", "optimizer", "optimizer_dtype", "order", *LISTED}
+    endless = {"recompute_modules", "optimizer", "optimizer_dtype", "order", "fp8_recipe", *LISTED}
     whole = {name: "all" for name in Space.model_fields if name not in endless}
     assert read(space=whole).space.asked() == Asked()
     for name in endless - {"recompute_layers"}:
@@ -153,3 +153,9 @@ def test_orders_are_read_as_a_plan_reads_them() -> None:
     assert read().space.asked().order is None
     with pytest.raises(SpecError, match="is no order of ranks"):
         read(space={"order": ["tp-cp"]})
+
+
+def test_recipes_of_fp8_are_read_by_name() -> None:
+    assert read(space={"fp8_recipe": "block"}).space.asked() == Asked(fp8_recipe=("block",))
+    with pytest.raises(SpecError, match="fp8_recipe"):
+        read(space={"fp8_recipe": ["rows"]})

@@ -280,3 +280,14 @@ def test_rows_that_the_ranks_of_an_expert_joined_have_their_gradients_scattered(
         assert (found.count, found.size_bytes) == (forward[name].count, forward[name].size_bytes)
     again = {op.name for op in recomputed(device, array(RECOMPUTES.index("full"))).collectives}
     assert {"dispatch.joined.again", "combine.joined.again"} <= again
+
+
+def test_both_operands_of_a_weight_gradient_are_scaled_as_activations(
+    model_of: ModelOf, plan_of: PlanOf, software_of: SoftwareOf
+) -> None:
+    plan = plan_of(dtype="fp8", fp8_recipe="block")
+    graph = training_graph(model_of("llama-3.1-8b"), array(1), array(512), fused=True)
+    found = backward(shard(graph, plan), graph, plan, software_of()).matmuls
+    assert named(found, "ffn_in.dgrad").scales == (4 / 128, 4 / 128**2)
+    assert named(found, "ffn_in.wgrad").scales == (4 / 128, 4 / 128)
+    assert named(found, "logits.wgrad").scales == (0.0, 0.0)

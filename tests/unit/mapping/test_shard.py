@@ -473,3 +473,34 @@ def test_points_with_and_without_a_width_share_a_batch(model_of: ModelOf, plan_o
     device = sharded(model_of("mixtral-8x7b"), plan)
     (gather,) = [op for op in device.collectives if op.kind == "expert_gather"]
     assert gather.count.tolist() == [0.0, 1.0]
+
+
+def test_the_block_recipe_reads_once_what_it_quantises_and_writes_scales() -> None:
+    tensor, block = (quantise(array(1280.0), "fp8", array(1.0), recipe) for recipe in ("tensor", "block"))
+    assert (float(tensor.read_bytes), float(tensor.write_bytes)) == (2 * 2 * 1280.0, 1280.0)
+    assert (float(block.read_bytes), float(block.write_bytes)) == (2 * 1280.0, 1280.0 + 10 * 4)
+    assert block.dram_paced
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-70b", "mixtral-8x7b"])
+def test_products_in_blocks_carry_the_scales_of_their_operands(model_of: ModelOf, plan_of: PlanOf, model: str) -> None:
+    plain, blocks = (
+        sharded(model_of(model), plan_of(tensor_parallel=2, dtype="fp8", fp8_recipe=recipe))
+        for recipe in ("tensor", "block")
+    )
+    for before, after in zip(plain.matmuls, blocks.matmuls, strict=True):
+        narrow = before.dtype == "fp8"
+        assert before.scales == (0.0, 0.0)
+        assert after.scales == ((4 / 128, 4 / 128**2) if narrow else (0.0, 0.0))
+        scales = float(before.parameters) * 4 / 128**2 if narrow else 0.0
+        assert float(after.weight_bytes - before.weight_bytes) == pytest.approx(scales, abs=1e-3)
+    assert {op.dtype for op in blocks.matmuls} == {"fp8", "bf16"}
+
+
+def test_tokens_travel_with_the_scales_of_their_blocks(model_of: ModelOf, plan_of: PlanOf) -> None:
+    sent_in = {
+        recipe: carried(sharded(model_of("mixtral-8x7b"), expert_plan(plan_of, 1, 8, dtype="fp8", fp8_recipe=recipe)))
+        for recipe in ("tensor", "block")
+    }
+    assert sent_in["block"]["dispatch"][0] == pytest.approx(sent_in["tensor"]["dispatch"][0] * (1 + 4 / 128))
+    assert sent_in["block"]["combine"] == sent_in["tensor"]["combine"]

@@ -140,7 +140,11 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
 def _with_vectors(system: SystemArrays, reader: Reader) -> SystemArrays:
     """A chip whose matrix units know no fp32 multiplies it on its vector units."""
     chip = system.chip
-    if FORMATS.get(reader.given("weights_dtype"), "") != "fp32" or "fp32" in chip.matrix.peak or "tf32" in chip.matrix.peak:
+    if (
+        FORMATS.get(reader.given("weights_dtype"), "") != "fp32"
+        or "fp32" in chip.matrix.peak
+        or "tf32" in chip.matrix.peak
+    ):
         return system
     reader.complete("fp32", "on the vector units")
     matrix = replace(chip.matrix, peak={**chip.matrix.peak, "fp32": chip.vector_peak})

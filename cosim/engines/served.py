@@ -83,7 +83,9 @@ def static_batch(case: Case, demand: Demand) -> Served:
     first, early, late = step_seconds(case, [fill, *steps])
     ttft = np.where(prompt > 0.0, pieces * first, 0.0)
     tpot = (early + late) / 2.0
-    e2e = ttft + np.where(prompt > 0.0, np.maximum(output - 1.0, 0.0), output) * tpot
+    after = np.where(prompt > 0.0, np.maximum(output - 1.0, 0.0), output)
+    # Networks have no answer to go on with.
+    e2e = ttft + np.where(after > 0.0, after * tpot, 0.0)
     return Served(ttft, tpot, e2e, batch / e2e, batch / case.plan.data + 0.0 * e2e, np.zeros_like(ttft))
 
 

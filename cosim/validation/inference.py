@@ -113,8 +113,8 @@ def in_quantity(served: Served, wanted: Asked) -> float:
     return {
         "ttft_s": ttft,
         "tpot_s": float(served.tpot),
-        "e2e_s": float(served.e2e),
+        "e2e_s": float(served.e2e) * wanted.items,
         "output_tokens_per_s": rate * output,
         "tokens_per_s": rate * (prompt + output),
-        "samples_per_s": rate,
+        "samples_per_s": rate / wanted.items,
     }[wanted.quantity]

@@ -45,6 +45,9 @@ RUNS = {"static_batch": "static", "max_concurrency": "in_flight", "offered QPS":
 FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
+MLPERF = "mlperf"
+UNKNOWN_ITEMS = ("3d-unet",)
+"""Networks of which a sample takes many items, nobody here knows how many: windows of a scan."""
 ITEMS = 64.0
 """Items of a network on a chip at once where a run fills chips and says no batch."""
 
@@ -58,6 +61,8 @@ class Asked:
     demand: Demand
     quantity: str
     completed: tuple[str, ...]
+    items: float = 1.0
+    """Passes of a network that make up a sample of the row."""
     layouts: tuple[int, ...] = ()
     """Tensor degrees to choose from, the best of which a tuned run takes; none: as in the case."""
 
@@ -124,7 +129,8 @@ def asked(row: Row) -> Asked:
     demand = _demand(reader, facts, run, quantity)
     if model.network:
         demand = _items(reader, demand, float(plan.data))
-    return Asked(run, case, demand, quantity, tuple(reader.completed), layouts)
+    items = _per_sample(reader) if model.network else 1.0
+    return Asked(run, case, demand, quantity, tuple(reader.completed), items, layouts)
 
 
 def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
@@ -135,6 +141,17 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
         reader.complete("batch", f"{ITEMS:g} a chip")
     prompt = np.where(demand.prompt > 0.0, demand.prompt, 1.0)
     return replace(demand, prompt=prompt, output=array(1.0), concurrency=batch)
+
+
+def _per_sample(reader: Reader) -> float:
+    """Passes of a network that make up a sample of MLPerf. Raises CannotAnswerError where that is not known."""
+    if reader.given("source_key") != MLPERF and not reader.given("source").startswith("mlcommons"):
+        return 1.0
+    network = load_workload(reader.given("workload"))
+    items = getattr(network, "items_per_sample", None)
+    if items is None and network.name in UNKNOWN_ITEMS:
+        raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
+    return 1.0 if items is None else float(items.si)
 
 
 def _with_vectors(system: SystemArrays, reader: Reader) -> SystemArrays:

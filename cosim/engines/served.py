@@ -167,6 +167,37 @@ def _steady(case: Case, demand: Demand, seconds: tuple[Array, Array, Array], own
     return Served(ttft + queued, tpot, cycle + queued, rate, own, wait + queued)
 
 
+def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Array], moved: Array) -> Served:
+    """Requests in flight whose prompts run on workers of their own, `workers` of each; both cases are one worker.
+
+    `moved` seconds bring the cache of a prompt over. Prompts queue for their workers, answers are never disturbed:
+        cycle = prompt + wait + moved + (output - 1) steps,  and no faster than the prompts' workers let it
+    """
+    fill, after = workers[0], np.maximum(demand.output - 1.0, 0.0)
+    asked = np.maximum(demand.concurrency / (workers[1] * decode.plan.data), 1.0)
+    own = np.minimum(asked, holds(decode, demand))
+    mean, ranks = demand.prompt + demand.output / 2.0, decode.plan.data
+    (step,) = step_seconds(decode, [Work(NONE, NONE, NONE, own * ranks, mean, own * ranks)])
+    pieces, piece, past = _pieces(prefill, demand.prompt * prefill.plan.data, demand.prompt)
+    (first,) = step_seconds(
+        prefill, [Work(prefill.plan.data + 0.0 * own, piece, past, NONE, NONE, prefill.plan.data / pieces)]
+    )
+    start = array(0.0) if decode.stack is None else decode.stack.request_start
+    # One prompt occupies its rank; a worker runs as many at once as it has ranks.
+    each = pieces * first
+    least = own * workers[1] * ranks * each / (fill * prefill.plan.data)
+    free = each + start + moved + after * step
+    cycle = np.maximum(free, least)
+    busy = np.minimum(least / cycle, 1.0 - ALMOST)
+    queue = np.minimum(busy * each / (2.0 * (1.0 - busy)), np.maximum(least - each, 0.0))
+    wait = np.where(least > free, cycle - free, queue) + (least - each).clip(0.0) / 2.0 / demand.waves
+    cycle = free + wait
+    rate = own * workers[1] * ranks / cycle
+    queued = (asked - own) * workers[1] * ranks / rate
+    ttft = each + start + moved + wait + queued
+    return Served(ttft, step + 0.0 * cycle, cycle + queued, rate, own, wait + queued)
+
+
 def offered(case: Case, demand: Demand) -> Served:
     """Requests that come at a rate: the concurrency that serves it, or all that is held, and a queue that grows."""
     total = points(case)

@@ -181,7 +181,7 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
 
 
 def _workers(notes: str, sizes: Sequence[int], chips: int) -> tuple[float, float]:
-    """Workers that prefill and that decode: as the notes say, else those that take all chips, one prefilling if it goes."""
+    """Workers that prefill and that decode: as the notes say, else those that take all chips, few prefilling."""
     said = re.search(r"(\d+) prefill \+ (\d+) decode", notes)
     if said:
         return float(said.group(1)), float(said.group(2))

@@ -154,12 +154,18 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
     if model.mamba is not None:
         remainder = np.maximum(remainder, np.mod(model.mamba.heads, plan.tensor))
+    if model.delta is not None:
+        remainder = np.maximum(remainder, np.mod(model.delta.value_heads, plan.tensor))
     if model.is_moe:
         share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)
         remainder = np.maximum(remainder, np.mod(model.expert_ffn, share))
     verdict = merged(verdict, "tensor_parallel", remainder)
     few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
     uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
+    if model.delta is not None:
+        # Beyond their number, heads of keys are held by several ranks, as key/value heads are.
+        few, many = np.minimum(model.delta.key_heads, plan.tensor), np.maximum(model.delta.key_heads, plan.tensor)
+        uneven = np.maximum(uneven, np.mod(many, few))
     verdict = merged(verdict, "kv_heads", uneven)
     verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
     ends = ENDS if phase == "train" and plan.schedule == "1f1b" else 0.0

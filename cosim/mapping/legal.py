@@ -226,10 +226,16 @@ def legal_plans(model: ModelArrays, chips: int) -> list[tuple[int, int, int]]:
     """
     if model.network:
         return [(1, 1, chips)]
-    heads, kv, ffn, layers = (int(x) for x in (model.heads, model.kv_heads, model.ffn, model.layers))
+    layers = int(model.layers)
+    whole, shared = [int(model.heads), int(model.ffn)], [int(model.kv_heads)]
+    if model.mamba is not None:
+        whole.append(int(model.mamba.heads))
+    if model.delta is not None:
+        whole.append(int(model.delta.value_heads))
+        shared.append(int(model.delta.key_heads))
     found: list[tuple[int, int, int]] = []
     for tensor in divisors(chips):
-        if heads % tensor or ffn % tensor or max(kv, tensor) % min(kv, tensor):
+        if any(size % tensor for size in whole) or any(max(kv, tensor) % min(kv, tensor) for kv in shared):
             continue
         for pipeline in divisors(chips // tensor):
             if pipeline <= layers:

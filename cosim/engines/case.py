@@ -58,7 +58,7 @@ def micro_batch_graph(case: Case) -> Graph:
         return training_graph(case.model, sequences, case.scenario.context, fused=fused, imbalance=imbalance)
     if case.work is not None:
         part = shared(case.work, case.plan.data * case.plan.micro_batches)
-        if case.model.network or not case.model.causal:
+        if not case.model.keeps_cache:
             return prefill_graph(case.model, part.chunks, part.chunk, imbalance=imbalance)
         return step_graph(case.model, part, imbalance=imbalance, latent=case.plan.latent)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)

@@ -119,7 +119,7 @@ def in_flight(case: Case, demand: Demand) -> Served:
 def holds(case: Case, demand: Demand) -> Array:
     """Requests that a replica holds at once, at least one: what its memory and its stack let it."""
     stack = case.stack
-    if case.model.network or not case.model.causal:
+    if not case.model.keeps_cache:
         return np.full(demand.prompt.shape, 256.0)
     answer = demand.spread * demand.output if stack is not None and stack.reserves_whole else demand.made
     found = room(case, demand.prompt + answer).sequences

@@ -16,6 +16,7 @@ _TRAINING = {
 }
 
 _WHERE_SET = (
+    "plan.weights_dtype",
     "plan.shard",
     "plan.recompute_modules",
     "plan.recompute_layers",

@@ -49,8 +49,7 @@ def feed_forward(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
     """The feed-forward of every layer: dense, or routed with dense ones first; of a hybrid in its share of them."""
     if model.mamba is not None:
         dense = scaled(feed_forward_block(model, tokens), model.mamba.dense)
-        routed = (routed_block(model, tokens, imbalance),) if model.is_moe else ()
-        return joined(tokens.phase, (dense, *routed))
+        return joined(tokens.phase, (dense, routed_block(model, tokens, imbalance))) if model.is_moe else dense
     if not model.is_moe:
         return feed_forward_block(model, tokens)
     routed = routed_block(model, tokens, imbalance)

@@ -200,6 +200,11 @@ class ModelArrays:
         return not self.network or any(layer.of_tokens for layer in self.network)
 
     @property
+    def keeps_cache(self) -> bool:
+        """Whether its prompts are followed by answers: no of networks and encoders."""
+        return self.causal and not self.network
+
+    @property
     def routed_width(self) -> Array:
         """Width of a token where its routed experts read it."""
         return self.expert_latent if self.has_expert_latent else self.hidden

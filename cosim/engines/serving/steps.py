@@ -3,7 +3,8 @@
     linear   decodes of T tokens at one cached token, nothing drawn, less their attention
     head     the same with all T rows drawn, less the first
     decode   decodes of T at C cached tokens, less linear
-    prefill  one piece of T tokens that sees C keys on average, less linear
+    prefill  T tokens of prompts that see C keys on average, less linear: one piece, or where C is less than its own
+             tokens give, as many whole prompts as see C
 
 Every term is what a whole step takes more, so that pipelines, limits of power and kernels that no graph replays are in
 it. The host's time is told apart. Tables rise: what a finer tiling makes a little faster at more tokens is levelled.
@@ -94,8 +95,10 @@ def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[
     rows, keys = (each.reshape(-1) for each in np.meshgrid(tokens, contexts, indexing="ij"))
     many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
     decode, _ = timed(Work(none, none, none, many, keys, none))
-    past = np.maximum(keys - (rows + 1.0) / 2.0, 0.0)
-    prefill, _ = timed(Work(none + 1.0, rows, past, none, none, none))
+    # Tokens of one prompt see half of it: of few keys there are several short prompts.
+    each = np.minimum(rows, 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
+    past = np.maximum(keys - (each + 1.0) / 2.0, 0.0)
+    prefill, _ = timed(Work(rows / each, each, past, none, none, none))
     return linear, head, _risen(decode.reshape(size), linear), _risen(prefill.reshape(size), linear)
 
 

@@ -170,6 +170,7 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
         "most_kv_occupancy": max(run.most_blocks[: counters.decoding]) / blocks,
         "utilisation": sum(run.busy_s) / run.replica_s if run.replica_s > 0.0 else float("nan"),
         "mean_replicas": run.replica_s / span if span > 0.0 else float("nan"),
+        "mean_replicas_decoding": seconds[0] / span if span > 0.0 else float("nan"),
         **_money(deployed, run, counters.joules, seconds),
     }
 

@@ -31,6 +31,9 @@ def latency_figure(run: dict[str, Any]) -> Figure:
         if bound is not None:
             axes.axvline(bound * MILLI, color="#555555", linestyle="--", linewidth=1.0)
         axes.set_xscale("log")
+        for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            axis("{x:g}")
+        axes.tick_params(axis="x", which="minor", labelsize=6)
         axes.set_xlabel(f"{title} [ms]", fontsize=9)
         axes.set_ylabel("share of requests", fontsize=9)
         axes.set_ylim(0.0, 1.02)

@@ -103,12 +103,13 @@ def sentences(run: dict[str, Any]) -> list[str]:
     return lines + [f"{each['name']}: cannot. {each['why']}" for each in run["infeasible"]]
 
 
-def _sentence(each: dict[str, Any], limited: bool) -> str:  # noqa: FBT001  # whether there are limits
+def _sentence(each: dict[str, Any], limited: bool) -> str:
     row = each["summary"]
+    chips = f"{_of(row['chips'], '.4g')} chip" + ("" if row["chips"] == 1 else "s")
+    first, after = (f"{_time(row[f'{name}.p50'])} (p99 {_time(row[f'{name}.p99'])})" for name in ("ttft_s", "tpot_s"))
     text = (
-        f"{labelled(each['name'], each)}: {_of(row['output_tokens_per_s'], ',.0f')} output tokens/s on "
-        f"{_of(row['chips'], '.4g')} chips, first token {_time(row['ttft_s.p50'])} (p99 {_time(row['ttft_s.p99'])}), "
-        f"per token {_time(row['tpot_s.p50'])} (p99 {_time(row['tpot_s.p99'])})"
+        f"{labelled(each['name'], each)}: {_of(row['output_tokens_per_s'], ',.0f')} output tokens/s on {chips}, "
+        f"first token {first}, per token {after}"
     )
     if limited:
         text += f", {_of(row['good_share'], '.1%')} of the requests within the limits"
@@ -130,7 +131,9 @@ def _tables(run: dict[str, Any]) -> list[tuple[str, str, list[str], list[list[st
     head = ["deployment", *(f"{name}" for name in STATISTICS)]
     found = [("Rates", "Good requests keep every limit.", RATE_HEAD, [_rates(each) for each in deployments])]
     for name, title in LATENCIES.items():
-        lines = [[labelled(each["name"], each), *(_spread(each, f"{name}.{s}") for s in STATISTICS)] for each in deployments]
+        lines = [
+            [labelled(each["name"], each), *(_spread(each, f"{name}.{s}") for s in STATISTICS)] for each in deployments
+        ]
         found.append((f"Time {title}", note, head, lines))
     about = "Chips spread over the lifetime of the facility and its energy; no server, network or building."
     found.append(("Power and money", about, COST_HEAD, [_costs(each) for each in deployments]))

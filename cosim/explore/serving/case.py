@@ -138,7 +138,9 @@ def _formats(wanted: Wanted, system: SystemArrays, completed: dict[str, object])
         narrow = not is_wide(weights or dtype) and bytes_per_element(weights or dtype) <= 1.0
         cache = str(wanted.stack.kv_dtype) if narrow and wanted.stack.kv_dtype else "bf16"
         completed["plan.kv_dtype"] = cache
-    return {"dtype": dtype, "weights_dtype": weights, "kv_dtype": cache, "latent": asked.latent}
+    return {"dtype": dtype, "weights_dtype": weights, "kv_dtype": cache, "latent": asked.latent} | {
+        "algorithm": asked.algorithm
+    }
 
 
 def _placed(

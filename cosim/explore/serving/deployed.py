@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ class Deployed:
     start_s: float
     """From the arrival of a request to the scheduler, and from its token back: the front end."""
     warnings: tuple[str, ...] = ()
-    files: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def entry(self) -> Replicas:
@@ -72,16 +71,31 @@ def varied_deployment(asked: Deployment, changes: Changes) -> Deployment:
     return asked.model_copy(update=found)
 
 
-def deployed(name: str, given: Deployment, changes: Changes, prefix_tokens: int | None) -> Deployed:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A system and a model at hand, in place of those that a deployment names."""
+
+    system: Varied[System] | None = None
+    model: Varied[Workload] | None = None
+
+
+def deployed(
+    name: str, given: Deployment, changes: Changes, prefix_tokens: int | None, at_hand: Given | None = None
+) -> Deployed:
     """The deployment `name` with overrides. Raises SpecError, InfeasibleError.
 
     `prefix_tokens`: tokens of a block by which requests name shared text.
     """
-    asked = varied_deployment(given, changes)
+    asked, hand = varied_deployment(given, changes), at_hand or Given()
     if asked.system is None or asked.workload is None:
         raise SpecError("is missing", field="system" if asked.system is None else "workload")
-    system = vary_system(Varied(load_system(asked.system)), changes.get("system", {}))
-    model = vary(Varied(load_workload(asked.workload)), changes.get("workload", {}), root="workload.")
+    system = vary_system(hand.system or Varied(load_system(asked.system)), changes.get("system", {}))
+    model = hand.model or Varied(load_workload(asked.workload))
+    model = vary(model, changes.get("workload", {}), root="workload.")
+    for root, varied in (("system", system), ("workload", model)):
+        if varied.arrays:
+            hint = "one deployment is one point: simulate them one by one"
+            raise SpecError("holds points", field=f"{root}.{next(iter(varied.arrays))}", hint=hint)
     drafts = asked.speculation
     draft = None if drafts is None or drafts.draft == N_GRAM else Varied(load_workload(drafts.draft))
     stack = load_serving(asked.stack)
@@ -120,7 +134,6 @@ def deployed(name: str, given: Deployment, changes: Changes, prefix_tokens: int 
         cluster,
         start,
         tuple(warnings),
-        tuple(_files(asked)),
     )
 
 
@@ -188,7 +201,7 @@ def _autoscale(asked: AutoscaleSettings, pool: Replicas) -> Autoscale:
     return Autoscale(asked.measure, asked.target, asked.least, asked.most, asked.interval, asked.start, asked.cool_down)
 
 
-def _files(asked: Deployment) -> list[Path]:
+def files_of(asked: Deployment) -> list[Path]:
     """Every file that the deployment is read from."""
     systems = [asked.system, None if asked.prefill is None else asked.prefill.system]
     found = [document.path for name in systems if name for document in read_system(name)[1]]

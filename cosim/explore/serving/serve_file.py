@@ -14,7 +14,7 @@ from cosim.datum import Seconds
 from cosim.dtypes import Dtype
 from cosim.engines.serving.settings import Batching, Policy, Routing
 from cosim.errors import SpecError
-from cosim.mapping.plan import Degree
+from cosim.mapping.plan import Algorithms, Degree
 from cosim.schema import Frozen, validated
 from cosim.units import parse_quantity
 from cosim.workload.requests.description import Pause, Rate, RequestPattern
@@ -65,6 +65,7 @@ class ServingPlan(Frozen):
     kv_dtype: Dtype | None = None
     """None: the stack's for weights of 8 bits and fewer, else 16 bits."""
     latent: Literal["best", "absorbed", "expanded"] = "best"
+    algorithm: Algorithms = Algorithms()
 
 
 class SchedulerSettings(Frozen):

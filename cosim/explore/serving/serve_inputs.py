@@ -10,7 +10,7 @@ from typing import Any
 from cosim.documents import Document
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.serving.demand import block_tokens_of, pattern_of, varied_pattern
-from cosim.explore.serving.deployed import ROOTS, Deployed, deployed, varied_deployment
+from cosim.explore.serving.deployed import ROOTS, Deployed, deployed, files_of, varied_deployment
 from cosim.explore.serving.metrics import Limits
 from cosim.explore.serving.serve_file import Deployment, Serve
 from cosim.overrides import Varied, split_overrides, vary
@@ -50,7 +50,7 @@ def read_serve(study: Serve, overrides: Mapping[str, Any], document: Document | 
             raise _placed(error, document, f"deployments.{name}." if study.deployments else "", "system") from None
     if not ready:
         raise next(error for _, error in wrong.values())
-    files += [path for each in ready.values() for path in each.files]
+    files += [path for each in ready.values() for path in files_of(each.asked)]
     own = () if document is None else (document.path,)
     return Inputs(
         study,

@@ -23,7 +23,7 @@ ROWS = 8192
 
 
 def pattern_of(asked: str | RequestPattern, folder: Path | None = None) -> tuple[RequestPattern, list[Path]]:
-    """The description of the requests and the files that it is read from; a file may lie in `folder`. Raises SpecError."""
+    """The description of the requests and its files; one that is named may lie in `folder`. Raises SpecError."""
     if isinstance(asked, RequestPattern):
         return _beside(asked, folder), []
     name = asked

@@ -278,9 +278,9 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
     if asked.max_sequences is None and batching == "chunked" and most * verified > budget:
         # Drafts of all that the stack would hold do not fit into a step.
         most = max(budget // verified, 1)
-    for name in ("token_budget", "max_sequences"):
+    for name, taken in (("token_budget", budget), ("max_sequences", most)):
         if getattr(asked, name) is None:
-            completed[f"scheduler.{name}"] = int(getattr(stack, name))
+            completed[f"scheduler.{name}"] = taken // ranks
     return Scheduler(
         kv_blocks=blocks,
         batching=batching,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cosim import library
 from cosim.engines.serving.settings import Autoscale, Cluster, Failures, Pool
@@ -23,6 +23,7 @@ from cosim.workload.load import Workload, load_workload
 ROOTS = ("system", "workload", "plan", "scheduler", "scenario", "limits", "prefill")
 """What a path of an override of a serving study may start with."""
 Changes = Mapping[str, Mapping[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +90,20 @@ def deployed(
     asked, hand = varied_deployment(given, changes), at_hand or Given()
     if asked.system is None or asked.workload is None:
         raise SpecError("is missing", field="system" if asked.system is None else "workload")
-    system = vary_system(hand.system or Varied(load_system(asked.system)), changes.get("system", {}))
-    model = hand.model or Varied(load_workload(asked.workload))
+    system = vary_system(hand.system or Varied(_named("system", load_system, asked.system)), changes.get("system", {}))
+    model = hand.model or Varied(_named("workload", load_workload, asked.workload))
     model = vary(model, changes.get("workload", {}), root="workload.")
     for root, varied in (("system", system), ("workload", model)):
         if varied.arrays:
             hint = "one deployment is one point: simulate them one by one"
             raise SpecError("holds points", field=f"{root}.{next(iter(varied.arrays))}", hint=hint)
     drafts = asked.speculation
-    draft = None if drafts is None or drafts.draft == N_GRAM else Varied(load_workload(drafts.draft))
-    stack = load_serving(asked.stack)
+    draft = (
+        None
+        if drafts is None or drafts.draft == N_GRAM
+        else Varied(_named("speculation.draft", load_workload, drafts.draft))
+    )
+    stack = _named("stack", load_serving, asked.stack)
     wanted = Wanted(
         system=system,
         model=model,
@@ -137,13 +142,23 @@ def deployed(
     )
 
 
+def _named(field: str, load: Callable[[str], T], name: str) -> T:
+    """What a field names. Raises SpecError that names the field where there is nothing of this name."""
+    try:
+        return load(name)
+    except SpecError as error:
+        if error.file is not None or error.field is not None:
+            raise
+        raise SpecError(error.problem, field=field, value=error.value, hint=error.hint) from None
+
+
 def _prefill_pool(
     asked: Deployment, before: PrefillPool, wanted: Wanted, changes: Changes
 ) -> tuple[Varied[System], Wanted]:
     """The system of the pool that only prefills, and what is wanted of it: as the other pool where nothing is said."""
     system = wanted.system
     if before.system is not None:
-        system = vary_system(Varied(load_system(before.system)), changes.get("system", {}))
+        system = vary_system(Varied(_named("prefill.system", load_system, before.system)), changes.get("system", {}))
     sections: dict[str, Any] = {}
     for name, kind in (("plan", type(asked.plan)), ("scheduler", SchedulerSettings)):
         own, shared = getattr(before, name), getattr(asked, name)
@@ -154,7 +169,7 @@ def _prefill_pool(
     return system, Wanted(
         system=system,
         model=wanted.model,
-        stack=wanted.stack if before.stack is None else load_serving(before.stack),
+        stack=wanted.stack if before.stack is None else _named("prefill.stack", load_serving, before.stack),
         replicas=before.replicas,
         expert_imbalance=wanted.expert_imbalance,
         prefix_tokens=wanted.prefix_tokens,

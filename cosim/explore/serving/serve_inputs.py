@@ -40,10 +40,12 @@ def read_serve(study: Serve, overrides: Mapping[str, Any], document: Document | 
         tokens = block_tokens_of(pattern)
     except SpecError as error:
         raise _placed(error, document, "", "requests") from None
-    for name, asked in study.merged().items():
+    for name, given in study.merged().items():
+        # What is wrong with an override is on no line of the file.
+        asked = varied_deployment(given, changes)
         try:
-            patterns[name] = varied_pattern(pattern, varied_deployment(asked, changes).scenario)
-            ready[name] = deployed(name, asked, changes, tokens)
+            patterns[name] = varied_pattern(pattern, asked.scenario)
+            ready[name] = deployed(name, asked, {root: changes[root] for root in ("system", "workload")}, tokens)
         except InfeasibleError as error:
             wrong[name] = (asked, error)
         except SpecError as error:

@@ -70,6 +70,8 @@ def simulate(
         why = ", ".join(f"{count} by {reason}" for reason, count in run.refused.items())
         raise SpecError(f"none of {run.requests} can be served ({why or 'none came'})", field="requests")
     tally = counters.tally
+    if not tally.count:
+        raise SpecError("leaves no request to count", field="warm_up", value=warm_up_s)
     names = ("ttft_s", "tpot_s", "e2e_s")
     return Outcome(
         run,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cosim.explore.goodput import Goodput
     from cosim.explore.run import Progress
     from cosim.explore.search_run import SearchResult
+    from cosim.explore.serving.asked import ServingResult
 
 Strategy = Plan
 """A parallel plan: Strategy(tensor_parallel=8, dtype=\"fp8\")."""
@@ -200,6 +201,31 @@ def simulate_goodput(
         tokens, steps, interval, checkpoint, spares, elastic, slow_spread, dict(stragglers or {}), seeds, seed, spans
     )
     return goodput(estimated, varied_reliability(reliability, _below(changes or {}, "reliability")), asked)
+
+
+def simulate_serving(
+    system: SystemHandle | str,
+    workload: WorkloadHandle | str,
+    requests: str | Changes,
+    *,
+    plan: Strategy | Overrides | None = None,
+    seeds: int = 1,
+    **settings: Any,  # noqa: ANN401  # sections of a file, checked where they are read
+) -> ServingResult:
+    """Requests served by replicas of a workload on a system, simulated with `seeds` runs.
+
+    `requests`: a name (`cosim list requests`), a file, or the fields of a description. `settings` hold what a file of
+    `cosim schema serve` does: stack, scheduler, replicas, routing, prefill, transfer, autoscale, failures, speculation,
+    scenario, limits, warm_up, seed. Raises SpecError on bad input, InfeasibleError where the model does not fit.
+    """
+    from cosim.explore.serving.asked import serve_asked
+
+    machine = system if isinstance(system, SystemHandle) else SystemHandle(Varied(load_system(system)))
+    model = workload if isinstance(workload, WorkloadHandle) else WorkloadHandle(Varied(load_workload(workload)))
+    given = requests if isinstance(requests, str) else dict(requests)
+    degrees = plan.model_dump(exclude_unset=True) if isinstance(plan, Strategy) else _plan(plan)
+    asked = {"plan": degrees, "requests": given, **settings}
+    return serve_asked(machine.varied, model.varied, asked, seeds=seeds)
 
 
 def simulate_collective(

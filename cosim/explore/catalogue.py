@@ -17,6 +17,7 @@ from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.network import network_rows
 from cosim.explore.requests import request_details, request_facts
 from cosim.explore.search_file import StrategySearch
+from cosim.explore.serving.serve_file import Serve
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
@@ -63,6 +64,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "train": Train,
     "sweep": Sweep,
     "search": StrategySearch,
+    "serve": Serve,
 }
 
 _Plain = Software | Serving | Optimizer | Technology | Reliability | KernelLibrary | CollectiveLibrary

@@ -13,7 +13,7 @@ it. The host's time is told apart. Tables rise: what a finer tiling makes a litt
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -31,6 +31,8 @@ Timed = Callable[[Work], tuple[Array, Array]]
 LONG = 4096.0
 """Cached tokens at which the cache of a block is taken: a window is then full."""
 LEAST_CONTEXT = 64.0
+MANY, PIECE = 64.0, 2048.0
+"""Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all."""
 
 
 def step_table(case: Case, *, most_tokens: int, most_context: int, draft: Case | None = None) -> StepTable:
@@ -146,3 +148,60 @@ def _doubling(least: float, most: float) -> Array:
     between = np.ceil(powers * 1.5)
     found = np.unique(np.concatenate([powers, between, [most]]))
     return found[found <= most]
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnergy:
+    """Joules of a step over all chips of a replica, beyond what they draw idle; `idle_w` is that.
+
+    `linear_j` [T] all but attention over the new tokens of all sequences, `head_j` [T] the rows drawn. Attention:
+    `prefill_j` [C] a prompt token that sees so many keys on average, `decode_j` [C] a decoding sequence at a context.
+    """
+
+    tokens: Array
+    contexts: Array
+    linear_j: Array
+    head_j: Array
+    prefill_j: Array
+    decode_j: Array
+    idle_w: float
+
+
+def step_energy(case: Case, *, most_tokens: int, most_context: int) -> StepEnergy:
+    """Energy of any step of the replica that `case` is; arguments as those of `step_table`.
+
+    Energy of attention is told by sequence and by token: what a kernel moves and multiplies grows with both.
+    """
+    tokens, contexts = _doubling(1.0, float(most_tokens)), _doubling(LEAST_CONTEXT, float(most_context))
+    contexts = np.concatenate([[1.0], contexts])
+    hostless, ranks = _without_host(case), float(case.plan.data)
+    zero, one = np.zeros_like(tokens), np.ones_like(tokens)
+    busy = np.ceil(tokens / ranks) * ranks
+    linear = _joules(hostless, Work(zero, zero, zero, busy, one, zero))
+    head = _joules(hostless, Work(zero, zero, zero, busy, one, busy)) - linear
+    none, ones = np.zeros_like(contexts), np.ones_like(contexts)
+    many = MANY * ranks * ones
+    decode = _joules(hostless, Work(none, none, none, many, contexts, none))
+    # A piece that sees so few keys on average is no longer than this.
+    piece = np.clip(np.floor(2.0 * contexts - 1.0), 1.0, min(PIECE, float(most_tokens)))
+    alone = Work(ranks * ones, piece, np.maximum(contexts - (piece + 1.0) / 2.0, 0.0), none, none, none)
+    prompts = ranks * piece
+    chip = case.system.chip.power
+    return StepEnergy(
+        tokens=tokens,
+        contexts=contexts,
+        linear_j=np.maximum.accumulate(linear),
+        head_j=np.maximum.accumulate(np.maximum(head, 0.0)),
+        prefill_j=np.maximum(_joules(hostless, alone) - np.interp(prompts, tokens, linear), 0.0) / prompts,
+        decode_j=np.maximum.accumulate(np.maximum(decode - decode[0], 0.0)) / many,
+        idle_w=float(chip.idle) * float(case.plan.chips),
+    )
+
+
+def _joules(case: Case, work: Work) -> Array:
+    """Joules of a step of each point of `work` beyond those of chips that idle as long, (P,)."""
+    count = max(leaf.size for leaf in (work.chunk, work.decodes))
+    whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
+    timed, _ = timed_step(replace(take(case, np.zeros(count, dtype=np.intp)), work=whole))
+    idle = case.system.chip.power.idle * case.plan.chips
+    return np.broadcast_to(timed["energy"] - idle * timed["time"], (count,))

@@ -103,9 +103,13 @@ def memory_lacks(case: Case, sequences: Array, ground: Ground) -> Array:
 
 
 def _budget_lacks(table: Table, ground: Ground) -> Array:
-    """Tokens that a step lacks for a token of every sequence, or for a whole prompt where prompts are not cut."""
+    """Tokens that a step lacks, or for a whole prompt where prompts are not cut.
+
+    Where answers end as fast as steps allow, every step must take up a token of each sequence and the prompts of those
+    that end with it: n (1 + prompt / answer). A smaller step lets prompts pile up, however short it is.
+    """
     if ground.stack.policy == "chunked":
-        return table["max_sequences"] - table["token_budget"]
+        return table["max_sequences"] * (1.0 + ground.prompt / ground.output) - table["token_budget"]
     return ground.prompt - table["token_budget"]
 
 

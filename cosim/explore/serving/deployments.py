@@ -104,11 +104,12 @@ def replicas_of(cell: Cell, space: ServingSpace, ground: Ground) -> tuple[Table,
     """Degrees of every legal replica of at most all chips, each (R,), and the limit that stops most of the others."""
     model, chips = ground.model, ground.chips
     heads, layers = int(model.heads), int(model.layers)
+    stages = [each for each in range(1, min(layers, chips) + 1) if chips % each == 0 or each & (each - 1) == 0]
     experts = divisors(int(model.experts)) if model.is_moe else [1]
     table = crossed(
         {},
-        tensor=_either(space.tensor, [1] if model.network else divisors(heads)),
-        pipeline=_either(space.pipeline, [1] if model.network else list(range(1, min(layers, chips) + 1))),
+        tensor=_either(space.tensor, divisors(heads)),
+        pipeline=_either(space.pipeline, stages),
         data=_either(space.data, experts),
         expert=_either(space.expert, experts),
     )

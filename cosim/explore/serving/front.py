@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosim.explore.pareto import pareto
 from cosim.explore.serving.deployments import Cell, Table
-from cosim.explore.serving.scores import LIMITS, Codes, Scores
+from cosim.explore.serving.scores import LIMITS, ROUNDING, Codes, Scores
 from cosim.records import Array
 
 Mask = NDArray[np.bool_]
@@ -85,7 +85,7 @@ def _all(part: Part, value: float) -> Array:
 
 
 def best_of(found: Found, objective: str, among: Mask | None = None) -> int | None:
-    """The best by an objective, of equals the faster for a user, then the first; None where nothing is left.
+    """The best by an objective, of equals the faster for a user, then to the first token; None where nothing is left.
 
     `among` are those it is chosen from; None is what breaks no limit.
     """
@@ -94,13 +94,17 @@ def best_of(found: Found, objective: str, among: Mask | None = None) -> int | No
     rows, worth = rows[~np.isnan(worth)], worth[~np.isnan(worth)]
     if not rows.size:
         return None
-    return int(rows[np.lexsort((-found.table["tokens_per_s_per_user"][rows], worth))[0]])
+    order = np.lexsort((found.table["ttft_s"][rows], found.table["tpot_s"][rows], worth))
+    return int(rows[order[0]])
 
 
 def front_of_users(found: Found) -> NDArray[np.intp]:
-    """What no other within the limits beats in tokens/s of a chip and of a user, the most of a chip first."""
-    rows = np.flatnonzero(found.fits)
-    table = found.table
+    """What no other within the limits beats in tokens/s of a chip and of a user, the most of a chip first.
+
+    Of equals the one with the earliest first token is kept.
+    """
+    table, rows = found.table, np.flatnonzero(found.fits)
+    rows = rows[np.argsort(table["ttft_s"][rows], kind="stable")]
     return rows[pareto(table["tokens_per_s_per_chip"][rows], table["tokens_per_s_per_user"][rows])]
 
 
@@ -110,7 +114,7 @@ def without(found: Found, limit: str, limits: dict[str, float]) -> Mask:
     open_to: Mask = (found.code == 0) | np.isin(found.code, [LIMITS.index(name) for name in TIMED])
     for name, bound in limits.items():
         if name != limit:
-            open_to &= seconds[name] <= bound
+            open_to &= seconds[name] <= bound * (1.0 + ROUNDING)
     return open_to
 
 

@@ -2,18 +2,21 @@
 
     prompts   one after the other:  T = pieces x step of a piece;  a replica does data / T of them a second
     answers   n in flight:  cycle = half a step + (answer - 1) steps;  a replica ends n / cycle of them a second
-    matched   the pool of answers sets the rate r; rho = r T / (prefill replicas x data), less than 1
-    ttft      start + T + rho T / (2 (1 - rho)), the queue of one server and equal jobs
-    tpot      step + (moving the cache + half a step) / (answer - 1)
+    rate      the least of what answers end, what prompts are done while the queue keeps the limit, what the links move
+    ttft      start + T + rho T / (2 (1 - rho)), the queue of one server and equal jobs;  rho = rate T / (replicas data)
+    tpot      step + (moving the cache + its queue + half a step) / (answer - 1)
 
-The cache moves over the innermost tier that joins the chips, the ranks of the smaller replica side by side, a transfer
-at a time for each pair of replicas, and waits as prompts do. Of plans of a pool that take as many chips only those go
-into pairs that no other beats in both T, or the step, and the rate.
+So the queue of prompts keeps ttft at rho = 2 w / (T + 2 w) or less, w the wait that the limit leaves, and at BUSIEST
+or less in any case. Where the prompts set the rate, fewer than n are in flight: their step is taken as that of n. The
+cache moves over the innermost tier that joins the chips, the ranks of the smaller replica side by side, a transfer at a
+time for each pair of replicas. Of plans of a pool that take as many chips only those go into pairs that no other beats
+in both T, or the step, and the rate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,8 @@ from cosim.records import Array, array, joined, take
 from cosim.timing.collective import send
 from cosim.workload.work import Work
 
+BUSIEST = 0.95
+"""Share of their time that prompts and links are busy at the most: a queue at one of all the time has no end."""
 MOST = 5_000_000
 """Pairs of plans that are tried at the most."""
 FIRST = ("tensor", "pipeline", "data", "expert", "token_budget")
@@ -62,7 +67,7 @@ def scored_apart(
     second, refused = _answers(cell, answers, ground)
     pairs = _pairs(first, second, ground, study)
     table = _paired(second, first, pairs)
-    scores = _matched(cell, first, second, pairs, ground)
+    scores = _matched(cell, first, second, pairs, ground, study.ttft_limit or np.inf)
     _idle(cell, table, scores, kept(first, pairs[0].astype(np.intp)), ground)
     within(scores, study)
     return _with_refused(table, scores, refused_first, refused)
@@ -127,16 +132,21 @@ def _stepped(case: Case, work: Work) -> tuple[Array, Array]:
 
 def _pairs(first: Table, second: Table, ground: Ground, study: ServingSearch) -> Array:
     """Index of the plan of prompts, of that of answers, prefill replicas: [3, P]. Raises SpecError where too many."""
-    asked = study.space.prefill_replicas or tuple(range(1, ground.chips))
-    counts = (len(first["tensor"]), len(second["tensor"]), len(asked))
-    if np.prod(counts) > MOST:
-        hint = f"at most {MOST:,}: list values of max_sequences, tensor, pipeline or prefill_replicas"
-        raise SpecError("holds too many pairs of pools", field="space", value=f"{np.prod(counts):,}", hint=hint)
-    i, j, place = (axis.ravel() for axis in np.indices(counts))
-    replicas = array(sorted(asked))[place]
-    left = ground.chips - replicas * size_of(first)[i]
-    whole = (left > 0.0) & (np.mod(left, size_of(second)[j]) == 0.0)
-    return np.stack([array(i)[whole], array(j)[whole], replicas[whole]])
+    sizes, others = (np.unique(size_of(each)) for each in (first, second))
+    asked = array(sorted(study.space.prefill_replicas or range(1, ground.chips)))
+    found: list[Array] = [np.zeros((3, 0))]
+    count = 0
+    for size, other in product(sizes, others):
+        left = ground.chips - asked * size
+        whole = asked[(left > 0.0) & (np.mod(left, other) == 0.0)]
+        one, two = (np.flatnonzero(size_of(each) == own) for each, own in ((first, size), (second, other)))
+        count += whole.size * one.size * two.size
+        if count > MOST:
+            hint = f"at most {MOST:,}: list values of max_sequences, tensor, pipeline or prefill_replicas"
+            raise SpecError("holds too many pairs of pools", field="space", value=f"over {count:,}", hint=hint)
+        grid = np.meshgrid(array(one), array(two), whole, indexing="ij")
+        found.append(np.stack([axis.ravel() for axis in grid]))
+    return np.concatenate(found, axis=1)
 
 
 def _paired(second: Table, first: Table, pairs: Array) -> Table:
@@ -147,28 +157,26 @@ def _paired(second: Table, first: Table, pairs: Array) -> Table:
     return own | before | {"prefill_replicas": replicas, "replicas": np.full_like(replicas, np.nan)}
 
 
-def _matched(cell: Cell, first: Table, second: Table, pairs: Array, ground: Ground) -> Scores:
-    """Latencies and rate of pairs whose pool of answers sets the rate."""
+def _matched(cell: Cell, first: Table, second: Table, pairs: Array, ground: Ground, ttft_limit: float) -> Scores:
+    """Latencies and rate of pairs."""
     scores = blank(pairs.shape[1])
     one, two = kept(first, pairs[0].astype(np.intp)), kept(second, pairs[1].astype(np.intp))
     replicas = (ground.chips - pairs[2] * size_of(one)) / size_of(two)
     after, step, took = max(ground.output - 1.0, 0.0), two["seconds"], one["seconds"]
     lanes = np.minimum(one["tensor"] * one["pipeline"], two["tensor"] * two["pipeline"])
     moved = transfer_of(cell, lanes, ground).seconds(ground.prompt)
-    rate = replicas * two["max_sequences"] * two["data"] / (step / 2.0 + after * step)
-    capacity = pairs[2] * one["data"] / took
-    broken(scores, "prefill_rate", np.where(rate >= capacity, np.maximum(rate - capacity, np.finfo(float).tiny), 0.0))
-    busy = rate * moved / np.minimum(pairs[2], replicas)
-    broken(scores, "kv_transfer", np.where(busy >= 1.0, np.maximum(busy - 1.0, np.finfo(float).tiny), 0.0))
-    fits = scores.fits
-    load = np.where(fits, rate / capacity, 0.0)
-    start = float(ground.stack.request_start)
-    ttft = start + took + _queue(load, took)
-    moving = moved + _queue(np.where(fits, busy, 0.0), moved)
-    tpot = step + (moving + step / 2.0) / max(after, 1.0)
-    scores.ttft_s[fits], scores.tpot_s[fits], scores.requests_per_s[fits] = ttft[fits], tpot[fits], rate[fits]
-    joules = one["joules"] + after * two["joules"]
-    scores.joules_per_request[fits] = joules[fits]
+    links, start = np.minimum(pairs[2], replicas), float(ground.stack.request_start)
+    ended = replicas * two["max_sequences"] * two["data"] / (step / 2.0 + after * step)
+    wait = np.maximum(ttft_limit - start - took, 0.0)
+    # Where the limit leaves no wait at all it is broken by the prompt itself, whatever the rate.
+    busiest = np.where(wait > 0.0, 2.0 / (took / np.maximum(wait, np.finfo(float).tiny) + 2.0), BUSIEST)
+    done = np.minimum(busiest, BUSIEST) * pairs[2] * one["data"] / took
+    rate = np.minimum(np.minimum(ended, done), BUSIEST * links / moved)
+    scores.requests_per_s[:] = rate
+    scores.ttft_s[:] = start + took + _queue(rate * took / (pairs[2] * one["data"]), took)
+    moving = moved + _queue(rate * moved / links, moved)
+    scores.tpot_s[:] = step + (moving + step / 2.0) / max(after, 1.0)
+    scores.joules_per_request[:] = one["joules"] + after * two["joules"]
     return scores
 
 

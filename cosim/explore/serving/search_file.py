@@ -54,6 +54,7 @@ class ServingSpace(Frozen):
     layout: Layouts = ("together", "apart")
     tensor: Degrees = None
     pipeline: Degrees = None
+    """Stages; left out: powers of two and what divides the chips."""
     data: Degrees = None
     """Ranks of a replica that share experts and have sequences of their own; 1 in a dense model."""
     expert: Degrees = None

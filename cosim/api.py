@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cosim.explore.run import Progress
     from cosim.explore.search_run import SearchResult
     from cosim.explore.serving.asked import ServingResult
-    from cosim.explore.serving.search import ServingResult
+    from cosim.explore.serving.search import ServingResult as ServingSearchResult
 
 Strategy = Plan
 """A parallel plan: Strategy(tensor_parallel=8, dtype=\"fp8\")."""
@@ -338,7 +338,7 @@ def search_serving(
     space: Changes | None = None,
     progress: Progress | None = None,
     **asked: Any,  # noqa: ANN401  # fields of a search, checked where they are read
-) -> ServingResult:
+) -> ServingSearchResult:
     """Every legal deployment of a model on so many chips: the best, the front, both checked by simulation, capacity.
 
     Requests have `prompt` and `output` tokens. `space`: values of a dimension, one, a list or "all". `asked`: chips,

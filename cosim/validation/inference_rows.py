@@ -203,12 +203,12 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
 
 
 def _per_sample(reader: Reader) -> float:
-    """Passes of a network that make up a sample of MLPerf. Raises CannotAnswerError where that is not known."""
-    if reader.given("source_key") != MLPERF and not reader.given("source").startswith("mlcommons"):
-        return 1.0
+    """Passes of a network that make up a sample: steps of an image, windows of a scan. Raises CannotAnswerError where that
+    is not known."""
     network = load_workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)
-    if items is None and network.name in UNKNOWN_ITEMS:
+    mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
+    if items is None and mlperf and network.name in UNKNOWN_ITEMS:
         raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
     return 1.0 if items is None else float(items.si)
 

@@ -18,7 +18,6 @@ from cosim.explore.serving.front import (
     front_of_users,
     nearest_of,
     stopped,
-    without,
 )
 from cosim.explore.serving.scores import LIMITS, Scores
 from cosim.explore.serving.search_file import OBJECTIVES
@@ -89,16 +88,6 @@ def test_the_best_of_what_is_unknown_is_none() -> None:
     assert best_of(one, "usd_per_million_tokens") is None
     one.table["usd_per_million_tokens"][1] = 3.0
     assert best_of(one, "usd_per_million_tokens") == 1
-
-
-def test_without_a_limit_the_others_hold() -> None:
-    # Limits: ttft 5, tpot 5. The last breaks both, the first of them is named.
-    one = found([(1, 3, 3, ""), (2, 9, 3, "tpot_limit"), (3, 3, 9, "ttft_limit"), (4, 9, 9, "ttft_limit")])
-    limits = {"ttft_limit": 5.0, "tpot_limit": 5.0}
-    assert without(one, "tpot_limit", limits).tolist() == [True, True, False, False]
-    assert without(one, "ttft_limit", limits).tolist() == [True, False, True, False]
-    memory = found([(1, 3, 3, "memory")])
-    assert not without(memory, "tpot_limit", limits).any()
 
 
 def test_what_came_furthest_is_nearest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import cosim
 from cosim.errors import SpecError
 from cosim.explore.serving.deployments import Ground, Machine
 from cosim.explore.serving.front import SIGNS, Found, best_of
-from cosim.explore.serving.search import ServingResult, machines_of, scored, search_deployments
+from cosim.explore.serving.search import ServingResult, machines_of, scored, search_deployments, silent
 from cosim.explore.serving.search_file import OBJECTIVES, ServingSearch
 from cosim.hardware.load import load_system
 from cosim.overrides import Varied
@@ -26,10 +27,6 @@ Grounds = Callable[..., Ground]
 Machines = Callable[..., Machine]
 FEW = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
 """Examples are searches: none is made smaller."""
-
-
-def silent(_done: int, _of: int, _what: str) -> None:
-    """No progress."""
 
 
 def worth(found: Found, objective: str) -> float:
@@ -57,9 +54,9 @@ def test_more_memory_or_bandwidth_never_has_less(
     # In a closed loop faster answers put more prompts in the way of each other: the first token has no limit here. More
     # sequences than an answer has steps are beyond what the steady state holds for.
     asked = study({"layout": layout, "max_sequences": [1, 8, 32, 64]}, ttft_limit=None)
-    plain = worth(scored(asked, ground(), [machine(capacity=0.5)], silent), objective)
-    wider = worth(scored(asked, ground(), [machine(bandwidth, 0.5)], silent), objective)
-    larger = worth(scored(asked, ground(), [machine(capacity=0.5 * capacity)], silent), objective)
+    plain = worth(scored(asked, ground(), [machine(capacity=0.5)]), objective)
+    wider = worth(scored(asked, ground(), [machine(bandwidth, 0.5)]), objective)
+    larger = worth(scored(asked, ground(), [machine(capacity=0.5 * capacity)]), objective)
     assert wider <= plain + 1e-9 * abs(plain)
     assert larger <= plain + 1e-9 * abs(plain)
 
@@ -80,7 +77,7 @@ def test_tighter_limits_never_have_a_better_best(
 ) -> None:
     loose = study({"layout": "together"}, ttft_limit=limits[0], tpot_limit=limits[1])
     tight = study({"layout": "together"}, ttft_limit=limits[0] * shares[0], tpot_limit=limits[1] * shares[1])
-    found = [worth(scored(each, ground(), [machine()], silent), objective) for each in (loose, tight)]
+    found = [worth(scored(each, ground(), [machine()]), objective) for each in (loose, tight)]
     assert found[0] <= found[1]
 
 
@@ -90,15 +87,15 @@ def test_nor_do_they_with_pools_apart(
     study: Study, ground: Grounds, machine: Machines, limit: float, share: float
 ) -> None:
     every = [study({"layout": "apart"}, ttft_limit=each) for each in (limit, limit * share)]
-    found = [worth(scored(each, ground(), [machine()], silent), "tokens_per_s_per_chip") for each in every]
+    found = [worth(scored(each, ground(), [machine()]), "tokens_per_s_per_chip") for each in every]
     assert found[0] <= found[1] * (1 - 1e-9) or found[0] == found[1]
 
 
 def test_cells_and_layouts_do_not_know_of_each_other(study: Study, ground: Grounds, machine: Machines) -> None:
     both = study({"dtype": ["bf16", "fp8"]})
-    whole = scored(both, ground(), [machine()], silent)
+    whole = scored(both, ground(), [machine()])
     parts = [
-        scored(study({"dtype": dtype, "layout": layout}), ground(), [machine()], silent)
+        scored(study({"dtype": dtype, "layout": layout}), ground(), [machine()])
         for dtype in ("bf16", "fp8")
         for layout in ("together", "apart")
     ]
@@ -171,7 +168,7 @@ def test_where_nothing_fits_there_is_no_best(searched: Search) -> None:
 def test_systems_are_given_as_many_chips(study: Study, ground: Grounds) -> None:
     machines = machines_of([Varied(load_system("dgx-h200")), Varied(load_system("gb200-nvl72"))], 16)
     assert [float(each.system.chips) for each in machines] == [16.0, 72.0]
-    found = scored(study(chips=16), ground(study(chips=16)), machines, silent)
+    found = scored(study(chips=16), ground(study(chips=16)), machines)
     names = {found.cell_of(index).machine.name for index in np.flatnonzero(found.fits)}
     assert names == {"dgx-h200", "gb200-nvl72"}
 
@@ -195,6 +192,46 @@ def test_what_cannot_be_searched(changes: dict[str, Any], model: str, words: str
     asked = {"prompt": 1000, "output": 100, "chips": 4, **changes}
     with pytest.raises(SpecError, match=words):
         search_deployments(asked, [Varied(load_system("dgx-h200"))], Varied(load_workload(model)), silent)
+
+
+STACK = """\
+name: {policy}
+title: a stack of its own
+policy: {policy}
+token_budget: {{value: 4096, unit: "", kind: estimated, source: x}}
+max_sequences: {{value: 64, unit: "", kind: estimated, source: x}}
+memory_share: {{value: 0.9, unit: "", kind: estimated, source: x}}
+"""
+
+
+def own_stack(folder: Path, policy: str) -> dict[str, Any]:
+    """A search with a stack in a file."""
+    path = folder / "own.yaml"
+    path.write_text(STACK.format(policy=policy), encoding="utf-8")
+    space = {"max_sequences": [4, 8], "dtype": "bf16", "pipeline": 1}
+    return {"prompt": 1000, "output": 50, "chips": 2, "stack": str(path), "space": space, "capacity": False}
+
+
+def test_prompts_may_go_first(tmp_path: Path) -> None:
+    systems, model = [Varied(load_system("dgx-h200"))], Varied(load_workload("llama-3.1-8b"))
+    found = search_deployments({**own_stack(tmp_path, "first"), "requests": 60}, systems, model, silent)
+    layouts = {found.to_row(int(index))["layout"] for index in np.flatnonzero(found.found.fits)}
+    assert layouts == {"together", "apart"}
+    assert found.checked
+    for each in found.checked:
+        assert each.seen.requests_per_s == pytest.approx(found.found.table["requests_per_s"][each.index], rel=0.35)
+
+
+def test_batches_may_run_to_their_end(tmp_path: Path) -> None:
+    systems, model = [Varied(load_system("dgx-h200"))], Varied(load_workload("llama-3.1-8b"))
+    asked = own_stack(tmp_path, "static")
+    found = search_deployments({**asked, "check": "none"}, systems, model, silent)
+    assert {found.to_row(index)["layout"] for index in range(len(found.found))} == {"together"}
+    assert found.best is not None
+    with pytest.raises(SpecError, match=r"check: is not known of a static stack .*check none"):
+        search_deployments(asked, systems, model, silent)
+    with pytest.raises(SpecError, match=r"space.layout: has no pools apart .*layout together"):
+        search_deployments({**asked, "check": "none", "space": {"layout": "apart"}}, systems, model, silent)
 
 
 def test_a_chip_without_a_price_has_no_cost() -> None:

@@ -54,16 +54,18 @@ def test_pools_are_told_apart(searched: Search) -> None:
 
 
 def test_what_each_limit_costs(searched: Search) -> None:
-    found = searched(ttft_limit=10.0, tpot_limit=0.006, check="none")
+    found = searched(ttft_limit=0.1, tpot_limit=0.006, check="none")
     assert found.best is not None
     rows = {row["limit"]: row for row in limits_cost(found, found.best)}
     assert set(rows) == {"ttft_limit", "tpot_limit"}
-    assert rows["ttft_limit"]["gain"] == pytest.approx(0.0)
-    free = searched(ttft_limit=10.0, tpot_limit=None, check="none")
-    # With pools apart the limit to the first token is in the rate already: together alone is the same.
     own = found.to_row()["tokens_per_s_per_chip"]
-    assert rows["tpot_limit"]["gain"] == pytest.approx(free.to_row()["tokens_per_s_per_chip"] / own - 1.0)
-    assert rows["tpot_limit"]["gain"] > 0.1
+    for name, row in rows.items():
+        free = searched(**{"ttft_limit": 0.1, "tpot_limit": 0.006, "check": "none", name: None}).to_row()
+        assert row["without"] == free["tokens_per_s_per_chip"]
+        assert row["change"] == pytest.approx(free["tokens_per_s_per_chip"] / own - 1.0)
+        assert row["plan"] == free["plan"]
+        assert row["change"] >= 0.0
+    assert rows["tpot_limit"]["change"] > 0.1
 
 
 def test_why_the_best_is_best(searched: Search) -> None:

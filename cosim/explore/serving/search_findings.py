@@ -101,6 +101,8 @@ def plan_text(found: Found, index: int) -> str:
 
 
 def _pool_text(row: Row, side: str) -> str:
+    if f"{side}tensor" not in row:
+        return "any pool"
     degrees = ("tensor", "pipeline", "data", "expert")
     known = [f"{name} {row[side + name]:.0f}" for name in degrees if row.get(side + name, 1.0) > 1.0]
     count = row.get(f"{side}replicas")

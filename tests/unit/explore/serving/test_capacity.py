@@ -112,3 +112,33 @@ def test_the_first_limit_that_is_broken_is_named(even_cluster: Make) -> None:
 def test_what_cannot_be_asked(even_cluster: Make, statistic: str, first: float, tolerance: float, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         capacity(even_cluster(), requests(20), Limits(), statistic, first, tolerance=tolerance)
+
+
+def test_the_capacity_of_one_server_by_hand(even_cluster: Make) -> None:
+    # Mean time to the first token 0.012 + rho S / (2 (1 - rho)) of S = 0.2024 s: at 0.112 s rho is 0.497.
+    took, limit = 0.012 + 19 * 0.01002, 0.112
+    wait = limit - 0.012
+    load = 2.0 * wait / (took + 2.0 * wait)
+    many = poisson_requests(100, 20, 4000, 0)
+    one = capacity(even_cluster(most=1), many, Limits(ttft_limit_s=limit), "mean", 1.0, tolerance=0.02)
+    assert one.rate == pytest.approx(load / took, rel=0.1)
+    assert one.statistic == "mean"
+
+
+def test_what_is_tried_is_tried_once(even_cluster: Make) -> None:
+    one = found(even_cluster(), Limits(ttft_limit_s=0.2))
+    rates = [trial.rate for trial in one.trials]
+    assert len(rates) == len(set(rates))
+    kept = {trial.rate for trial in one.trials if not trial.broken}
+    assert max(kept) == one.rate
+    assert one.above == min(set(rates) - kept)
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 0.1, 0.03])
+def test_a_smaller_share_takes_more_trials(even_cluster: Make, tolerance: float) -> None:
+    limits = Limits(ttft_limit_s=0.2)
+    rough = capacity(even_cluster(), requests(), limits, "p90", 10.0, tolerance=tolerance)
+    fine = capacity(even_cluster(), requests(), limits, "p90", 10.0, tolerance=tolerance / 3.0)
+    assert len(rough.trials) < len(fine.trials)
+    assert rough.rate <= fine.rate <= fine.above <= rough.above
+    assert rough.above - rough.rate <= tolerance * rough.rate

@@ -131,3 +131,56 @@ def test_pairs_beyond_any_use_are_refused(
     monkeypatch.setattr(pools, "MOST", 10)
     with pytest.raises(SpecError, match=r"holds too many pairs of pools .*at most 10: list values"):
         apart(study(), ground(), machine())
+
+
+def test_a_pair_alone_is_what_it_is_among_all(study: Study, ground: Grounds, machine: Machines) -> None:
+    asked = study()
+    _, table, scores = apart(asked, ground(), machine())
+    for place in np.linspace(0, len(scores.code) - 1, 5).astype(int):
+        own = {name: column[place] for name, column in table.items()}
+        if np.isnan(own["tensor"] + own["prefill_tensor"]):
+            continue
+        space = {
+            "tensor": sorted({int(own["tensor"]), int(own["prefill_tensor"])}),
+            "pipeline": sorted({int(own["pipeline"]), int(own["prefill_pipeline"])}),
+            "max_sequences": int(own["max_sequences"]),
+            "token_budget": int(own["prefill_token_budget"]),
+            "prefill_replicas": int(own["prefill_replicas"]),
+        }
+        _, few, judged = apart(study(space), ground(), machine())
+        same = np.all([few[name] == own[name] for name in table], axis=0)
+        assert same.sum() == 1
+        for name in ("ttft_s", "tpot_s", "requests_per_s", "joules_per_request"):
+            assert getattr(judged, name)[same] == pytest.approx(getattr(scores, name)[place], rel=1e-12)
+
+
+def test_no_plan_of_a_pool_is_beaten_by_another_of_its_size(study: Study, ground: Grounds, machine: Machines) -> None:
+    asked = study(chips=8, ttft_limit=None, tpot_limit=None)
+    _, table, scores = apart(asked, ground(asked), machine(chips=8))
+    plans = {
+        (size, tensor, pipeline, budget)
+        for size, tensor, pipeline, budget in zip(
+            prefill_size(table).tolist(),
+            table["prefill_tensor"].tolist(),
+            table["prefill_pipeline"].tolist(),
+            table["prefill_token_budget"].tolist(),
+            strict=True,
+        )
+    }
+    # A dense model: the plan with the shortest prompt is the one with the highest rate.
+    assert len(plans) == len({plan[0] for plan in plans})
+    assert np.isfinite(scores.joules_per_request).all()
+
+
+def test_chips_that_wait_draw_power(study: Study, ground: Grounds, machine: Machines) -> None:
+    space = {"tensor": 1, "pipeline": 1, "max_sequences": 8, "token_budget": 4096}
+    asked = study(space)
+    cell, table, scores = apart(asked, ground(), machine())
+    system = cell.machine.system
+    power = scores.joules_per_request * scores.requests_per_s / 4
+    idle = float((system.chip.power.idle + system.server_power) * system.pue)
+    assert np.all(power > idle)
+    # More replicas of prompts for the same answers draw more for each of them.
+    order = np.argsort(table["prefill_replicas"])
+    per_request = scores.joules_per_request[order]
+    assert per_request.tolist() == sorted(per_request.tolist())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cosim.explore.serving import search_findings
 from cosim.explore.serving.search import ServingResult
 from cosim.explore.serving.search_findings import limits_cost, nearest, plan_text, why_best
 
@@ -93,3 +94,43 @@ def test_what_came_nearest_says_what_lacks(searched: Search) -> None:
     assert "GB of a chip" in large.findings["nearest"]["why"]
     assert searched(check="none").findings["nearest"] is None
     assert nearest(slow) == row
+
+
+def test_a_pool_that_memory_refuses_is_told_without_the_other(searched: Search) -> None:
+    space = {"layout": "apart", "tensor": 1, "pipeline": 1, "max_sequences": [100_000], "token_budget": 1024}
+    found = searched(space)
+    row = found.findings["nearest"]
+    assert (found.best, row["limit"]) == (None, "memory")
+    assert row["plan"] == "dgx-h200: prompts on any pool, answers on 1 chip (100000 sequences); bf16, cache bf16"
+
+
+def test_weights_and_ranks_are_in_the_words(searched: Search) -> None:
+    space = {"dtype": "bf16", "weights_dtype": "int4", "kv_dtype": "fp8", "layout": "together", "pipeline": 2}
+    found = searched({**space, "tensor": 2}, check="none")
+    row = found.to_row()
+    assert (row["dtype"], row["weights_dtype"], row["kv_dtype"]) == ("bf16", "int4", "fp8")
+    assert "1 x tensor 2 pipeline 2 (" in row["plan"]
+    assert row["plan"].endswith("bf16, weights int4, cache fp8")
+
+
+def test_what_was_not_simulated_says_nothing_of_it(searched: Search) -> None:
+    said = searched().findings
+    seen = [row["plan"] for row in said["front"] if row["simulated"] is not None]
+    assert len(seen) == len([each for each in searched().checked if each.index in searched().front])
+    assert all(row["simulated"] is None for row in searched(check="none").findings["front"])
+    simulated = said["holds"]["simulated"]
+    assert simulated["broken"] == ""
+    assert simulated["ttft_s.p90"] <= 0.5
+    rate = simulated["requests_per_s"] * 100 / 4
+    assert simulated["tokens_per_s_per_chip"] == pytest.approx(rate)
+    # Both figures stand beside each other, and not far apart.
+    assert rate == pytest.approx(said["holds"]["tokens_per_s_per_chip"], rel=0.25)
+
+
+def test_the_front_is_listed_as_far_as_it_is_shown(searched: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = searched(check="none")
+    monkeypatch.setattr(search_findings, "FRONT_SHOWN", 2)
+    said = search_findings.serving_findings(found)
+    assert said["front_size"] == len(found.front) > len(said["front"]) == 2
+    rates = [row["tokens_per_s_per_chip"] for row in said["front"]]
+    assert rates == sorted(rates, reverse=True)

@@ -100,3 +100,43 @@ def test_what_cannot_be_run(even_cluster: Callable[..., Cluster]) -> None:
         in_loop(even_cluster(), poisson_requests(100, 20, 20, 0), 21, 0)
     with pytest.raises(SpecError, match="kv_blocks: refuses requests; 20 of 20"):
         at_rate(even_cluster(), poisson_requests(200_000, 20, 20, 0), 1.0, 0)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.5, 0.7])
+def test_one_at_a_time_waits_as_at_one_server(even_cluster: Callable[..., Cluster], load: float) -> None:
+    # Equal jobs of S seconds: wait rho S / (2 (1 - rho)).
+    took = 0.012 + 19 * 0.01002
+    seen = at_rate(even_cluster(most=1), poisson_requests(100, 20, 6000, 1), load / took, 0)
+    wait = load * took / (2.0 * (1.0 - load))
+    assert seen.ttft_s["mean"] - 0.012 == pytest.approx(wait, rel=0.15)
+    assert seen.requests_per_s == pytest.approx(load / took, rel=0.05)
+    assert seen.kept_up
+
+
+def test_more_in_flight_have_more_rate_and_slower_tokens(even_cluster: Callable[..., Cluster]) -> None:
+    seen = [in_loop(even_cluster(most=32), poisson_requests(100, 20, 200, 0), flying, 0) for flying in (1, 4, 16, 32)]
+    rates, tokens = ([getattr(each, name) for each in seen] for name in ("requests_per_s", "tpot_s"))
+    assert rates == sorted(rates)
+    means = [each["mean"] for each in tokens]
+    assert means == sorted(means)
+
+
+def test_ranks_of_their_own_have_more_places(
+    study: Callable[..., ServingSearch], ground: Callable[..., Ground], machine: Callable[..., Machine]
+) -> None:
+    own = ground(model="qwen3-30b-a3b")
+    (one,) = cells_of(study().space, [machine()], own)
+    row = {**ROW, "tensor": 1.0, "data": 4.0, "expert": 4.0, "replicas": 1.0}
+    scheduler = cluster_of(one, row, own).pool.scheduler
+    assert (scheduler.max_sequences, scheduler.token_budget) == (64, 8192)
+    alone = cluster_of(one, {**ROW, "tensor": 1.0, "replicas": 4.0}, own).pool.scheduler
+    # Experts are held once by four ranks: more than four times the cache of one.
+    assert scheduler.kv_blocks > 4 * alone.kv_blocks
+
+
+def test_weights_that_leave_no_block_are_refused(
+    study: Callable[..., ServingSearch], ground: Callable[..., Ground], machine: Callable[..., Machine]
+) -> None:
+    (one,) = cells_of(study().space, [machine(capacity=0.1)], ground())
+    with pytest.raises(SpecError, match="memory: holds no block of the cache"):
+        cluster_of(one, {**ROW, "tensor": 1.0}, ground())

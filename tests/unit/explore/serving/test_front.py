@@ -24,7 +24,7 @@ from cosim.explore.serving.search_file import OBJECTIVES
 
 CODES = {name: code for code, name in enumerate(LIMITS)}
 ROWS = st.lists(
-    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.sampled_from(["", "memory", "tpot_limit"])),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.sampled_from(["", "memory", "tpot_limit"])),
     min_size=1,
     max_size=30,
 )

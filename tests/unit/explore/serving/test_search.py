@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 import cosim
 from cosim.errors import SpecError
+from cosim.explore.serving import search
 from cosim.explore.serving.deployments import Ground, Machine
 from cosim.explore.serving.front import SIGNS, Found, best_of
 from cosim.explore.serving.search import ServingResult, machines_of, scored, search_deployments, silent
 from cosim.explore.serving.search_file import OBJECTIVES, ServingSearch
+from cosim.explore.serving.simulated import Seen
 from cosim.hardware.load import load_system
 from cosim.overrides import Varied
 from cosim.workload.load import load_workload
@@ -283,3 +285,35 @@ def test_progress_says_the_size_first(study: Study, ground: Grounds, machine: Ma
     scored(study(), ground(), [machine()], lambda done, of, what: said.append((done, of, what)))
     assert said[0] == (0, 1, "6 legal replicas in 1 cells")
     assert said[-1] == (1, 1, "dgx-h200 bf16, cache bf16")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.35, 0.6, 0.85, 1.0, 1.1])
+@pytest.mark.parametrize("simulated", [2, 3, 5])
+def test_the_best_that_holds_is_found_by_halves(
+    study: Study,
+    ground: Grounds,
+    machine: Machines,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    simulated: int,
+) -> None:
+    asked = study({"max_sequences": list(range(1, 65))}, simulated=simulated)
+    found = scored(asked, ground(), [machine()])
+    front, best = search.front_of_users(found), best_of(found, asked.objective)
+    rates = found.table["tokens_per_s_per_chip"]
+    bound = rates[front].min() + share * (rates[front].max() - rates[front].min()) - 1e-9 * rates[front].max()
+    asks: list[int] = []
+
+    def made_up(_study: ServingSearch, _ground: Ground, _found: Found, index: int) -> search.Checked:
+        asks.append(index)
+        seen = Seen({"p90": 0.1}, {"p90": 0.1}, 1.0, kept_up=True, preemptions=0, requests=100)
+        return search.Checked(index, seen, "tpot_limit" if rates[index] > bound else "")
+
+    monkeypatch.setattr(search, "simulate", made_up)
+    checked, holds = search._checked(asked, ground(), found, front, best, silent)
+    assert len(asks) == len(set(asks)) == len(checked) <= simulated + np.log2(len(front)) + 1
+    good = [index for index in front if rates[index] <= bound]
+    tried = {each.index for each in checked if not each.broken}
+    assert bool(tried) == bool(good)
+    # Rates fall along the front, and its last member is always tried: the first that holds is the best of all.
+    assert holds == max(good, key=lambda index: rates[index], default=None)

@@ -54,6 +54,7 @@ def test_every_objective_is_known(word: str) -> None:
         ({"ttft_limit": 0}, "ttft_limit", "greater than 0"),
         ({"prompt": 0}, "prompt", "greater than or equal to 1"),
         ({"requests": 3}, "requests", "greater than or equal to 20"),
+        ({"simulated": 1}, "simulated", "greater than or equal to 2"),
         ({"output": 1, "tpot_limit": 0.1}, "tpot_limit", "limits nothing .*no next one"),
     ],
 )

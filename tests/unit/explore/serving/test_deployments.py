@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -132,3 +133,10 @@ def test_a_case_is_one_replica_with_its_stack(study: Study, ground: Grounds, mac
     assert case.plan.micro_batches.tolist() == [2] * 10
     assert demand.concurrency.tolist() == case.stack.max_sequences.tolist()
     assert set(demand.prompt.tolist()) == {1000.0}
+
+
+def test_a_sequence_holds_half_of_its_answer_on_average(ground: Grounds) -> None:
+    own = ground()
+    assert own.held_tokens == 1050.0
+    whole = replace(own, stack=replace(own.stack, reserves_whole=True))
+    assert whole.held_tokens == 1100.0

@@ -22,7 +22,17 @@ from cosim.explore.serving.deployments import (
     replicas_of,
     together_of,
 )
-from cosim.explore.serving.scores import LIMITS, UNITS, Scores, columns_of, memory_lacks, scored_together
+from cosim.explore.serving.scores import (
+    LIMITS,
+    UNITS,
+    Scores,
+    blank,
+    broken,
+    columns_of,
+    memory_lacks,
+    scored_together,
+    within,
+)
 from cosim.explore.serving.search_file import ServingSearch
 from cosim.records import Array, array
 
@@ -147,3 +157,19 @@ def test_a_static_stack_runs_its_batches_to_their_end(study: Study, ground: Grou
     assert scores.ttft_s[fits] == pytest.approx(served.ttft)
     # A whole prompt must go into a step.
     assert np.all(part["token_budget"] >= 1000.0)
+
+
+def test_the_first_limit_that_is_broken_stays() -> None:
+    scores = blank(4)
+    broken(scores, "memory", array([1.0, 0.0, -1.0, 0.0]))
+    broken(scores, "tpot_limit", array([2.0, 3.0, 0.0, -4.0]))
+    assert [LIMITS[code] for code in scores.code] == ["memory", "tpot_limit", "", ""]
+    assert scores.shortfall[:2].tolist() == [1.0, 3.0]
+    assert scores.fits.tolist() == [False, False, True, True]
+
+
+def test_a_limit_that_a_rounding_passes_is_kept(study: Study) -> None:
+    scores = blank(3)
+    scores.ttft_s[:], scores.tpot_s[:] = 0.5 * (1.0 + array([1e-12, 1e-6, np.nan])), 0.01
+    within(scores, study(ttft_limit=0.5, tpot_limit=0.02))
+    assert scores.fits.tolist() == [True, False, True]

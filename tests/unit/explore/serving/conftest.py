@@ -1,4 +1,4 @@
-"""Served requests that tests make."""
+"""Served requests, patterns of requests and deployments that tests make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from cosim.explore.serving.deployed import Changes, Deployed, deployed
 from cosim.explore.serving.records import Served, served_of
+from cosim.explore.serving.serve_file import INLINE, Deployment
+from cosim.schema import validated
+from cosim.workload.requests.description import RequestPattern
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +35,36 @@ def served() -> Callable[..., Served]:
             "preemptions": np.zeros(count),
         }
         return served_of({**columns, **changes})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def pattern() -> Callable[..., RequestPattern]:
+    """`pattern(count, rate, prompt, output, **fields)`: requests of fixed lengths that come at random."""
+
+    def made(
+        count: int = 200, rate: float = 5.0, prompt: int = 256, output: int = 32, **fields: object
+    ) -> RequestPattern:
+        data = {
+            "count": count,
+            "arrivals": {"kind": "poisson", "rate": rate},
+            "prompt": {"kind": "fixed", "tokens": prompt},
+            "output": {"kind": "fixed", "tokens": output},
+            **fields,
+        }
+        return validated(RequestPattern, {**INLINE, **data})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def ready() -> Callable[..., Deployed]:
+    """`ready(field=value)`: Llama 3.1 8B in bf16 on one H100, or what the fields say."""
+
+    def made(*, changes: Changes | None = None, prefix_tokens: int | None = None, **fields: object) -> Deployed:
+        usual = {"system": "dgx-h100", "workload": "llama-3.1-8b", "plan": {"tensor_parallel": 1, "dtype": "bf16"}}
+        spec = validated(Deployment, {**usual, **fields})
+        return deployed("mine", spec, changes or {}, prefix_tokens)
 
     return made

@@ -49,7 +49,7 @@ FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
 WIDE = 8
-"""Most tensor ranks of a mixture of experts that hold whole layers together."""
+"""Most tensor ranks of a mixture of experts that hold whole layers together where a row names no ranks of experts."""
 MLPERF = "mlperf"
 UNKNOWN_ITEMS = ("3d-unet",)
 """Networks of which a sample takes many items, nobody here knows how many: windows of a scan."""
@@ -328,7 +328,7 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
     if model.is_moe and "attention data parallelism" in reader.given("notes") and not shared:
         replicas, tensor, expert = tensor, 1, tensor
         reader.complete("attention", f"data parallel over {replicas}")
-    if model.is_moe and tensor > WIDE and not shared:
+    if model.is_moe and tensor > WIDE and not shared and (expert or 1) == 1:
         # So wide a group shares out requests: attention of whole sequences on each rank, experts over all of them.
         replicas, tensor, expert = tensor, 1, tensor
         reader.complete("attention", f"data parallel over {replicas}")

@@ -122,7 +122,7 @@ def test_a_chip_known_by_its_peaks_is_lowered_from_them(peaks_only: Chip) -> Non
     assert arrays.cores is None
     assert {dtype: float(peak) for dtype, peak in arrays.matrix.peak.items()} == {"bf16": 2e15, "fp8": 5e15}
     assert values((arrays.vector_peak, arrays.special_peak, arrays.links["scale_up"])) == [60e12, 8e12, 1.4e12]
-    assert values(arrays.memory["dram"]) == [216e9, 7e12, 0.0, 1.0]
+    assert values(arrays.memory["dram"]) == [216e9, 7e12, 0.0, 1.0, 216e9]
     assert arrays.kernel == {}
 
 

@@ -81,7 +81,7 @@ def test_users_of_a_closed_loop_pass_the_front_end_again(pattern: Pattern) -> No
     assert loop_of(pattern(), 0.5) is None
 
 
-def test_shared_text_is_named_where_it_is_cached(tmp_path: Path, pattern: Pattern) -> None:
+def test_shared_text_is_named_where_it_is_cached(pattern: Pattern) -> None:
     shared = pattern(system_prompts={"share": 1.0, "tokens": 64}, block_tokens=32)
     assert block_tokens_of(shared) == 32
     assert block_tokens_of(pattern()) is None

@@ -110,7 +110,7 @@ def test_a_stack_that_reserves_room_is_said(ready: Ready) -> None:
 
 def test_systems_and_models_at_hand() -> None:
     spec = validated(Deployment, {"system": "any", "workload": "any", "plan": {"dtype": "bf16"}})
-    machine = vary_system(Varied(load_system("dgx-h100")), {"chip.memory.dram.stacks": 6})
+    machine = vary_system(Varied(load_system("dgx-h100")), {"chip.memory.dram.reserved": "1 GB"})
     model = Varied(load_workload("llama-3.1-8b"))
     found = deployed("x", spec, {}, None, Given(machine, model))
     usual = deployed("x", spec, {}, None, Given(Varied(load_system("dgx-h100")), model))

@@ -53,7 +53,7 @@ def test_what_is_said_by_hand_holds(ready: Ready) -> None:
 
 
 def test_a_system_without_a_network_between_nodes_says_so(ready: Ready) -> None:
-    fields = {"system": "rtx-4090-8gpu-pcie4", "prefill": {"system": "dgx-h100"}, "plan": {"dtype": "int8"}}
+    fields = {"system": "m3-ultra-1", "workload": "llama-3.1-8b", "prefill": {"system": "dgx-h100"}, "plan": {}}
     with pytest.raises(SpecError, match="transfer: has no way from prefill to decode"):
         ready(**fields)
     assert ready(**fields, transfer={"bandwidth": "1 GB/s", "latency": "1 ms"}).cluster.transfer is not None

@@ -42,6 +42,7 @@ RATE_HEAD = [
     "preempted",
     "refused",
 ]
+FRONT_HEAD = ["deployment", "per chip", "per user", "first token", "per token", "simulated: first token", "per token"]
 COST_HEAD = ["deployment", "power per chip", "tokens/J chip", "tokens/J facility", "USD per M output tokens"]
 
 
@@ -100,7 +101,23 @@ def headline(run: dict[str, Any]) -> str:
 def sentences(run: dict[str, Any]) -> list[str]:
     """One sentence a deployment; those that cannot be say why."""
     lines = [_sentence(each, bool(limits_text(run))) for each in run["deployments"]]
-    return lines + [f"{each['name']}: cannot. {each['why']}" for each in run["infeasible"]]
+    lines += [f"{each['name']}: cannot. {each['why']}" for each in run["infeasible"]]
+    return lines if run["search"] is None else [*lines, searched(run["search"])]
+
+
+def searched(found: dict[str, Any]) -> str:
+    """What a search over deployments found, in one sentence."""
+    text = f"search: {found['feasible']:,} of {found['size']:,} deployments are within its limits"
+    best = found["holds"] or found["best"]
+    if best is None:
+        near = found["nearest"]
+        return text + ("" if near is None else f"; the nearest, {near['plan']}, breaks {near['why']}")
+    rate = best["tokens_per_s_per_chip"]
+    text += f"; the best by {found['objective']}, {best['plan']}, has {rate:,.0f} output tokens/s for each chip"
+    if found["holds"] is None and any(each["simulated"] for each in found["front"]):
+        text += " in closed form, and none that was simulated keeps the limits"
+    capacity = found["capacity"]
+    return text + ("" if capacity is None else f"; it serves {capacity['requests_per_s']:.3g} requests/s within them")
 
 
 def _sentence(each: dict[str, Any], limited: bool) -> str:
@@ -137,6 +154,12 @@ def _tables(run: dict[str, Any]) -> list[tuple[str, str, list[str], list[list[st
         found.append((f"Time {title}", note, head, lines))
     about = "Chips spread over the lifetime of the facility and its energy; no server, network or building."
     found.append(("Power and money", about, COST_HEAD, [_costs(each) for each in deployments]))
+    if run["search"] is not None:
+        lines = [_member(each) for each in run["search"]["front"]]
+        note = (
+            "No other deployment has more of both; closed form, and what the simulation of it saw where it was asked."
+        )
+        found.append(("Search: tokens/s of a chip against tokens/s of a user", note, FRONT_HEAD, lines))
     taken = [[each["name"], _completed(each)] for each in deployments if each["completed"]]
     if taken:
         found.append(("What was left open", "Completed by the stack and the chip.", ["deployment", "taken"], taken))
@@ -182,6 +205,20 @@ def _costs(each: dict[str, Any]) -> list[str]:
         _of(row["tokens_per_j_chip"], ".3g"),
         _of(row["tokens_per_j_facility"], ".3g"),
         _of(cost, ".3g"),
+    ]
+
+
+def _member(each: dict[str, Any]) -> list[str]:
+    """A deployment of the front of a search."""
+    seen = each["simulated"] or {}
+    return [
+        each["plan"],
+        _of(each["tokens_per_s_per_chip"], ",.0f"),
+        _of(each["tokens_per_s_per_user"], ",.0f"),
+        _time(each["ttft_s"]),
+        _time(each["tpot_s"]),
+        "" if not seen else _time(seen["ttft_s"]),
+        "" if not seen else _time(seen["tpot_s"]),
     ]
 
 

@@ -14,6 +14,7 @@ from cosim.datum import Seconds
 from cosim.dtypes import Dtype
 from cosim.engines.serving.settings import Batching, Policy, Routing
 from cosim.errors import SpecError
+from cosim.explore.serving.search_file import ServingSearch
 from cosim.mapping.plan import Algorithms, Degree
 from cosim.schema import Frozen, validated
 from cosim.units import parse_quantity
@@ -213,6 +214,8 @@ class Serve(Deployment):
     seed: Annotated[int, Field(ge=0)] = 0
     deployments: dict[str, Deployment] = {}
     """By name; empty: the one that the top describes, named as its system."""
+    search: ServingSearch | None = None
+    """Every legal deployment of the workload on the system at the top, beside those that are named."""
 
     @model_validator(mode="after")
     def _whole(self) -> Serve:
@@ -221,6 +224,10 @@ class Serve(Deployment):
             for field in ("system", "workload"):
                 if getattr(each, field) is None:
                     raise SpecError("is missing", field=f"{at}{field}", hint=f"'cosim list {field}s' names them")
+        if self.search is not None:
+            for field in ("system", "workload"):
+                if getattr(self, field) is None:
+                    raise SpecError("is missing", field=field, hint="a search is on the system and workload of the top")
         return self
 
     def merged(self) -> dict[str, Deployment]:

@@ -10,7 +10,7 @@ from typing import Any
 from cosim.documents import Document
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.serving.demand import block_tokens_of, pattern_of, varied_pattern
-from cosim.explore.serving.deployed import ROOTS, Deployed, deployed, files_of, varied_deployment
+from cosim.explore.serving.deployed import ROOTS, Changes, Deployed, deployed, files_of, varied_deployment
 from cosim.explore.serving.metrics import Limits
 from cosim.explore.serving.serve_file import Deployment, Serve
 from cosim.overrides import Varied, split_overrides, vary
@@ -27,6 +27,7 @@ class Inputs:
     patterns: Mapping[str, RequestPattern]
     limits: Limits
     files: tuple[Path, ...]
+    changes: Changes
 
 
 def read_serve(study: Serve, overrides: Mapping[str, Any], document: Document | None = None) -> Inputs:
@@ -61,6 +62,7 @@ def read_serve(study: Serve, overrides: Mapping[str, Any], document: Document | 
         patterns,
         Limits(limits.ttft, limits.tpot, limits.e2e),
         (*own, *dict.fromkeys(files)),
+        changes,
     )
 
 

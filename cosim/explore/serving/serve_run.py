@@ -16,12 +16,17 @@ from cosim.explore.experiment import Study
 from cosim.explore.run import Progress, hashes_of
 from cosim.explore.serving import serve_rows
 from cosim.explore.serving.records import Served
+from cosim.explore.serving.search import search_deployments
 from cosim.explore.serving.serve_file import Serve
 from cosim.explore.serving.serve_findings import about_serve
 from cosim.explore.serving.serve_inputs import Inputs, read_serve
 from cosim.explore.serving.simulate import Outcome, simulate
 from cosim.explore.serving.store import RecordWriter
 from cosim.explore.store import RunFolder, content_hash, host, stamp, write_json
+from cosim.hardware.load import load_system
+from cosim.hardware.vary import vary_system
+from cosim.overrides import Varied, vary
+from cosim.workload.load import load_workload
 
 Row = dict[str, Any]
 
@@ -66,6 +71,7 @@ def run_serve(
     progress(0, 0, "records of all requests")
     served = _records(inputs, folder)
     _timeline(inputs, folder)
+    searched = _searched(inputs, progress)
     _write_rows(folder, rows)
     elapsed = time.perf_counter() - started
     content = {
@@ -77,6 +83,7 @@ def run_serve(
         "seed": inputs.study.seed,
         "seeds": inputs.study.seeds,
         **about_serve(inputs, parts, rows),
+        "search": searched,
         "points": len(inputs.ready) + len(inputs.infeasible),
         "feasible_points": len(inputs.ready),
         "requests": served,
@@ -116,6 +123,17 @@ def _evaluated(inputs: Inputs, folder: RunFolder, progress: Progress) -> dict[st
             index, done = index + 1, done + unit
     progress(total, total, "simulated")
     return found
+
+
+def _searched(inputs: Inputs, progress: Progress) -> Row | None:
+    """What the study's search finds; None where it has none. Raises SpecError."""
+    study, changes = inputs.study, inputs.changes
+    if study.search is None or study.system is None or study.workload is None:
+        return None
+    system = vary_system(Varied(load_system(study.system)), changes["system"])
+    model = vary(Varied(load_workload(study.workload)), changes["workload"], root="workload.")
+    asked = study.search.model_dump(exclude_unset=True)
+    return search_deployments(asked, [system], model, progress).findings
 
 
 def _keep(path: Path, outcome: Outcome, number: int) -> None:

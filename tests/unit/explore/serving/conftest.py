@@ -12,14 +12,18 @@ import pytest
 
 from cosim.engines.serving.settings import Cluster, Pool, Scheduler
 from cosim.engines.serving.table import StepTable
+from cosim.explore.serving.deployed import Changes, Deployed, deployed
 from cosim.explore.serving.deployments import Ground, Machine
 from cosim.explore.serving.records import Served, served_of
 from cosim.explore.serving.search import ServingResult, ground_of, machines_of, search_deployments
 from cosim.explore.serving.search_file import ServingSearch
+from cosim.explore.serving.serve_file import INLINE, Deployment
 from cosim.hardware.load import load_system
 from cosim.overrides import Varied
 from cosim.records import array
+from cosim.schema import validated
 from cosim.workload.load import load_workload
+from cosim.workload.requests.description import RequestPattern
 
 
 @pytest.fixture(scope="session")
@@ -125,5 +129,36 @@ def even_cluster() -> Callable[..., Cluster]:
         nothing = np.zeros((2, 2))
         table = StepTable(tokens, contexts, scale * (10e-3 + 20e-6 * tokens), array([0.0, 0.0]), nothing, nothing)
         return Cluster(Pool(table, Scheduler(kv_blocks=10_000, max_sequences=most), replicas))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def pattern() -> Callable[..., RequestPattern]:
+    """`pattern(count, rate, prompt, output, **fields)`: requests of fixed lengths that come at random."""
+
+    def made(
+        count: int = 200, rate: float = 5.0, prompt: int = 256, output: int = 32, **fields: object
+    ) -> RequestPattern:
+        data = {
+            "count": count,
+            "arrivals": {"kind": "poisson", "rate": rate},
+            "prompt": {"kind": "fixed", "tokens": prompt},
+            "output": {"kind": "fixed", "tokens": output},
+            **fields,
+        }
+        return validated(RequestPattern, {**INLINE, **data})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def ready() -> Callable[..., Deployed]:
+    """`ready(field=value)`: Llama 3.1 8B in bf16 on one H100, or what the fields say."""
+
+    def made(*, changes: Changes | None = None, prefix_tokens: int | None = None, **fields: object) -> Deployed:
+        usual = {"system": "dgx-h100", "workload": "llama-3.1-8b", "plan": {"tensor_parallel": 1, "dtype": "bf16"}}
+        spec = validated(Deployment, {**usual, **fields})
+        return deployed("mine", spec, changes or {}, prefix_tokens)
 
     return made

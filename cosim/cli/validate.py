@@ -22,7 +22,8 @@ def validate_command(
         ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="matmul, attention, collective, training, inference or systolic; limits the suite silicon.")
+        str | None,
+        typer.Option(help="matmul, attention, collective, training, inference or systolic; limits the suite silicon."),
     ] = None,
     cases: Annotated[Path | None, typer.Option(help="CSV of measured cases, or the folder of the suite.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,

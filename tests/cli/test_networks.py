@@ -110,7 +110,10 @@ def test_more_of_a_layer_takes_longer(call: Call) -> None:
         ("train --workload resnet-50 --set plan.context_parallel=2", "plan.context_parallel: is not part of a network"),
         ("decode --workload bert-large-pretraining", "has no decode step: it is an encoder"),
         ("prefill --workload bert-large-pretraining --set plan.kv_dtype=fp8", "plan.kv_dtype: is not part of an encod"),
-        ("prefill --workload bert-large-pretraining --set scenario.capacity=600", "scenario.capacity: is not part of an"),
+        (
+            "prefill --workload bert-large-pretraining --set scenario.capacity=600",
+            "scenario.capacity: is not part of an",
+        ),
         ("prefill --workload resnet-50 --set plan.tensor_parallel=2", "splits it over 1 ranks more than one"),
         ("prefill --workload resnet-50 --set plan.pipeline_parallel=4", "whole on every chip: use plan.data_parallel"),
         ("prefill --workload resnet-50 --set scenario.context=64", "scenario.context: is not part of a network"),

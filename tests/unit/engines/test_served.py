@@ -60,9 +60,7 @@ def test_many_kinds_of_steps_at_once_are_each_alone(serving: Serving, works: lis
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    decodes=st.integers(1, 256), context=st.integers(1, 6000), chunks=st.integers(1, 6), chunk=st.integers(1, 1500)
-)
+@given(decodes=st.integers(1, 256), context=st.integers(1, 6000), chunks=st.integers(1, 6), chunk=st.integers(1, 1500))
 def test_a_mixed_step_takes_no_longer_than_its_halves_and_no_less_than_either(
     serving: Serving, decodes: int, context: int, chunks: int, chunk: int
 ) -> None:

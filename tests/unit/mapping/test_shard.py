@@ -496,9 +496,7 @@ def test_experts_that_a_checkpoint_does_not_name_stay_wide(model_of: ModelOf, pl
     assert (matmul(device, "expert_in").dtype, matmul(device, "qkv").dtype) == ("bf16", "fp8")
 
 
-def test_a_format_of_which_no_checkpoint_is_known_holds_every_linear_layer(
-    model_of: ModelOf, plan_of: PlanOf
-) -> None:
+def test_a_format_of_which_no_checkpoint_is_known_holds_every_linear_layer(model_of: ModelOf, plan_of: PlanOf) -> None:
     graph = decode_graph(model_of("deepseek-v3"), array(4.0), array(1000.0))
     kept, whole = (shard(graph, plan_of(dtype="int8"), narrow=narrow) for narrow in (NARROW, {}))
     assert [op.dtype for op in kept.matmuls] == [op.dtype for op in whole.matmuls]

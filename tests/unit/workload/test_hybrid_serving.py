@@ -109,9 +109,7 @@ def test_flop_of_a_prompt_are_products_and_the_scan_of_whole_chunks(
 ) -> None:
     one, two = (lowered(describe, pattern) for pattern in ("M-", "MM-"))
     rows = sequences * chunks * Q
-    each = [
-        float(model_flop(model, prefill_graph(model, array(sequences), array(chunks * Q)))) for model in (one, two)
-    ]
+    each = [float(model_flop(model, prefill_graph(model, array(sequences), array(chunks * Q)))) for model in (one, two)]
     products = 2 * rows * HIDDEN * (2 * INNER + 2 * SHARED + H) + 2 * rows * INNER * HIDDEN
     scan = rows * (2 * Q * SHARED + 2 * INNER * (Q + 2 * N))
     assert each[1] - each[0] == pytest.approx(products + scan, rel=1e-9)

@@ -1,4 +1,4 @@
-"""`cosim estimate` of what serves with weights in another format, of hybrids and encoders; `validate --kind inference`."""
+"""`cosim estimate` with weights in another format, of hybrids and of encoders; `cosim validate --kind inference`."""
 
 from __future__ import annotations
 

@@ -34,8 +34,10 @@ def timed(case: Case, work: Work = STEP) -> tuple[float, dict[str, float]]:
 @settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(
-        ["host_step", "host_sequence", "host_kernel", "routed_start", "matmul_rate", "routed_rate"]
-        + ["attention_rate", "vector_rate", "collective_rate", "exchange_rate", "read_per_core"]
+        [
+            *("host_step", "host_sequence", "host_kernel", "routed_start", "matmul_rate", "routed_rate"),
+            *("attention_rate", "vector_rate", "collective_rate", "exchange_rate", "read_per_core"),
+        ]
     ),
     factor=st.floats(1.01, 50.0),
     hidden=st.booleans(),

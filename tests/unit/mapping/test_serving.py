@@ -58,7 +58,7 @@ def test_what_a_file_leaves_out_costs_nothing_and_changes_no_rate() -> None:
     assert {float(getattr(plain, name)) for name in ("sum_start", "read_per_core", "stored_on_vector")} == {np.inf}
     rates = ("matmul_rate", "routed_rate", "attention_rate", "vector_rate", "collective_rate", "exchange_rate")
     assert {float(getattr(plain, name)) for name in rates} == {1.0}
-    assert not (plain.host_hidden or plain.reserves_whole or plain.share_of_free)
+    assert [plain.host_hidden, plain.reserves_whole, plain.share_of_free] == [False] * 3
 
 
 @settings(max_examples=40, deadline=None)

@@ -39,6 +39,18 @@ TRAINING_PRECISIONS: tuple[str, ...] = tuple(dtype for dtype in DTYPES if not dt
 EITHER: dict[str, tuple[str, ...]] = {"fp8-or-fp4": ("fp8", "nvfp4", "mxfp4", "fp4")}
 """Words of measured rows that leave the format open: they are answered by the faster of those that a chip has."""
 
+Fp8Recipe = Literal["tensor", "block"]
+FP8_RECIPES: tuple[str, ...] = get_args(Fp8Recipe)
+"""What has a scale where products are trained in fp8: a tensor, or a block of it."""
+Scales = tuple[float, float]
+BLOCK = 128.0
+"""Of the block recipe: so many neighbours along k of an activation or a gradient have one scale, and squares of so many
+rows and columns of a weight (DeepSeek-V3 technical report, section 3.3.2) [unverified recollection]."""
+SCALE_BYTES = 4.0
+"""Of a scale: fp32."""
+NATIVE_BLOCKS = "mxfp8"
+"""A chip with a rate in this format multiplies by the scales of blocks in its matrix engine."""
+
 WIDE_BYTES = 2.0
 """Bytes of an element from which a format is wide: see `is_wide`."""
 
@@ -46,6 +58,13 @@ WIDE_BYTES = 2.0
 def bytes_per_element(dtype: str) -> float:
     """Storage of one element of `dtype` [B], scales included. Raises KeyError on an unknown name."""
     return _BYTES[dtype]
+
+
+def scale_bytes(dtype: str, recipe: str) -> Scales:
+    """Bytes of scales per element of an activation and of a weight, beyond `bytes_per_element` [B]."""
+    if recipe != "block" or dtype != "fp8":
+        return 0.0, 0.0
+    return SCALE_BYTES / BLOCK, SCALE_BYTES / BLOCK**2
 
 
 def kv_dtype_for(dtype: str) -> str:

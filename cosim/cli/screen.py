@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cosim.cli.output import table
+from cosim.mapping.order import USUAL
 from cosim.units import format_si
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def estimate_text(row: Row) -> str:
     at_chip, at_server = row["tokens_per_j_chip"], row["tokens_per_j_server"]
     joint = " " if trains else ", "
     experts = f" x experts {row['plan.expert_parallel']}" if row["plan.expert_parallel"] > 1 else ""
+    wide = row["plan.expert_tensor_parallel"]
+    experts += f" of {wide} ranks each" if wide is not None else ""
     energy = f"{format_si(row['energy_j'], 'J')}, {format_si(row['power_w'], 'W', 3)} per chip"
     if row["clock"] < 1.0:
         energy += f" (throttles to {row['clock']:.0%} of its clock)"
@@ -118,13 +121,16 @@ def _training_plan(row: Row) -> str:
     pieces = f", {row['plan.virtual_pipeline']} pieces a stage" if row["plan.virtual_pipeline"] > 1 else ""
     if row["plan.context_parallel"] > 1:
         pieces += f", context {row['plan.context_parallel']} by {row['plan.context_exchange']}"
+    if row["plan.order"] != USUAL:
+        pieces += f", order {row['plan.order']}"
     if row["plan.schedule"] != "1f1b":
         pieces = f", schedule {row['plan.schedule']}{pieces}"
     sharing = ", sequence parallel" if row["plan.sequence_parallel"] and row["plan.tensor_parallel"] > 1 else ""
     zero = f"zero {row['plan.zero']}" + (f" over {row['plan.shard']}" if row["plan.shard"] else "")
+    blocks = " in blocks" if row["plan.fp8_recipe"] == "block" else ""
     return (
         f"of {row['plan.micro_batch']}{pieces}{sharing}, {zero}, recompute {_again(row)}, "
-        f"{row['plan.dtype']}, {row['plan.software']}{_update(row)}{_offloaded(row)}"
+        f"{row['plan.dtype']}{blocks}, {row['plan.software']}{_update(row)}{_offloaded(row)}"
     )
 
 

@@ -10,13 +10,15 @@ from cosim.records import Array, array
 from cosim.timing.collective import send
 
 
-def boundary_transfers(size: Array, stage: Array, case: Case) -> tuple[Array, Array, Array, Array]:
+def boundary_transfers(
+    size: Array, stage: Array, case: Case, chips: Array | None = None
+) -> tuple[Array, Array, Array, Array]:
     """Transfers inside nodes and beyond them, and the time of one of each [s], arrays (P,).
 
-    `size` bytes go from one chip to its peer in the next stage, `stage` chips further. Tiers inside a node count with
-    the mean over the transfers that end on them, and so do those beyond.
+    `size` bytes go from one chip to its peer in the next stage, `stage` chips further. `chips`: see `stage_hops`.
+    Tiers inside a node count with the mean over the transfers that end on them, and so do those beyond.
     """
-    counts = stage_hops(stage, case.plan.pipeline, case.system.sizes)
+    counts = stage_hops(stage, case.plan.pipeline, case.system.sizes, chips)
     node = case.system.node_tier
     inside = _kind(size, counts, range(node + 1), case)
     beyond = _kind(size, counts, range(node + 1, len(counts)), case)

@@ -21,9 +21,9 @@ from cosim.engines.case import Case
 from cosim.engines.pipeline import Schedule
 from cosim.engines.stack import as_stack_sends, as_stack_shards
 from cosim.mapping.device import DeviceVector
-from cosim.mapping.placement import Placement, data_placement, expert_group, pair_placement
+from cosim.mapping.placement import Placement, group_placement, pair_placement, stage_stride
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.routing import expert_replicas, expert_sharers
+from cosim.mapping.routing import expert_group, expert_replicas, expert_sharers
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, in_front
@@ -161,7 +161,7 @@ def _tied(case: Case, software: SoftwareArrays) -> tuple[Array, Array]:
     """Sum of the gradients of a table that the first and the last stage both hold [s], and bytes sent (P,)."""
     plan = case.plan
     size = np.ceil(case.model.vocab / plan.tensor) * case.model.hidden * software.reduced_bytes
-    pair = pair_placement(plan.tensor * plan.replicas * (plan.pipeline - 1.0), case.system.sizes)
+    pair = pair_placement(stage_stride(plan) * (plan.pipeline - 1.0), case.system.sizes)
     cost = as_stack_sends(all_reduce(size, pair, case.system), software)
     apart = plan.pipeline > 1.0
     return np.where(apart, cost.time, 0.0), np.where(apart, cost.wire_bytes, 0.0)
@@ -174,7 +174,7 @@ def _twins(case: Case, software: SoftwareArrays, owned: Weights) -> tuple[Array,
     what is left of its gradients after their reduction.
     """
     plan = case.plan
-    pair = pair_placement(plan.tensor * plan.replicas * plan.pipeline / 2.0, case.system.sizes)
+    pair = pair_placement(stage_stride(plan) * plan.pipeline / 2.0, case.system.sizes)
     ranks = plan.replicas, expert_replicas(plan)
     shared, routed = (
         numbers * np.where(plan.zero >= 1.0, 1.0 / each, 1.0)
@@ -225,11 +225,11 @@ def _replicated(case: Case, weights: Weights) -> list[Copies]:
         Copies(
             numbers,
             sharers,
-            data_placement(stride, copies, sizes),
-            data_placement(stride, sharers, sizes),
-            data_placement(stride * sharers, copies / sharers, sizes),
+            group_placement(plan, first, copies, sizes),
+            group_placement(plan, first, sharers, sizes),
+            group_placement(plan, first * sharers, copies / sharers, sizes),
         )
-        for numbers, stride, copies, sharers in kinds
+        for numbers, first, copies, sharers in kinds
     ]
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cosim.engines.case import Case
+from cosim.mapping.order import USUAL
 from cosim.mapping.stages import ends_take_places
 from cosim.records import Array, Record, array, leaves, map_leaves, take
 from cosim.timing.unique import Index, unique_rows
@@ -68,13 +69,14 @@ def kernel_key(case: Case) -> Case:
     """What kernels depend on. Of stages whether there are several: a tied table is then there twice."""
     plan = case.plan
     staged: Array = np.where(plan.pipeline > 1.0, 1.0, 0.0)
+    usual = plan.order == USUAL
     return replace(
         case,
         plan=replace(
             plan,
-            # Groups of ranks lie as they can beside all others.
-            data=plan.chips,
-            pipeline=staged,
+            # Groups of ranks lie as they can beside all others, and in other orders inside or outside some of them.
+            data=plan.chips if usual else plan.data,
+            pipeline=staged if usual else plan.pipeline,
             virtual=NOTHING,
             zero=NOTHING,
             shard=NOTHING,
@@ -108,12 +110,13 @@ def _split(case: Case) -> Array:
 def end_key(case: Case) -> Case:
     """What the ends of a step depend on."""
     plan = case.plan
+    usual = plan.order == USUAL
     return replace(
         case,
         plan=replace(
             plan,
-            data=plan.replicas,
-            context=NOTHING,
+            data=plan.replicas if usual else plan.data,
+            context=NOTHING if usual else plan.context,
             micro_batch=NOTHING,
             micro_batches=NOTHING,
             virtual=_split(case),

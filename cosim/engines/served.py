@@ -83,17 +83,18 @@ def step_seconds(case: Case, works: Sequence[Work]) -> list[Array]:
 
 
 def static_batch(case: Case, demand: Demand) -> Served:
-    """A batch that is formed, filled and run to its end."""
+    """A batch that is formed, filled and run to its end, inside the engine: no front end is in it."""
     batch, prompt, output = demand.concurrency, demand.prompt, demand.output
     pieces, piece, past = _pieces(case, batch * prompt, prompt)
     # Of no prompt nothing is taken: its step is of one token.
     fill = Work(batch, np.maximum(piece, 1.0), past, NONE, NONE, batch / pieces)
     steps = [Work(NONE, NONE, NONE, batch, prompt + 1.0 + g * np.maximum(output - 2.0, 0.0), batch) for g in GAUSS]
     first, early, late = step_seconds(case, [fill, *steps])
-    start = array(0.0) if case.stack is None else case.stack.request_start
-    ttft = np.where(prompt > 0.0, pieces * first, 0.0) + start
+    ttft = np.where(prompt > 0.0, pieces * first, 0.0)
     tpot = (early + late) / 2.0
-    e2e = ttft + np.where(prompt > 0.0, np.maximum(output - 1.0, 0.0), output) * tpot
+    after = np.where(prompt > 0.0, np.maximum(output - 1.0, 0.0), output)
+    # Networks have no answer to go on with.
+    e2e = ttft + np.where(after > 0.0, after * tpot, 0.0)
     return Served(ttft, tpot, e2e, batch / e2e, batch / case.plan.data + 0.0 * e2e, np.zeros_like(ttft))
 
 
@@ -188,6 +189,37 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
     rate = own * case.plan.data / cycle
     queued = (asked - own) * case.plan.data / rate
     return Served(ttft + queued, tpot, cycle + queued, rate, own, wait + queued)
+
+
+def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Array], moved: Array) -> Served:
+    """Requests in flight whose prompts run on workers of their own, `workers` of each; both cases are one worker.
+
+    `moved` seconds bring the cache of a prompt over. Prompts queue for their workers, answers are never disturbed:
+        cycle = prompt + wait + moved + (output - 1) steps,  and no faster than the prompts' workers let it
+    """
+    fill, after = workers[0], np.maximum(demand.output - 1.0, 0.0)
+    asked = np.maximum(demand.concurrency / (workers[1] * decode.plan.data), 1.0)
+    own = np.minimum(asked, holds(decode, demand))
+    mean, ranks = demand.prompt + demand.output / 2.0, decode.plan.data
+    (step,) = step_seconds(decode, [Work(NONE, NONE, NONE, own * ranks, mean, own * ranks)])
+    pieces, piece, past = _pieces(prefill, demand.prompt * prefill.plan.data, demand.prompt)
+    (first,) = step_seconds(
+        prefill, [Work(prefill.plan.data + 0.0 * own, piece, past, NONE, NONE, prefill.plan.data / pieces)]
+    )
+    start = array(0.0) if decode.stack is None else decode.stack.request_start
+    # One prompt occupies its rank; a worker runs as many at once as it has ranks.
+    each = pieces * first
+    least = own * workers[1] * ranks * each / (fill * prefill.plan.data)
+    free = each + start + moved + after * step
+    cycle = np.maximum(free, least)
+    busy = np.minimum(least / cycle, 1.0 - ALMOST)
+    queue = np.minimum(busy * each / (2.0 * (1.0 - busy)), np.maximum(least - each, 0.0))
+    wait = np.where(least > free, cycle - free, queue) + (least - each).clip(0.0) / 2.0 / demand.waves
+    cycle = free + wait
+    rate = own * workers[1] * ranks / cycle
+    queued = (asked - own) * workers[1] * ranks / rate
+    ttft = each + start + moved + wait + queued
+    return Served(ttft, step + 0.0 * cycle, cycle + queued, rate, own, wait + queued)
 
 
 def offered(case: Case, demand: Demand) -> Served:

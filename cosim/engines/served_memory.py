@@ -50,8 +50,8 @@ def room(case: Case, tokens: Array) -> Room:
     held = _memory(replace(few, scenario=each))
     full = replace(case, work=Work(plan.data, budget, zero, zero, zero, plan.data))
     step = _memory(replace(full, scenario=each))
-    shown, one = case.system.chip.memory["dram"].shown, np.ones_like(share)
-    whole, cache = (one, share) if stack is not None and stack.share_of_free else (share, one)
+    shown, all_of_it = case.system.chip.memory["dram"].shown, np.ones_like(share)
+    whole, cache = (all_of_it, share) if stack is not None and stack.share_of_free else (share, all_of_it)
     return Room(whole * shown, cache, held.weights, step.activations, held.other, held.kv)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def served_by(
     cost: KernelCost, kind: str, stack: ServingArrays, chip: ChipArrays, product: DeviceMatmul | None
 ) -> KernelCost:
-    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it; `product`: what it is, if it is one."""
+    """A kernel of class `kind` (matmul, attention, vector) as the stack runs it; `product`: what it is, if one."""
     rate = {
         "matmul": stack.routed_rate if product is not None and product.routed else stack.matmul_rate,
         "attention": stack.attention_rate,

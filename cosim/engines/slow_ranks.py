@@ -1,6 +1,6 @@
 """Chips that take longer than others in a step: which stages of which replicas wait for them.
 
-    chip       (stage x replicas + replica) x ranks of a replica's stage + rank
+    chip       (stage x replicas + replica) x ranks of a replica's stage + rank; as the plan's order has them
     stage      as slow as the slowest of its ranks: they meet in every layer
     replicas   meet when gradients are reduced; in every layer under ZeRO 2 and 3, and where they share experts
 
@@ -9,6 +9,7 @@ A replica that is nowhere slower than another ends no later: only those that no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.errors import SpecError
+from cosim.mapping.routing import spans_replicas
 from cosim.records import Array
 
 
@@ -46,10 +48,12 @@ def slow_replicas(case: Case, slow: SlowRanks) -> list[Replica]:
     Raises SpecError for a chip that the plan does not have, or a factor below 1.
     """
     plan = case.plan
-    stages, replicas = int(np.max(plan.pipeline)), int(np.max(plan.data))
-    ranks = int(np.max(plan.tensor * plan.context))
-    chips = _factors(slow, stages * replicas * ranks)
-    by_stage = chips.reshape(stages, replicas, ranks).max(axis=2).T
+    degrees = {"tp": plan.tensor, "cp": plan.context, "dp": plan.data, "pp": plan.pipeline}
+    outermost = [(word, int(np.max(degrees[word]))) for word in reversed(plan.order.split("-"))]
+    chips = _factors(slow, math.prod(count for _, count in outermost))
+    places = {word: place for place, (word, _) in enumerate(outermost)}
+    there = chips.reshape([count for _, count in outermost])
+    by_stage = there.transpose([places[word] for word in ("dp", "pp", "cp", "tp")]).max(axis=(2, 3))
     if _meet_in_layers(case):
         by_stage = by_stage.max(axis=0, keepdims=True)
     rows, first = np.unique(by_stage, axis=0, return_index=True)
@@ -85,7 +89,7 @@ def _factors(slow: SlowRanks, chips: int) -> Array:
 def _meet_in_layers(case: Case) -> bool:
     """Whether replicas wait for each other inside a pass."""
     plan = case.plan
-    return bool(np.max(plan.zero) >= 2.0 or np.max(plan.expert) > np.max(plan.tensor))
+    return bool(np.max(plan.zero) >= 2.0 or np.any(spans_replicas(plan)))
 
 
 def _leads(row: Array, rows: Array) -> bool:

@@ -6,7 +6,7 @@ The closed form sums it up; the event engine schedules it. Neither has an op tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from cosim.hardware.lower import ChipArrays
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
     ACTIVATION_DTYPE,
+    EXPERT_GATHER,
+    EXPERT_SCATTER,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -27,14 +29,16 @@ from cosim.mapping.device import (
 from cosim.mapping.placement import (
     Placement,
     context_placement,
-    data_placement,
     expert_placement,
+    expert_tensor_placement,
+    group_placement,
     serving_stage,
-    tensor_placement,
+    tensor_group,
 )
 from cosim.mapping.stages import Stages, by_group
 from cosim.records import Array, array, points, take
 from cosim.timing.attention import attention_cost
+from cosim.timing.blocks import in_blocks, promotion_energy
 from cosim.timing.collective import (
     CollectiveCost,
     all_gather,
@@ -101,7 +105,7 @@ class ClassTimes:
 class StageCosts(ClassTimes):
     """On a stage of each class, shape (4, P), with the kernels that are issued there."""
 
-    kernels: Array
+    kernels: Array = field(default_factory=lambda: array(0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,7 @@ def group_costs(
         own["clocked"] += op.count * op.cost.clocked
         own["kernels"] += op.count
         behind[op.name] = op.cost
-    group = tensor_placement(case.plan.tensor, case.system.sizes, case.plan.chips)
+    group = tensor_group(case.plan, case.system.sizes)
     for collective in device.collectives:
         exchange = collective.kind == "all_to_all"
         cost = as_stack_sends(_collective(collective, case, group), case.software, exchange=exchange)
@@ -233,8 +237,9 @@ def transfers(case: Case) -> Transfers:
 def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -> list[OpCost]:
     """All matmuls of one format stacked to (ops x P) and costed by one call."""
     found: dict[str, OpCost] = {}
-    for asked, moved, stored in dict.fromkeys((op.dtype, op.output_bytes, op.stored) for op in ops):
-        same = [op for op in ops if (op.dtype, op.output_bytes, op.stored) == (asked, moved, stored)]
+    kinds = dict.fromkeys((op.dtype, op.output_bytes, op.stored, op.scales) for op in ops)
+    for asked, moved, stored, scales in kinds:
+        same = [op for op in ops if (op.dtype, op.output_bytes, op.stored, op.scales) == (asked, moved, stored, scales)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
         dtype = math_dtype(chip) if asked == ACTIVATION_DTYPE else asked
         names = ("m", "n", "k", "batch", "distinct")
@@ -244,7 +249,12 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         cost = matmul_cost(
             **dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved, weights=stored
         )
+        if any(scales):
+            cost = in_blocks(cost, **dims, chip=stacked, dtype=dtype, scales=scales)
         energy, core = step_energy(cost, stacked, dtype)
+        if any(scales):
+            added = promotion_energy(dims["m"], dims["n"], dims["k"], dims["batch"], stacked)
+            energy, core = energy + added, core + added
         for index, op in enumerate(same):
             rows = np.arange(index * count, (index + 1) * count, dtype=np.intp)
             own = take(cost, rows)
@@ -282,11 +292,13 @@ def _collective(op: DeviceCollective, case: Case, group: Placement) -> Collectiv
         experts = expert_placement(case.plan, case.system.sizes)
         return all_to_all(op.size_bytes, op.far_bytes, experts, case.system)
     if op.kind == "table_exchange":
-        replicas = data_placement(case.plan.tensor, case.plan.replicas, case.system.sizes)
+        replicas = group_placement(case.plan, case.plan.tensor, case.plan.replicas, case.system.sizes)
         return uniform_all_to_all(op.size_bytes, replicas, case.system)
     if op.kind.startswith("context"):
         return _of_context(op, case)
-    if op.kind == "reduce_scatter":
+    if op.kind in (EXPERT_GATHER, EXPERT_SCATTER):
+        group = expert_tensor_placement(case.plan, case.system.sizes)
+    if op.kind in ("reduce_scatter", EXPERT_SCATTER):
         return reduce_scatter(op.size_bytes, group, case.system)
     return all_gather(op.size_bytes, group, case.system)
 

@@ -23,7 +23,7 @@ from cosim.engines.pipeline import Piece
 from cosim.engines.slow_ranks import Replica, SlowRanks, slow_replicas
 from cosim.engines.training import host_step, software_of, step_table, with_micro_batches
 from cosim.errors import SimulationError
-from cosim.mapping.placement import crosses
+from cosim.mapping.placement import crossings, stage_stride
 from cosim.records import Array, at
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def step_schedule(case: Case, index: int = 0) -> StepSchedule:
         return tuple(value for value, count in zip(column, counts, strict=True) for _ in range(count))
 
     plan, move = point.plan, table.schedule
-    size, node = int(plan.tensor * plan.replicas), int(point.system.node_chips)
-    stages = int(plan.pipeline)
-    across = [crosses(s, size, stages, node) for s in range(stages)]
+    size, node = int(stage_stride(plan)), int(point.system.node_chips)
+    units = float(point.system.chips) / node
+    across = crossings(size, int(plan.pipeline), node, units, int(plan.chips))
     inside_s, across_s = float(move.inside_time), float(move.across_time)
     return StepSchedule(
         forward_s=along(move.forward),

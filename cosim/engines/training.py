@@ -26,7 +26,7 @@ from cosim.engines.step import CLASSES_OF_TIME, GroupCosts, OpCost, group_costs,
 from cosim.mapping.adapters import gradients_of_adapters
 from cosim.mapping.backward import RECOMPUTED, backward, recomputed
 from cosim.mapping.device import DeviceAttention, DeviceGraph, DeviceMatmul, DeviceVector
-from cosim.mapping.placement import tensor_placement
+from cosim.mapping.placement import stage_stride, tensor_group
 from cosim.mapping.recompute import layers_again
 from cosim.mapping.schedules import copies, hops, pieces
 from cosim.mapping.shard import shard
@@ -374,10 +374,10 @@ def _hops(case: Case) -> tuple[Array, Array, Array, Array, Array]:
     chip, plan = case.system.chip, case.plan
     wide = element_bytes(plan, software_of(case))
     size = plan.micro_batch * case.scenario.context / plan.context * case.model.hidden * wide
-    inside, across, within, beyond = boundary_transfers(size / plan.tensor, plan.tensor * plan.replicas, case)
+    inside, across, within, beyond = boundary_transfers(size / plan.tensor, stage_stride(plan), case, plan.chips)
     if not plan.sequence_parallel:
         # Every rank sends its slice and the receivers put the whole together inside their group.
-        joined = all_gather(size, tensor_placement(plan.tensor, case.system.sizes, plan.chips), case.system).time
+        joined = all_gather(size, tensor_group(plan, case.system.sizes), case.system).time
         within, beyond = within + joined, beyond + joined
     reached = software_of(case).collective_rate
     within, beyond = within / reached, beyond / reached

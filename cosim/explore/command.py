@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cosim.mapping.order import USUAL
+
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "dtype")
 _SERVING = {"plan": ("micro_batches", "kv_dtype"), "scenario": ("batch", "context")}
 _TRAINING = {
@@ -18,6 +20,7 @@ _TRAINING = {
 _WHERE_SET = (
     "plan.weights_dtype",
     "plan.shard",
+    "plan.expert_tensor_parallel",
     "plan.recompute_modules",
     "plan.recompute_layers",
     "plan.optimizer",
@@ -43,8 +46,9 @@ def settings(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["phase"] == "train" and row["plan.context_parallel"] > 1:
         chosen |= {name: row[name] for name in ("plan.context_parallel", "plan.context_exchange")}
     chosen |= {name: row[name] for name in _ABOVE_ZERO if row.get(name)}
-    if row["phase"] == "train" and row["plan.schedule"] != "1f1b":
-        chosen["plan.schedule"] = row["plan.schedule"]
+    for name, usual in (("plan.schedule", "1f1b"), ("plan.order", USUAL), ("plan.fp8_recipe", "tensor")):
+        if row["phase"] == "train" and row[name] not in ("", usual):
+            chosen[name] = row[name]
     chosen |= {name: row[name] for name in _WHERE_SET if row.get(name) not in (None, "") and row[name] == row[name]}
     if row.get("scenario.updates", "") not in ("", "all"):
         chosen["scenario.updates"] = row["scenario.updates"]

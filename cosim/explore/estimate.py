@@ -40,6 +40,7 @@ _TRAINING_ONLY = (
     "micro_batch",
     "context_parallel",
     "context_exchange",
+    "expert_tensor_parallel",
     "virtual_pipeline",
     "sequence_parallel",
     "zero",
@@ -50,6 +51,8 @@ _TRAINING_ONLY = (
     "offload_weights",
     "offload_optimizer",
     "software",
+    "order",
+    "fp8_recipe",
     "schedule",
     "optimizer",
     "optimizer_dtype",
@@ -279,6 +282,9 @@ def _formats(phase: Phase, plan: Overrides, planned: Plan, machine: SystemArrays
         if dtype not in TRAINING_PRECISIONS:
             hint = f"formats to train in: {', '.join(TRAINING_PRECISIONS)}"
             raise SpecError("is no format to train in", field="plan.dtype", value=dtype, hint=hint)
+        if plan.get("fp8_recipe") == "block" and dtype != "fp8":
+            hint = f"plan.dtype=fp8; the scales of {dtype} are its own, or it has none"
+            raise SpecError("is a recipe of fp8", field="plan.fp8_recipe", value="block", hint=hint)
         return {"dtype": dtype, "kv_dtype": "bf16"}
     dtype = str(plan.get("dtype") or best_native(machine.chip))
     stored = planned.weights_dtype

@@ -13,6 +13,7 @@ from cosim.explore.fits import MORE_NODES, nearest_fit
 from cosim.explore.space import candidates_at, on_nodes, searched, with_choices
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.memory import KINDS
+from cosim.mapping.order import USUAL
 from cosim.mapping.plan import RECOMPUTES, PlanArrays
 from cosim.records import array, at, map_leaves
 from cosim.units import format_si
@@ -52,10 +53,14 @@ def plan_text(case: Case, index: int) -> str:
     trains = f", zero {plan.zero:g}, recompute {RECOMPUTES[int(plan.recompute)]}" if case.phase == "train" else ""
     if plan.schedule != "1f1b":
         trains += f", schedule {plan.schedule}"
+    if plan.order != USUAL:
+        trains += f", order {plan.order}"
     degrees += f" x context {plan.context:g}" if plan.context > 1 else ""
     experts = f" x experts {plan.expert:g}" if plan.expert > 1 else ""
+    experts += f" of {plan.expert_tensor:g} ranks each" if plan.expert_tensor > 0 else ""
+    blocks = " in blocks" if plan.fp8_recipe == "block" else ""
     weights = f", weights {plan.weights_dtype}" if plan.weights_dtype else ""
-    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}{weights}"
+    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}{blocks}{weights}"
 
 
 def _what_fits(case: Case, index: int) -> str:

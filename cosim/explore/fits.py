@@ -17,11 +17,11 @@ from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case
 from cosim.engines.training import with_micro_batches
 from cosim.explore.space import on_nodes
+from cosim.explore.strategy_rows import Table
 from cosim.explore.strategy_space import (
     NUMBERS,
     Asked,
     Choices,
-    Table,
     choices_of,
     grounded,
     legal_table,

@@ -39,6 +39,8 @@ KINDS = (
     "recompute_modules",
     "optimizer",
     "optimizer_dtype",
+    "order",
+    "fp8_recipe",
 )
 """Dimensions of which every other value is a neighbour."""
 SHOWN = {"virtual": "virtual_pipeline", "dtype": "precision"}
@@ -114,7 +116,7 @@ def _steps(inputs: SearchInputs, here: Strategy) -> Iterator[tuple[str, Strategy
                 yield name, shown[0]
     for name in KINDS:
         for value in _levels(inputs, name, here):
-            if value != here[name] and not _idle(name, here):
+            if name in here and value != here[name] and not _idle(name, here):
                 yield name, stepped(inputs, here, name, value)
 
 
@@ -137,6 +139,8 @@ def _idle(name: str, here: Strategy) -> bool:
         return not _computes_again(here)
     if name == "recompute_modules":
         return bool(here["recompute"] >= FULL)
+    if name == "order":
+        return len([degree for degree in ("tensor", "context", "data", "pipeline") if here[degree] > 1]) < 2
     alone = {"sequence_parallel": "tensor", "schedule": "pipeline", "context_exchange": "context"}
     return name in alone and here[alone[name]] == 1
 
@@ -155,6 +159,11 @@ def stepped(inputs: SearchInputs, here: Strategy, name: str, value: object) -> S
         # Where nothing is computed again there is no number of layers.
         levels = _levels(inputs, "recompute_layers", there)
         there["recompute_layers"] = levels[0] if _computes_again(there) else np.inf
+    recipes = _levels(inputs, "fp8_recipe", there)
+    if name == "dtype" and recipes:
+        # Another format has no recipe, and fp8 the first one again.
+        there = {each: own for each, own in there.items() if each != "fp8_recipe"}
+        there |= {"fp8_recipe": recipes[0]} if value == "fp8" else {}
     chips = inputs.grounds[there["nodes"]].chips
     if name in GIVES:
         excess, rest = divmod(there["tensor"] * there["pipeline"] * there["context"], chips)
@@ -242,7 +251,7 @@ def limit_text(inputs: SearchInputs, case: Case, found: Estimates, code: int, by
 
 def _also(here: Strategy, there: Strategy, name: str) -> str:
     """What followed from a step: dimensions other than the one that was changed."""
-    moved = [other for other in here if other != name and here[other] != there[other]]
+    moved = [other for other in here if other != name and other in there and here[other] != there[other]]
     return ", ".join(
         f"{SHOWN.get(other, other)} {word_of(other, here[other])} to {word_of(other, there[other])}" for other in moved
     )
@@ -278,6 +287,8 @@ def word_of(name: str, value: object) -> object:
     """A value as files have it."""
     if name == "sequence_parallel":
         return "on" if value else "off"
+    if name == "expert_tensor":
+        return int(float(str(value))) or "follows"
     if name == "recompute_layers":
         return "all" if value == np.inf else int(float(str(value)))
     if name == "recompute_modules":

@@ -132,8 +132,13 @@ def _training(case: Case, total: int) -> Columns:
     return {
         "plan.micro_batch": _where(trains, full(plan.micro_batch)),
         "plan.context_parallel": _where(trains, full(plan.context)),
+        "plan.expert_tensor_parallel": _where(
+            trains, np.where(plan.expert_tensor > 0.0, full(plan.expert_tensor), np.nan)
+        ),
         "plan.context_exchange": same(plan.context_exchange) if trains else same(""),
         "plan.virtual_pipeline": _where(trains, full(plan.virtual)),
+        "plan.fp8_recipe": same(plan.fp8_recipe if trains and plan.dtype == "fp8" else ""),
+        "plan.order": same(plan.order) if trains else same(""),
         "plan.schedule": same(plan.schedule) if trains else same(""),
         "plan.sequence_parallel": np.full(total, plan.sequence_parallel),
         "plan.zero": _where(trains, full(plan.zero)),

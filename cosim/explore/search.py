@@ -22,7 +22,8 @@ from cosim.explore.objectives import OWN, Date, Goal, Money, days_of, numbers_of
 from cosim.explore.pareto import front_of
 from cosim.explore.rows import Columns, Text, columns, row
 from cosim.explore.search_file import StrategySearch
-from cosim.explore.strategy_space import Choices, Ground, Table, Values, plan_of
+from cosim.explore.strategy_rows import Table
+from cosim.explore.strategy_space import Choices, Ground, Values, plan_of
 from cosim.hardware.system import System
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.software import SoftwareArrays
@@ -331,5 +332,5 @@ def case_at(inputs: SearchInputs, strategy: Mapping[str, Any]) -> Case:
 
 _CHOSEN = ("schedule", "sequence_parallel", "context_exchange")
 """Choices that every strategy has."""
-_LISTED = ("recompute_modules", "optimizer", "optimizer_dtype")
+_LISTED = ("recompute_modules", "optimizer", "optimizer_dtype", "order", "fp8_recipe")
 """Choices that a strategy has where values are listed."""

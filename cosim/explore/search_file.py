@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from cosim.dtypes import TRAINING_PRECISIONS, Dtype
+from cosim.dtypes import FP8_RECIPES, TRAINING_PRECISIONS, Dtype, Fp8Recipe
 from cosim.errors import SpecError, nearest
 from cosim.explore.objectives import KNOWN, MORE_IS_BETTER, parse_asked
 from cosim.explore.strategy_space import EXCHANGES, Asked
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import RECOMPUTES, SCHEDULES, ContextExchange, Plan, Recompute, ScheduleName, Share, StateDtype
 from cosim.schema import Frozen
 
@@ -59,6 +60,12 @@ def _texts(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
     return None if values is None else [Plan(recompute_modules=str(word)).recompute_modules for word in values]
 
 
+def _orders(raw: object) -> Any:  # noqa: ANN401  # whatever the file holds
+    """Orders as a plan writes them."""
+    values = _several(raw)
+    return None if values is None else [Plan(order=word).order for word in values]
+
+
 def _several(raw: object) -> list[Any] | None:
     """A single value stands for a list of one; there is no `all` of what is endless."""
     if raw is None:
@@ -85,11 +92,20 @@ Switches = Annotated[
 Exchanges = Annotated[
     tuple[ContextExchange, ...] | None, BeforeValidator(_among(EXCHANGES)), _one_or_more({"enum": list(EXCHANGES)})
 ]
+Recipes = Annotated[
+    tuple[Fp8Recipe, ...] | None, BeforeValidator(_several), _one_or_more({"enum": list(FP8_RECIPES)}, None)
+]
+Orders = Annotated[tuple[str, ...] | None, BeforeValidator(_orders), _one_or_more({"enum": list(ORDERS)}, None)]
 Again = Annotated[tuple[str, ...] | None, BeforeValidator(_texts), _one_or_more({"type": "string"}, None)]
 Layers = Annotated[
     tuple[Whole | Literal["all"], ...] | None,
     BeforeValidator(_several),
     _one_or_more({"anyOf": [WHOLE, {"const": "all"}]}, None),
+]
+Widths = Annotated[
+    tuple[Whole | Literal["follows"], ...] | None,
+    BeforeValidator(_several),
+    _one_or_more({"anyOf": [WHOLE, {"const": "follows"}]}, None),
 ]
 Shares = Annotated[
     tuple[Share, ...] | None,
@@ -113,6 +129,8 @@ class Space(Frozen):
     """Follows from the chips and the other degrees; listed, it keeps only these."""
     context: Degrees = None
     expert: Degrees = None
+    expert_tensor: Widths = None
+    """Ranks of one expert, or what follows from the other degrees; left out: that."""
     micro_batch: Degrees = None
     virtual_pipeline: Degrees = None
     schedule: Schedules = None
@@ -133,6 +151,10 @@ class Space(Frozen):
     """Optimizers of the library; left out: the software's own."""
     optimizer_dtype: Formats = None
     """Formats of its state; left out: the software's own."""
+    fp8_recipe: Recipes = None
+    """What has a scale where the precision is fp8; left out: a tensor."""
+    order: Orders = None
+    """Orders of the kinds of ranks; left out: the usual one."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Space:
@@ -145,8 +167,11 @@ class Space(Frozen):
         """The same as the enumeration takes it."""
         layers = self.recompute_layers
         finite = None if layers is None else tuple(float("inf") if each == "all" else float(each) for each in layers)
-        others = {name: getattr(self, name) for name in type(self).model_fields if name != "recompute_layers"}
-        return Asked(**others, recompute_layers=finite)
+        wide = self.expert_tensor
+        ranks = None if wide is None else tuple(0.0 if each == "follows" else float(each) for each in wide)
+        worded = ("recompute_layers", "expert_tensor")
+        others = {name: getattr(self, name) for name in type(self).model_fields if name not in worded}
+        return Asked(**others, recompute_layers=finite, expert_tensor=ranks)
 
 
 class Finish(Frozen):
@@ -250,6 +275,7 @@ SEARCHED = {
     "data_parallel": "data",
     "context_parallel": "context",
     "expert_parallel": "expert",
+    "expert_tensor_parallel": "expert_tensor",
     "micro_batch": "micro_batch",
     "virtual_pipeline": "virtual_pipeline",
     "schedule": "schedule",
@@ -264,6 +290,8 @@ SEARCHED = {
     "offload_optimizer": "offload_optimizer",
     "optimizer": "optimizer",
     "optimizer_dtype": "optimizer_dtype",
+    "order": "order",
+    "fp8_recipe": "fp8_recipe",
 }
 """Dimension of the space by the path of a plan that it sets."""
 FIXED = {"dtype": "precision", "software": "software", "micro_batches": "space.micro_batch"}
@@ -272,6 +300,7 @@ NOT_SEARCHED = {
     "shard": "it divides the replicas, which differ between strategies: one number in plan, search again for another",
     "algorithm": "the fastest of every collective is taken already",
     "kv_dtype": "training keeps no cache",
+    "weights_dtype": "training keeps weights in the format of their products, or in the optimizer's",
     "latent": "training has one form of latent attention",
 }
 """Paths of a plan that no search tries, and why."""

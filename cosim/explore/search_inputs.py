@@ -21,6 +21,7 @@ from cosim.explore.search import Cell, SearchInputs
 from cosim.explore.search_file import FIXED, SEARCHED, Objective, Space, StrategySearch
 from cosim.explore.strategy_space import (
     MOST_STRATEGIES,
+    Choices,
     Ground,
     Values,
     choices_of,
@@ -82,6 +83,9 @@ def searched_inputs(
     study: StrategySearch, system: Varied[System], model: Varied[Workload], document: Document | None = None
 ) -> SearchInputs:
     """The cells of a search on a system and model that are at hand. Raises SpecError, with its line."""
+    if study.space.fp8_recipe and "fp8" not in (study.precision or ()):
+        error = SpecError("are recipes of fp8", field="space.fp8_recipe", hint="precision: fp8, alone or among others")
+        raise at_line(error, document, "space.fp8_recipe")
     if system.arrays or model.arrays:
         raise SpecError("is on one system and one workload", field="search", hint="no arrays: search one by one")
     network, software = lower_workload(model), lower_software(load_software(study.software))
@@ -210,7 +214,7 @@ def _cells(
     found: list[Cell] = []
     count = 0
     for (nodes, dtype), base in bases.items():
-        for choices in choices_of(values[nodes]):
+        for choices in recipes_of(values[nodes], dtype):
             table = legal_table(values[nodes], grounds[nodes], choices, base.plan, base.scenario)
             if (choices.optimizer, choices.optimizer_dtype) not in updates:
                 continue
@@ -223,6 +227,14 @@ def _cells(
             if cell.count:
                 found.append(cell)
     return tuple(found)
+
+
+def recipes_of(values: Values, dtype: str) -> list[Choices]:
+    """The cells of a format: recipes of fp8 are choices of fp8 alone."""
+    every = choices_of(values)
+    if values.fp8_recipe is None or dtype == "fp8":
+        return every
+    return [replace(each, fp8_recipe=None) for each in every if each.fp8_recipe == values.fp8_recipe[0]]
 
 
 def _updates(study: StrategySearch, software: SoftwareArrays) -> Updates:

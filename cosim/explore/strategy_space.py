@@ -9,7 +9,9 @@ them unless they are listed.
 Of values that make no difference only the first counts, so that nothing is priced twice: a schedule where there is one
 stage, sequence parallelism without tensor ranks, an exchange without context ranks, a ZeRO stage without replicas,
 selective recompute where attention is fused, modules where whole layers are computed again, a number of layers where
-nothing is. Legality is that of the engines, `cosim.mapping.legal.divisibility`.
+nothing is, ranks of an expert that follow from the degrees, an order of kinds
+of which one rank each is there. Legality is that of the engines,
+`cosim.mapping.legal.divisibility`.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosim.explore.strategy_rows import Table, crossed, kept, lie_otherwise, whole_pieces, with_experts
 from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
 from cosim.mapping.plan import MODULES, RECOMPUTES, SCHEDULES, PlanArrays, ScenarioArrays
 from cosim.mapping.schedules import PIECES
-from cosim.mapping.stages import ENDS, comes_out_even
-from cosim.records import Array, array, map_leaves
+from cosim.mapping.stages import ENDS
+from cosim.records import array, map_leaves
 from cosim.workload.model import ModelArrays
 
 NUMBERS = ("tensor", "pipeline", "context", "data", "micro_batch", "virtual", "expert", "zero", "recompute")
 """Fields of `PlanArrays` that a strategy sets, in the order in which they are crossed."""
-LISTED = ("recompute_layers", "offload_activations", "offload_weights", "offload_optimizer")
-"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute."""
+LISTED = ("expert_tensor", "recompute_layers", "offload_activations", "offload_weights", "offload_optimizer")
+"""Fields of `PlanArrays` that a strategy sets only where values are listed; layers are inf where all recompute, ranks
+of an expert 0 where they follow."""
 EXCHANGES = ("ring", "all_gather", "all_to_all")
 FULL = RECOMPUTES.index("full")
 MOST_STRATEGIES = 10_000_000
@@ -40,7 +44,6 @@ Numbers = tuple[int, ...]
 Shares = tuple[float, ...]
 Modules = tuple[str, ...]
 Optional = tuple[str | None, ...]
-Table = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,15 @@ class Asked:
     context_exchange: tuple[str, ...] | None = None
     recompute_modules: tuple[str, ...] | None = None
     """Each as a plan has it: "norms,mlp"."""
+    expert_tensor: Shares | None = None
     recompute_layers: Shares | None = None
     offload_activations: Shares | None = None
     offload_weights: Shares | None = None
     offload_optimizer: Shares | None = None
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
+    order: tuple[str, ...] | None = None
+    fp8_recipe: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +103,15 @@ class Values:
     sequence_parallel: tuple[bool, ...]
     context_exchange: tuple[str, ...]
     recompute_modules: tuple[Modules, ...] | None = None
+    expert_tensor: Shares | None = None
     recompute_layers: Shares | None = None
     offload_activations: Shares | None = None
     offload_weights: Shares | None = None
     offload_optimizer: Shares | None = None
     optimizer: tuple[str, ...] | None = None
     optimizer_dtype: tuple[str, ...] | None = None
+    order: tuple[str, ...] | None = None
+    fp8_recipe: tuple[str, ...] | None = None
     any_pieces: bool = False
     """Whether pieces are listed, and may then come out uneven."""
 
@@ -123,6 +132,10 @@ class Choices:
     optimizer_dtype: str | None = None
     first_modules: bool = True
     """Whether these modules are the first that are tried."""
+    order: str | None = None
+    earlier: tuple[str, ...] = ()
+    """Orders that are tried before this one."""
+    fp8_recipe: str | None = None
 
 
 def grounded(model: ModelArrays, chips: float, scenario: ScenarioArrays, *, fused: bool) -> Ground:
@@ -163,6 +176,8 @@ def values_on(ground: Ground, asked: Asked) -> Values:
         **{name: None if own is None else tuple(sorted(set(own))) for name, own in _listed(asked).items()},
         optimizer=_once(asked.optimizer),
         optimizer_dtype=_once(asked.optimizer_dtype),
+        order=_once(asked.order),
+        fp8_recipe=_once(asked.fp8_recipe),
         any_pieces=asked.virtual_pipeline is not None,
     )
 
@@ -204,6 +219,8 @@ def choices_of(values: Values) -> list[Choices]:
     modules: tuple[Modules | None, ...] = values.recompute_modules or (None,)
     optimizers: Optional = values.optimizer or (None,)
     formats: Optional = values.optimizer_dtype or (None,)
+    orders: Optional = values.order or (None,)
+    recipes: Optional = values.fp8_recipe or (None,)
     return [
         Choices(
             schedule,
@@ -211,8 +228,13 @@ def choices_of(values: Values) -> list[Choices]:
             exchange,
             (schedule == kinds[0][0], together == kinds[1][0], exchange == kinds[2][0]),
             *(again, optimizer, dtype, again == modules[0]),
+            order=order,
+            earlier=tuple(each for each in orders[: orders.index(order)] if each is not None),
+            fp8_recipe=recipe,
         )
-        for schedule, together, exchange, again, optimizer, dtype in product(*kinds, modules, optimizers, formats)
+        for schedule, together, exchange, again, optimizer, dtype, order, recipe in product(
+            *kinds, modules, optimizers, formats, orders, recipes
+        )
     ]
 
 
@@ -237,32 +259,34 @@ def legal_table(values: Values, ground: Ground, choices: Choices, base: PlanArra
     keep &= first_schedule | (table["pipeline"] > 1.0)
     keep &= first_together | (table["tensor"] > 1.0)
     keep &= first_exchange | (table["context"] > 1.0)
-    table = _crossed(_kept(table, keep), "micro_batch", values.micro_batch)
-    table = _kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
-    table = _crossed(table, "virtual", values.virtual)
-    table = _kept(table, whole_pieces(table, choices.schedule, batch, layers, any_pieces=values.any_pieces))
-    table = _crossed(table, "expert", values.expert)
-    table = _crossed(_kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
+    for order in choices.earlier:
+        keep &= lie_otherwise(table, order, str(choices.order))
+    table = crossed(kept(table, keep), "micro_batch", values.micro_batch)
+    table = kept(table, np.mod(batch, table["data"] * table["micro_batch"]) == 0.0)
+    table = crossed(table, "virtual", values.virtual)
+    table = kept(table, whole_pieces(table, choices.schedule, batch, layers, any_pieces=values.any_pieces))
+    table = with_experts(table, values.expert, values.expert_tensor)
+    table = crossed(kept(table, _legal(table, ground, choices, base, scenario)), "zero", values.zero)
     alone = (table["context"] * table["data"] == 1.0) & (table["zero"] != values.zero[0])
-    table = _crossed(_kept(table, ~alone), "recompute", values.recompute)
+    table = crossed(kept(table, ~alone), "recompute", values.recompute)
     if not choices.first_modules:
-        table = _kept(table, table["recompute"] < FULL)
+        table = kept(table, table["recompute"] < FULL)
     table = _with_listed(table, values, choices, base)
     # All that a ZeRO stage can break is the number of replicas that share states.
     shared = ground.model.is_moe or bool(np.isfinite(base.shard).any())
-    return _kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
+    return kept(table, _legal(table, ground, choices, base, scenario)) if shared else table
 
 
 def _with_listed(table: Table, values: Values, choices: Choices, base: PlanArrays) -> Table:
     """Every row with the values that are listed; where nothing is computed again there is no number of layers."""
     for name, own in _listed(values).items():
-        if own is not None:
-            table = _crossed(table, name, own)
+        if own is not None and name not in table:
+            table = crossed(table, name, own)
     if values.recompute_layers is None:
         return table
     modules = base.recompute_modules if choices.recompute_modules is None else choices.recompute_modules
     nothing = (table["recompute"] == 0.0) & (not modules)
-    table = _kept(table, ~nothing | (table["recompute_layers"] == values.recompute_layers[0]))
+    table = kept(table, ~nothing | (table["recompute_layers"] == values.recompute_layers[0]))
     nothing = (table["recompute"] == 0.0) & (not modules)
     return table | {"recompute_layers": np.where(nothing, np.inf, table["recompute_layers"])}
 
@@ -272,9 +296,9 @@ def nearest_limit(values: Values, ground: Ground, base: PlanArrays, scenario: Sc
 
     Of a large space the least pieces, ZeRO stage and recompute stand for all.
     """
-    table = _crossed(_degrees(values, ground), "micro_batch", values.micro_batch)
-    table = _crossed(_crossed(table, "expert", values.expert), "virtual", values.virtual)
-    table = _crossed(_crossed(table, "zero", values.zero[:1]), "recompute", values.recompute[:1])
+    table = crossed(_degrees(values, ground), "micro_batch", values.micro_batch)
+    table = crossed(with_experts(table, values.expert, values.expert_tensor), "virtual", values.virtual)
+    table = crossed(crossed(table, "zero", values.zero[:1]), "recompute", values.recompute[:1])
     if not len(table["tensor"]):
         return "chips"
     codes = _verdict(table, ground, choices_of(values)[0], base, scenario).code
@@ -289,6 +313,10 @@ def plan_of(table: Table, choices: Choices, base: PlanArrays) -> PlanArrays:
         sequence_parallel=choices.sequence_parallel,
         context_exchange=choices.context_exchange,
     )
+    if choices.order is not None:
+        chosen = replace(chosen, order=choices.order)
+    if choices.fp8_recipe is not None:
+        chosen = replace(chosen, fp8_recipe=choices.fp8_recipe)
     if choices.recompute_modules is not None:
         chosen = replace(chosen, recompute_modules=choices.recompute_modules)
     numbers: dict[str, Any] = dict(table)
@@ -306,33 +334,6 @@ def _degrees(values: Values, ground: Ground) -> Table:
         keep &= np.isin(data, values.data)
     found = {"tensor": tensor, "pipeline": pipeline, "context": context, "data": data}
     return {name: array(column[keep]) for name, column in found.items()}
-
-
-def _crossed(table: Table, name: str, values: Shares) -> Table:
-    """Every row with every value of one more dimension."""
-    rows = len(table["tensor"])
-    wider = {known: np.repeat(column, len(values)) for known, column in table.items()}
-    return wider | {name: np.tile(array(values), rows)}
-
-
-def _kept(table: Table, rows: NDArray[np.bool_]) -> Table:
-    return {name: column[rows] for name, column in table.items()}
-
-
-def whole_pieces(table: Table, schedule: str, batch: float, layers: float, *, any_pieces: bool) -> NDArray[np.bool_]:
-    """Rows whose pieces a schedule can have: what most rows fail, so that it is asked first.
-
-    Pieces that come out even, or with `any_pieces` as many as there are places.
-    """
-    pieces = table["virtual"]
-    if schedule in PIECES:
-        few: NDArray[np.bool_] = pieces == PIECES[schedule]
-        return few
-    stages = table["pipeline"]
-    count = batch / (table["data"] * table["micro_batch"])
-    held = stages * pieces <= layers + ENDS if any_pieces else comes_out_even(layers, stages * pieces)
-    found: NDArray[np.bool_] = (pieces == 1.0) | ((stages > 1.0) & held & (np.mod(count, stages) == 0.0))
-    return found
 
 
 def _legal(

@@ -155,6 +155,7 @@ def _numbers(
 ) -> list[tuple[int, ...]]:
     """Rows (tensor, pipeline, data, micro-batch, pieces, ZeRO stage, experts) that divide, in rising order."""
     layers = int(model.layers)
+    wide = int(_number(given.get("expert_tensor_parallel") or 0))
     # Items of a network are small beside sequences.
     most = batch if model.network else max(MOST_MICRO_BATCH, MOST_TOKENS * context // length)
     return [
@@ -166,7 +167,7 @@ def _numbers(
         for pieces in _pieces(layers, pipeline, batch // (data * micro), asked="virtual_pipeline" in given)
         if _agrees(given, virtual_pipeline=pieces)
         for zero in _zeros(given, data * context, network=bool(model.network))
-        for expert in expert_degrees(model, tensor, data * context)
+        for expert in expert_degrees(model, tensor, data * context, wide)
         if _agrees(given, expert_parallel=expert)
     ]
 

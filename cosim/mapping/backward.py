@@ -24,6 +24,8 @@ import numpy as np
 from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
+    EXPERT_GATHER,
+    EXPERT_SCATTER,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -32,7 +34,7 @@ from cosim.mapping.device import (
 )
 from cosim.mapping.plan import RECOMPUTES, PlanArrays
 from cosim.mapping.recompute import share_again
-from cosim.mapping.shard import SLICES
+from cosim.mapping.shard import JOINED, SLICES
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array
 from cosim.workload.ops import Graph
@@ -106,7 +108,10 @@ def _products(op: DeviceMatmul, software: SoftwareArrays) -> tuple[DeviceMatmul,
     kept = software.fused_accumulation and not op.activations
     # All points of a batch have one software, whose name is structure: its sizes are one number.
     moved = 2.0 * float(np.max(software.gradient_bytes)) if kept else op.output_bytes
-    weight = replace(op, name=f"{op.name}.wgrad", m=op.k, n=op.n, k=op.m, output_bytes=moved)
+    # Of a weight gradient both operands are scaled as activations.
+    weight = replace(
+        op, name=f"{op.name}.wgrad", m=op.k, n=op.n, k=op.m, output_bytes=moved, scales=(op.scales[0],) * 2
+    )
     return into, weight
 
 
@@ -165,6 +170,10 @@ def _sums(device: DeviceGraph, graph: Graph, *, sequence_parallel: bool) -> tupl
         if op.routed is not None:
             # Gradients travel the way back: out where tokens came in.
             found.append(replace(sizes[op.name], name=f"{op.name}.grad"))
+            joined = sizes.get(f"{op.name}{JOINED}")
+            if joined is not None:
+                kind = EXPERT_SCATTER if joined.kind == EXPERT_GATHER else EXPERT_GATHER
+                found.append(replace(joined, name=f"{joined.name}.grad", kind=kind))
             continue
         if op.kind == "table_exchange":
             if op.gradient_width is None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cosim.dtypes import Scales
 from cosim.records import Array, array
 from cosim.workload.ops import Attention
 
 ACTIVATION_DTYPE = "bf16"
 ACTIVATION_BYTES = 2.0
+EXPERT_GATHER, EXPERT_SCATTER = "expert_gather", "expert_scatter"
+"""Kinds of collectives over the ranks that share one expert's width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class DeviceMatmul:
     pixels: Array = field(default_factory=lambda: array(1.0))
     stored: str | None = None
     """Format of its weights in memory where that is not the format of the products."""
+    scales: Scales = (0.0, 0.0)
+    """Bytes of scales of blocks per element of A and of B; none where a tensor has one scale, or the format its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class DeviceCollective:
 
     `behind` names a kernel that runs meanwhile where the software overlaps the two. Kind `all_to_all` carries
     tokens between expert ranks: `size_bytes` leave the rank inside its node, `far_bytes` beyond it. Kinds that begin
-    with `context` are over the ranks that share out a sequence, see `cosim.mapping.context`.
+    with `context` are over the ranks that share out a sequence, see `cosim.mapping.context`; `expert_gather` and
+    `expert_scatter` over those that share one expert's width.
     """
 
     name: str

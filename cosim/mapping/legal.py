@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.routing import expert_replicas, expert_sharers, expert_tensor
+from cosim.mapping.routing import expert_group, expert_replicas, expert_sharers, expert_tensor
 from cosim.mapping.schedules import shortfalls
 from cosim.mapping.stages import ENDS
 from cosim.records import Array
@@ -53,7 +53,8 @@ LIMITS: tuple[Limit, ...] = (
         "expert_parallel",
         "remainder",
         "leaves a remainder of {}",
-        "the expert degree must divide experts and tensor x data, and divide the tensor degree or be a multiple of it",
+        "the expert degree must divide experts and tensor x data, and divide the tensor degree or be a multiple of it; "
+        "with plan.expert_tensor_parallel that times the expert degree must divide tensor x data, and it the width",
     ),
     Limit(
         "pipeline_parallel",
@@ -157,7 +158,8 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     if model.delta is not None:
         remainder = np.maximum(remainder, np.mod(model.delta.value_heads, plan.tensor))
     if model.is_moe:
-        share = np.where(np.mod(plan.tensor, plan.expert) == 0.0, expert_tensor(plan), 1.0)
+        follows = (plan.expert_tensor == 0.0) & (np.mod(plan.tensor, plan.expert) == 0.0)
+        share = np.where(follows, expert_tensor(plan), 1.0)
         remainder = np.maximum(remainder, np.mod(model.expert_ffn, share))
     verdict = merged(verdict, "tensor_parallel", remainder)
     few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
@@ -197,19 +199,30 @@ def _unshared(plan: PlanArrays, model: ModelArrays) -> Array:
 
 
 def _expert_remainder(plan: PlanArrays, model: ModelArrays) -> Array:
-    """What the expert degree leaves over of experts, of ranks, of the tensor degree; a dense model has degree 1."""
+    """What the expert degree leaves over of experts, of ranks, of the tensor degree; a dense model has degree 1.
+
+    Where the ranks of an expert are asked: of experts, of ranks, of the width.
+    """
     if not model.is_moe:
-        return plan.expert - 1.0
+        return np.maximum(plan.expert, plan.expert_tensor) - 1.0
     ranks = plan.tensor * plan.replicas
     few, many = np.minimum(plan.expert, plan.tensor), np.maximum(plan.expert, plan.tensor)
-    return np.maximum(np.maximum(np.mod(model.experts, plan.expert), np.mod(ranks, plan.expert)), np.mod(many, few))
+    follows = np.maximum(np.mod(ranks, plan.expert), np.mod(many, few))
+    asked = np.maximum(np.mod(ranks, expert_group(plan)), np.mod(model.expert_ffn, np.maximum(plan.expert_tensor, 1.0)))
+    return np.maximum(np.mod(model.experts, plan.expert), np.where(plan.expert_tensor > 0.0, asked, follows))
 
 
-def expert_degrees(model: ModelArrays, tensor: int, data: int) -> list[int]:
-    """Every legal expert degree of a (tensor, data) plan, rising; 1 for a dense model. Scalars of one model."""
+def expert_degrees(model: ModelArrays, tensor: int, data: int, asked: int = 0) -> list[int]:
+    """Every legal expert degree of a (tensor, data) plan, rising; 1 for a dense model. Scalars of one model.
+
+    `asked` are the ranks of one expert, 0 where they follow from the degrees.
+    """
     if not model.is_moe:
         return [1]
     experts, width = int(model.experts), int(model.expert_ffn)
+    if asked:
+        wide = tensor * data % asked == 0 and width % asked == 0
+        return [degree for degree in divisors(tensor * data // asked) if experts % degree == 0] if wide else []
     return [
         degree
         for degree in divisors(tensor * data)

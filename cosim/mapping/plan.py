@@ -9,9 +9,10 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from cosim.datum import Bytes, Seconds
-from cosim.dtypes import Dtype
+from cosim.dtypes import Dtype, Fp8Recipe
 from cosim.errors import SpecError, nearest
 from cosim.hardware.collectives import Algorithm
+from cosim.mapping.order import USUAL, checked_order
 from cosim.overrides import Varied
 from cosim.records import Array, array
 from cosim.schema import Frozen
@@ -56,11 +57,16 @@ class Plan(Frozen):
     """Format of the linear layers and of their weights; embedding, head and norms stay at 16 bits."""
     weights_dtype: Dtype | None = None
     """Format of these weights in memory where that is narrower than the products': w4a16 is int4 here, bf16 above."""
+    fp8_recipe: Fp8Recipe = "tensor"
+    """What has a scale where dtype is fp8: a tensor, or 1 x 128 of activations and 128 x 128 of weights."""
     kv_dtype: Dtype = "bf16"
     algorithm: Algorithms = Algorithms()
     expert_parallel: Degree = 1
     """Ranks that share out the routed experts. More than the tensor ranks: replicas share them too, and tokens travel
     (data-parallel attention where tensor_parallel is 1); fewer: each expert is split over what is left."""
+    expert_tensor_parallel: Degree | None = None
+    """Ranks that share one expert's width, whatever the tensor degree: every token then travels to its experts. None is
+    what expert_parallel leaves of the tensor ranks."""
     latent: Literal["best", "absorbed", "expanded"] = "best"
     """Form of latent attention; best is absorbed in decode, expanded otherwise."""
     micro_batch: Degree = 1
@@ -93,6 +99,8 @@ class Plan(Frozen):
     """Share of the optimizer's state that lies there and passes the chip in every update."""
     software: str = "megatron"
     """Training software of the library, or a file: how kernels are fused, what overlaps, what the host costs."""
+    order: str = USUAL
+    """Kinds of ranks, innermost first, see `cosim.mapping.order`: where the pipeline lies, and the replicas."""
     schedule: ScheduleName = "1f1b"
     """Order of the passes of a pipeline; 1f1b is interleaved where virtual_pipeline is more than one."""
     optimizer: str | None = None
@@ -111,6 +119,11 @@ class Plan(Frozen):
             if word not in MODULES:
                 raise SpecError("no module has this name", value=word, hint=nearest(word, MODULES))
         return ",".join(name for name in MODULES if name in named)
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _ordered(cls, value: object) -> object:
+        return checked_order(value) if isinstance(value, str) else value
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -172,6 +185,8 @@ class PlanArrays:
     shard: Array = field(default_factory=lambda: array(np.inf))
     """Replicas that share out states; inf is all of them."""
     expert: Array = field(default_factory=lambda: array(1.0))
+    expert_tensor: Array = field(default_factory=lambda: array(0.0))
+    """Ranks that share one expert as asked; 0 is what follows from the others, see `cosim.mapping.routing`."""
     recompute: Array = field(default_factory=lambda: array(0.0))
     """Index in RECOMPUTES: a number, so that a search over it is one batch."""
     context: Array = field(default_factory=lambda: array(1.0))
@@ -180,6 +195,8 @@ class PlanArrays:
     latent: str = "best"
     weights_dtype: str | None = None
     schedule: str = "1f1b"
+    order: str = USUAL
+    fp8_recipe: str = "tensor"
     recompute_modules: tuple[str, ...] = ()
     recompute_layers: Array = field(default_factory=lambda: array(np.inf))
     """Layers of each stage that recompute; inf is all of them."""
@@ -237,6 +254,7 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         zero=arrays.get("zero", array(plan.zero)),
         shard=arrays.get("shard", array(np.inf if plan.shard is None else plan.shard)),
         expert=arrays.get("expert_parallel", array(plan.expert_parallel)),
+        expert_tensor=arrays.get("expert_tensor_parallel", array(plan.expert_tensor_parallel or 0)),
         latent=plan.latent,
         weights_dtype=plan.weights_dtype,
         context=arrays.get("context_parallel", array(plan.context_parallel)),
@@ -244,6 +262,8 @@ def lower_plan(varied: Varied[Plan]) -> PlanArrays:
         sequence_parallel=plan.sequence_parallel,
         recompute=array(RECOMPUTES.index(plan.recompute)),
         schedule=plan.schedule,
+        order=plan.order,
+        fp8_recipe=plan.fp8_recipe,
         offload_activations=arrays.get("offload_activations", array(plan.offload_activations)),
         offload_weights=arrays.get("offload_weights", array(plan.offload_weights)),
         offload_optimizer=arrays.get("offload_optimizer", array(plan.offload_optimizer)),

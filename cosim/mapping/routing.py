@@ -6,6 +6,11 @@ Tokens are balls, ranks are bins. With T tokens of k choices over E experts on `
                               1937); never more than all tokens
     busy experts of a rank    n (1 - (1 - k / E)^T) of its n = E / ep; of the busiest with B rows n (1 - (1 - 1 / n)^B)
     ranks that a token needs  ep (1 - (1 - 1 / ep)^k); nodes likewise, at most the router's limit
+
+An expert group of ep x t ranks holds all experts once, each split over t neighbours. Where t is not said it is what ep
+leaves of the tensor ranks; inside a tensor group tokens then stay where they are, since every rank has them all. Where
+it is said each rank sends its slice of the tokens, wherever its group lies, and the t ranks of an expert join what came
+to each of them.
 """
 
 from __future__ import annotations
@@ -13,10 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosim.mapping.plan import PlanArrays
 from cosim.records import Array
 from cosim.workload.ops import Routing
+
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +38,37 @@ class Load:
 
 
 def expert_tensor(plan: PlanArrays) -> Array:
-    """Ranks that share one expert's width: the tensor ranks that expert parallelism leaves."""
-    return np.maximum(plan.tensor / plan.expert, 1.0)
+    """Ranks that share one expert's width: as asked, or the tensor ranks that expert parallelism leaves."""
+    return np.where(_asked(plan), plan.expert_tensor, np.maximum(plan.tensor / plan.expert, 1.0))
+
+
+def expert_group(plan: PlanArrays) -> Array:
+    """Ranks that hold all experts once, next to each other; copies of an expert lie so far apart."""
+    group: Array = plan.expert * expert_tensor(plan)
+    return group
+
+
+def travels(plan: PlanArrays) -> Flags:
+    """Whether a rank hands its slice of the tokens to an expert group; if not, the group is its tensor group."""
+    apart = (plan.expert > 1.0) | (plan.expert_tensor != plan.tensor)
+    found: Flags = np.where(_asked(plan), apart, plan.expert > plan.tensor)
+    return found
+
+
+def spans_replicas(plan: PlanArrays) -> Flags:
+    """Whether an expert group has ranks of several tensor groups, so that replicas meet in every layer."""
+    found: Flags = np.mod(plan.tensor, expert_group(plan)) != 0.0
+    return found
+
+
+def _asked(plan: PlanArrays) -> Flags:
+    found: Flags = plan.expert_tensor > 0.0
+    return found
 
 
 def expert_replicas(plan: PlanArrays) -> Array:
     """Copies of an expert among the ranks of a stage."""
-    return plan.tensor * plan.replicas / (plan.expert * expert_tensor(plan))
+    return plan.tensor * plan.replicas / expert_group(plan)
 
 
 def expert_sharers(plan: PlanArrays) -> Array:
@@ -45,8 +77,11 @@ def expert_sharers(plan: PlanArrays) -> Array:
 
 
 def load(routing: Routing, rows: Array, plan: PlanArrays) -> Load:
-    """Load of the busiest of `plan.expert` ranks for `rows` tokens a replica."""
-    tokens = rows * np.maximum(plan.expert / plan.tensor, 1.0)
+    """Load of the busiest of `plan.expert` ranks for `rows` tokens a replica.
+
+    The tokens of an expert group are the slices of all its ranks.
+    """
+    tokens = rows * np.where(_asked(plan), expert_group(plan) / plan.tensor, np.maximum(plan.expert / plan.tensor, 1.0))
     kept = routing.experts / plan.expert
     mean = tokens * routing.chosen / plan.expert
     most = tokens * np.minimum(routing.chosen, kept)
@@ -77,11 +112,12 @@ def _filled(chance: Array, draws: Array) -> Array:
 def sent(routing: Routing, rows: Array, plan: PlanArrays, node: Array) -> tuple[Array, Array]:
     """Copies of tokens that a rank sends to other ranks, and of these beyond its node.
 
-    Only groups that span replicas send: inside a tensor group every rank has all tokens already. A router with a
-    limit of nodes sends once to each node.
+    Of groups whose width is not said only those that span replicas send: inside a tensor group every rank has all
+    tokens already. A router with a limit of nodes sends once to each node.
     """
     mine = rows / plan.tensor
-    inner = np.minimum(plan.expert, node)
+    # The ranks of an expert are neighbours: a node holds so many experts' ranks fewer.
+    inner = np.minimum(plan.expert, np.maximum(node / expert_tensor(plan), 1.0))
     outer = plan.expert / inner
     ranks = _distinct(plan.expert, routing.chosen)
     nodes = np.minimum(_distinct(outer, routing.chosen), routing.nodes)
@@ -89,7 +125,7 @@ def sent(routing: Routing, rows: Array, plan: PlanArrays, node: Array) -> tuple[
     far = mine * np.where(once, nodes, ranks) * (outer - 1.0) / outer
     # What comes to a node once is handed on inside it; without that only copies for the own node stay inside.
     near = mine * ranks * (inner - 1.0) / np.where(once, inner, plan.expert)
-    spans = plan.expert > plan.tensor
+    spans = travels(plan)
     return np.where(spans, near, 0.0), np.where(spans, far, 0.0)
 
 

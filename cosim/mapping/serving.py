@@ -75,7 +75,8 @@ class Serving(Frozen):
     read_per_core: BytePerCycle | None = None
     """Most that the stack's products take from memory in a core's cycle. None: as fast as it comes."""
     stored_on_vector: Factor | None = None
-    """Rate of products with such weights over the vector units' peak, where they run there. None: on the matrix units."""
+    """Rate of products with weights that are widened over the vector units' peak, where they run there. None: on the
+    matrix units."""
     rates: ServingRates = ServingRates()
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosim.dtypes import bytes_per_element
+from cosim.dtypes import bytes_per_element, scale_bytes
 from cosim.mapping.context import context_collectives
 from cosim.mapping.device import (
     ACTIVATION_BYTES,
     ACTIVATION_DTYPE,
+    EXPERT_GATHER,
+    EXPERT_SCATTER,
     DeviceAttention,
     DeviceCollective,
     DeviceGraph,
@@ -24,7 +26,7 @@ from cosim.mapping.device import (
     DeviceVector,
 )
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.routing import expert_tensor, load, sent
+from cosim.mapping.routing import expert_tensor, load, sent, travels
 from cosim.mapping.schedules import BOTH_ENDS
 from cosim.records import Array, array
 from cosim.workload.checkpoint import Narrow, weights_dtype
@@ -39,6 +41,8 @@ WHOLE: Narrow = {}
 """Of a model that names no checkpoint: its linear layers are as narrow as the plan says."""
 SLICES = ".slices"
 """Ending of the collective that joins slices of tokens."""
+JOINED = ".joined"
+"""Ending of the collective among the ranks that share one expert's width."""
 
 
 def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE, narrow: Narrow = WHOLE) -> DeviceGraph:
@@ -65,13 +69,14 @@ def kv_heads_per_rank(kv_heads: Array, tensor: Array) -> Array:
     return np.ceil(kv_heads / tensor)
 
 
-def quantise(elements: Array, dtype: str, count: Array) -> DeviceVector:
+def quantise(elements: Array, dtype: str, count: Array, recipe: str = "tensor") -> DeviceVector:
     """The kernel that turns 16-bit activations into `dtype`: read for the largest, read again, scale, round, write.
 
+    Under the block recipe a block that is read has all that its scale needs: it is read once, its scales are written.
     The fp8 tables of H100 and L40S show the rate of DRAM at every size: 0.95 and 1.15 of it.
     """
-    zero, written = np.zeros_like(elements), elements * bytes_per_element(dtype)
-    read = 2.0 * elements * ACTIVATION_BYTES
+    zero, written = np.zeros_like(elements), elements * (bytes_per_element(dtype) + scale_bytes(dtype, recipe)[0])
+    read = (1.0 if recipe == "block" else 2.0) * elements * ACTIVATION_BYTES
     return DeviceVector("quantise", "layer", count, read, written, elements * 4.0, zero, zero, dram_paced=True)
 
 
@@ -80,7 +85,7 @@ def _quantised(graph: Graph, plan: PlanArrays, narrow: Narrow) -> tuple[DeviceVe
     if bytes_per_element(plan.dtype) >= ACTIVATION_BYTES:
         return ()
     return tuple(
-        quantise(op.m * op.k.shard(plan.tensor), plan.dtype, op.count)
+        quantise(op.m * op.k.shard(plan.tensor), plan.dtype, op.count, plan.fp8_recipe)
         for op in graph.matmuls
         if op.split == "k" and op.name == "attention_out" and _is_narrow(op, plan, narrow)
     )
@@ -111,6 +116,7 @@ def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
         copies = array(0.0)
     products = array(1.0) if op.batch is None else op.batch.shard(plan.tensor if op.split == "batch" else array(1.0))
     kept = width * depth * copies * products
+    scales = scale_bytes(dtype, plan.fp8_recipe)
     return DeviceMatmul(
         name=op.name,
         group=op.group,
@@ -119,7 +125,8 @@ def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
         n=width,
         k=depth,
         dtype=dtype,
-        weight_bytes=kept * bytes_per_element(stored or dtype) + width * products * op.bias * ACTIVATION_BYTES,
+        weight_bytes=kept * (bytes_per_element(stored or dtype) + scales[1])
+        + width * products * op.bias * ACTIVATION_BYTES,
         parameters=kept + width * products * op.bias,
         batch=products,
         activations=op.activations,
@@ -130,6 +137,7 @@ def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
         taps=op.taps,
         pixels=op.pixels,
         stored=stored,
+        scales=scales,
     )
 
 
@@ -142,6 +150,7 @@ def _grouped(op: Matmul, routing: Routing, plan: PlanArrays, narrow: Narrow) -> 
     depth = op.k.shard(share) if op.split == "k" else op.k.size
     kept = busy.kept * width * depth
     biases = busy.kept * width * op.bias
+    scales = scale_bytes(dtype, plan.fp8_recipe)
     return DeviceMatmul(
         name=op.name,
         group=op.group,
@@ -150,12 +159,13 @@ def _grouped(op: Matmul, routing: Routing, plan: PlanArrays, narrow: Narrow) -> 
         n=width,
         k=depth,
         dtype=dtype,
-        weight_bytes=kept * bytes_per_element(stored or dtype) + biases * ACTIVATION_BYTES,
+        weight_bytes=kept * (bytes_per_element(stored or dtype) + scales[1]) + biases * ACTIVATION_BYTES,
         parameters=kept + biases,
         batch=busy.active,
         bias=op.bias,
         routed=True,
         stored=stored,
+        scales=scales,
     )
 
 
@@ -234,10 +244,12 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
     size = op.m * op.width * ACTIVATION_BYTES
     if op.routed is not None:
         # Tokens go out in the format of the products and come back at 16 bits.
-        narrow = min(bytes_per_element(plan.dtype), ACTIVATION_BYTES)
+        narrow = bytes_per_element(plan.dtype) + scale_bytes(plan.dtype, plan.fp8_recipe)[0]
+        narrow = min(narrow, ACTIVATION_BYTES)
         each = op.width * (narrow if op.kind == "dispatch" else ACTIVATION_BYTES)
         near, far = sent(op.routed, op.m, plan, node)
-        return (DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each),)
+        exchange = DeviceCollective(op.name, op.group, "all_to_all", op.count, near * each, far_bytes=far * each)
+        return (exchange, *_of_expert(op, op.routed, each, plan))
     if op.kind == "routed_sum":
         return _routed_sum(op, size, plan)
     if op.kind == "sequence_gather":
@@ -251,13 +263,26 @@ def _collectives(op: Collective, plan: PlanArrays, node: Array) -> tuple[DeviceC
     return (scattered, DeviceCollective(f"{op.name}.gather", op.group, "all_gather", op.count, size, beside=op.into))
 
 
+def _of_expert(op: Collective, routing: Routing, each: Array, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
+    """What the ranks of an expert send each other where their number is asked: rows joined before it, sums after it.
+
+    `each` bytes a row. Count 0 where their tensor group has all tokens anyway and sums itself.
+    """
+    if not np.any(plan.expert_tensor > 1.0):
+        return ()
+    several = travels(plan) & (plan.expert_tensor > 1.0)
+    size = load(routing, op.m, plan).rows * each
+    kind = EXPERT_GATHER if op.kind == "dispatch" else EXPERT_SCATTER
+    return (DeviceCollective(f"{op.name}{JOINED}", op.group, kind, op.count * np.where(several, 1.0, 0.0), size),)
+
+
 def _routed_sum(op: Collective, size: Array, plan: PlanArrays) -> tuple[DeviceCollective, ...]:
     """The sum over tensor ranks after routed experts, with count 0 where tokens travelled.
 
     A rank then sent its slice of the tokens and has it back whole: slices are joined, or stay slices under sequence
     parallelism.
     """
-    travelled = plan.expert > plan.tensor
+    travelled = travels(plan)
     summed, joined = (op.count * np.where(where, 1.0, 0.0) for where in (~travelled, travelled))
     if plan.sequence_parallel:
         scattered = DeviceCollective(op.name, op.group, "reduce_scatter", summed, size)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosim.mapping.device import DeviceGraph
+from cosim.mapping.device import EXPERT_GATHER, EXPERT_SCATTER, DeviceGraph
 from cosim.mapping.plan import PlanArrays
+from cosim.mapping.routing import expert_tensor
 from cosim.mapping.software import SoftwareArrays
 from cosim.records import Array, array
 
@@ -26,12 +27,12 @@ def buffer_bytes(device: DeviceGraph, plan: PlanArrays, software: SoftwareArrays
 
 def largest_message(device: DeviceGraph, plan: PlanArrays) -> Array:
     """Bytes of the largest message inside a layer that is sent over tensor or expert ranks."""
-    most = array(0.0)
+    most, wide = array(0.0), expert_tensor(plan)
     for op in device.collectives:
         if op.group in {"embed", "head"} or op.kind.startswith("context"):
             continue
-        apart = plan.expert > 1.0 if op.kind == "all_to_all" else plan.tensor > 1.0
-        most = np.maximum(most, np.where(apart & (op.count > 0.0), op.size_bytes + op.far_bytes, 0.0))
+        own = {"all_to_all": plan.expert, EXPERT_GATHER: wide, EXPERT_SCATTER: wide}.get(op.kind, plan.tensor)
+        most = np.maximum(most, np.where((own > 1.0) & (op.count > 0.0), op.size_bytes + op.far_bytes, 0.0))
     return most
 
 

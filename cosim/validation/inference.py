@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cosim.engines.case import Case
-from cosim.engines.served import Demand, Served, in_flight, offered, static_batch
+from cosim.engines.served import Demand, Served, apart, in_flight, offered, static_batch
+from cosim.engines.served_memory import room
 from cosim.errors import InfeasibleError, SpecError
 from cosim.records import Array, array, at, points, stacked, structure
+from cosim.timing.collective import send
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_rows import Asked, asked
 from cosim.validation.row_system import CannotAnswerError
@@ -52,7 +54,7 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
             found[index] = Answer(None, row.number("measured_value"), str(error))
             continue
         for each in _layouts(wanted):
-            key = (each.run, structure(each.case), structure(each.demand))
+            key = (each.run, structure(each.case), structure(each.demand), structure(each.prefill))
             together.setdefault(key, []).append((index, each))
     tried: dict[int, list[tuple[float, float, Asked]]] = {}
     for batch in together.values():
@@ -89,12 +91,22 @@ def _served(batch: Sequence[Asked]) -> list[Served | str]:
     case, demand = stacked([each.case for each in batch]), stacked([each.demand for each in batch])
     try:
         with np.errstate(invalid="ignore", divide="ignore"):
-            served = ENGINES[batch[0].run](case, demand)
+            served = _apart(batch, case, demand) if batch[0].run == "apart" else ENGINES[batch[0].run](case, demand)
     except (SpecError, InfeasibleError) as error:
         return [str(error)] * len(batch)
     total = max(points(case), points(demand), len(batch))
     full = Served(**{name: _all(getattr(served, name), total) for name in Served.__slots__})
     return [at(full, place) for place in range(len(batch))]
+
+
+def _apart(batch: Sequence[Asked], case: Case, demand: Demand) -> Served:
+    """Disaggregated rows: the cache of a prompt crosses from worker to worker by the rail of each chip."""
+    prefill = replace(case, plan=stacked([each.prefill for each in batch if each.prefill is not None]))
+    prefills, decodes = (array([each.workers[place] for each in batch]) for place in (0, 1))
+    # A rank hands the cache of its prompt to its peer over the outermost network.
+    size = room(case, demand.prompt).per_sequence
+    moved = send(size, len(case.system.tiers) - 1, case.system)
+    return apart(case, prefill, demand, (prefills, decodes), moved)
 
 
 def _all(values: Array, total: int) -> Array:
@@ -113,8 +125,8 @@ def in_quantity(served: Served, wanted: Asked) -> float:
     return {
         "ttft_s": ttft,
         "tpot_s": float(served.tpot),
-        "e2e_s": float(served.e2e),
+        "e2e_s": float(served.e2e) * wanted.items,
         "output_tokens_per_s": rate * output,
         "tokens_per_s": rate * (prompt + output),
-        "samples_per_s": rate,
+        "samples_per_s": rate / wanted.items,
     }[wanted.quantity]

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cosim import documents, library
+from cosim.dtypes import Dtype
 from cosim.schema import Frozen, validated
 from cosim.validation.cases import Case as Row
 from cosim.validation.training_known import Condition
@@ -42,6 +43,8 @@ class Client(Frozen):
     """Requests of a run over those in flight."""
     requests: Positive = math.inf
     """Requests of a run at an offered rate."""
+    formats: tuple[Dtype, ...] = ()
+    """Formats of tuned runs that do not say one: the first that the chip multiplies."""
     alike: bool = False
     """Whether all requests of a run have the same lengths."""
     source: str

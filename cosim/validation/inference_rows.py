@@ -10,9 +10,10 @@ lengths     the mean lengths of the data set of an MLPerf task; 0.9 of nominal w
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from cosim.engines.case import Case
 from cosim.engines.served import Demand
 from cosim.errors import SpecError
 from cosim.hardware.load import load_system
+from cosim.hardware.lower import SystemArrays
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.serving import Serving, load_serving, lower_serving
 from cosim.overrides import Varied
@@ -42,10 +44,17 @@ QUANTITIES = (
     "samples_per_s",
 )
 RUNS = {"static_batch": "static", "max_concurrency": "in_flight", "offered QPS": "offered"}
+DEGREES = ("tp", "pp", "ep", "dp")
 FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
-T = TypeVar("T")
+WIDE = 8
+"""Most tensor ranks of a mixture of experts that hold whole layers together where a row names no ranks of experts."""
+MLPERF = "mlperf"
+UNKNOWN_ITEMS = ("3d-unet",)
+"""Networks of which a sample takes many items, nobody here knows how many: windows of a scan."""
+ITEMS = 64.0
+"""Items of a network on a chip at once where a run fills chips and says no batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,12 @@ class Asked:
     demand: Demand
     quantity: str
     completed: tuple[str, ...]
+    items: float = 1.0
+    """Passes of a network that make up a sample of the row."""
+    prefill: PlanArrays | None = None
+    """Plan of the pool that only prefills; the case is then of the pool that decodes."""
+    workers: tuple[float, float] = (1.0, 1.0)
+    """How many workers of each."""
     layouts: tuple[int, ...] = ()
     """Tensor degrees to choose from, the best of which a tuned run takes; none: as in the case."""
 
@@ -82,6 +97,20 @@ class Reader:
             raise CannotAnswerError(f"{column} {text} is not a number of zero or more")
         return value
 
+    def pool(self, letter: str) -> Reader:
+        """The row as one pool of a disaggregated deployment has it: `P4/D8` is 4 for P and 8 for D."""
+        values = dict(self.row.values)
+        for column in DEGREES:
+            parts = {part[:1]: part[1:] for part in self.given(column).split("/") if part}
+            if letter in parts:
+                values[column] = parts[letter]
+        return Reader(replace(self.row, values=values), self.completed)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether prefill and decode have plans of their own."""
+        return any("/" in self.given(column) for column in DEGREES)
+
     def degree(self, column: str) -> int | None:
         """A degree of parallelism. Raises CannotAnswerError."""
         value = self.number(column)
@@ -101,13 +130,16 @@ def asked(row: Row) -> Asked:
     if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
         raise CannotAnswerError("measured quantity or value is unknown")
     model, stack = _model(reader), _stack(reader)
-    run = _run(reader)
+    run = _run(reader, model)
     chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
     _, system = row_system(
         reader.given("system"), reader.given("accelerator"), chips, load_system, reader.completed, roomy=False
     )
+    if reader.is_apart:
+        return _apart(reader, (model, stack), system, chips)
     plan, layouts = _plan(reader, model, chips, run)
-    dtype, stored, cache = _formats(reader, stack, tuple(system.chip.matrix.peak))
+    system = _with_vectors(system, reader)
+    dtype, stored, cache = _formats(reader, stack, facts, tuple(system.chip.matrix.peak))
     plan = replace(plan, dtype=dtype, kv_dtype=cache, weights_dtype=stored)
     one, most = array(1.0), array(np.inf)
     case = Case(
@@ -119,11 +151,85 @@ def asked(row: Row) -> Asked:
         ScenarioArrays(one, one, one, most, most),
         stack=lower_serving(stack),
     )
-    return Asked(run, case, _demand(reader, facts, run, quantity), quantity, tuple(reader.completed), layouts)
+    demand = _demand(reader, facts, run, quantity)
+    if model.network:
+        demand = _items(reader, demand, float(plan.data))
+    items = _per_sample(reader) if model.network else 1.0
+    return Asked(run, case, demand, quantity, tuple(reader.completed), items, layouts=layouts)
 
 
-def _run(reader: Reader) -> str:
-    """How the row was run. Raises CannotAnswerError."""
+def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArrays, chips: int) -> Asked:
+    """A row whose prefill and decode have workers of their own; their numbers as said, or as the chips allow."""
+    (model, stack), facts, one = parts, known(), array(1.0)
+    plans, sizes = [], []
+    for letter in ("P", "D"):
+        own = reader.pool(letter)
+        size = int(np.prod([own.degree(column) or 1 for column in ("tp", "pp", "dp")]))
+        size = max(size, own.degree("ep") or 1)
+        plans.append(_plan(own, model, size, "in_flight")[0])
+        sizes.append(size)
+    workers = _workers(reader.given("notes"), sizes, chips)
+    reader.complete("workers", f"{workers[0]:g} prefill, {workers[1]:g} decode")
+    dtype, stored, cache = _formats(reader, stack, facts, tuple(system.chip.matrix.peak))
+    fill, plan = (replace(each, dtype=dtype, kv_dtype=cache, weights_dtype=stored) for each in plans)
+    most = array(np.inf)
+    scenario = ScenarioArrays(one, one, one, most, most)
+    case = Case("serve", system, replace(model, name=""), plan, scenario, stack=lower_serving(stack))
+    quantity = reader.given("measured_quantity")
+    demand = _demand(reader, facts, "in_flight", quantity)
+    return Asked("apart", case, demand, quantity, tuple(reader.completed), 1.0, fill, workers)
+
+
+def _workers(notes: str, sizes: Sequence[int], chips: int) -> tuple[float, float]:
+    """Workers that prefill and that decode: as the notes say, else those that take all chips, few prefilling."""
+    said = re.search(r"(\d+) prefill \+ (\d+) decode", notes)
+    if said:
+        return float(said.group(1)), float(said.group(2))
+    for prefills in range(1, chips // sizes[0] + 1):
+        left = chips - prefills * sizes[0]
+        if left > 0 and left % sizes[1] == 0:
+            return float(prefills), left / sizes[1]
+    raise CannotAnswerError(f"no number of workers of {sizes[0]} and {sizes[1]} chips makes {chips}")
+
+
+def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
+    """The same of a network, whose items have one size unless it counts tokens; offline and server runs fill chips."""
+    batch = demand.concurrency
+    if not reader.given("batch") and reader.given("mode") in ("offline", "server"):
+        batch = array(ITEMS * chips)
+        reader.complete("batch", f"{ITEMS:g} a chip")
+    prompt = np.where(demand.prompt > 0.0, demand.prompt, 1.0)
+    return replace(demand, prompt=prompt, output=array(1.0), concurrency=batch)
+
+
+def _per_sample(reader: Reader) -> float:
+    """Passes of a network that make up a sample: steps of an image, windows of a scan. Raises CannotAnswerError where that
+    is not known."""
+    network = load_workload(reader.given("workload"))
+    items = getattr(network, "items_per_sample", None)
+    mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
+    if items is None and mlperf and network.name in UNKNOWN_ITEMS:
+        raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
+    return 1.0 if items is None else float(items.si)
+
+
+def _with_vectors(system: SystemArrays, reader: Reader) -> SystemArrays:
+    """A chip whose matrix units know no fp32 multiplies it on its vector units."""
+    chip = system.chip
+    if FORMATS.get(reader.given("weights_dtype"), "") != "fp32" or "fp32" in chip.matrix.peak:
+        return system
+    reader.complete("fp32", "on the vector units")
+    matrix = replace(chip.matrix, peak={**chip.matrix.peak, "fp32": chip.vector_peak})
+    return replace(system, chip=replace(chip, matrix=matrix))
+
+
+def _run(reader: Reader, model: ModelArrays) -> str:
+    """How the row was run; a network has no answers to run on with. Raises CannotAnswerError."""
+    found = _run_said(reader)
+    return "static" if model.network else found
+
+
+def _run_said(reader: Reader) -> str:
     kind, mode = reader.given("batch_kind"), reader.given("mode")
     if kind in RUNS:
         return RUNS[kind]
@@ -200,8 +306,6 @@ def _serving(name: str) -> Serving:
 
 def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:
     """Degrees of the row; tensor degrees to choose from where it names none. Raises CannotAnswerError."""
-    if any("/" in reader.given(column) for column in ("tp", "pp", "ep", "dp")):
-        raise CannotAnswerError("prefill and decode have plans of their own: see inference_disaggregated")
     tensor, pipeline, expert, data = (reader.degree(column) for column in ("tp", "pp", "ep", "dp"))
     layouts: tuple[int, ...] = ()
     if tensor is None and data is None and pipeline is None:
@@ -223,16 +327,21 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
     if model.is_moe and "attention data parallelism" in reader.given("notes") and not shared:
         replicas, tensor, expert = tensor, 1, tensor
         reader.complete("attention", f"data parallel over {replicas}")
+    if model.is_moe and tensor > WIDE and not shared and (expert or 1) == 1:
+        # So wide a group shares out requests: attention of whole sequences on each rank, experts over all of them.
+        replicas, tensor, expert = tensor, 1, tensor
+        reader.complete("attention", f"data parallel over {replicas}")
     ranks = min(expert or 1, int(model.experts)) if model.is_moe else 1
     if shared and model.is_moe and not expert:
         ranks = replicas * tensor
-    one = array(1.0)
+    # As many micro-batches as stages keep them all at work; a batch of fewer sequences goes through as one.
+    batch = reader.number("batch") or 1.0
     return (
         PlanArrays(
             tensor=array(tensor),
             pipeline=array(pipeline),
             data=array(replicas),
-            micro_batches=one,
+            micro_batches=array(1.0 if run == "static" and batch < pipeline else pipeline),
             dtype="bf16",
             kv_dtype="bf16",
             all_reduce="fastest",
@@ -242,10 +351,15 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
     )
 
 
-def _formats(reader: Reader, stack: Serving, peaks: tuple[str, ...]) -> tuple[str, str | None, str]:
+def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...]) -> tuple[str, str | None, str]:
     """Format of the products, of the weights where they are kept in another, of the cache. Raises CannotAnswerError."""
     text = reader.given("weights_dtype")
     asked_for = FORMATS.get(text, text)
+    client = facts.client(reader.row)
+    if not text and client is not None:
+        tuned = [dtype for dtype in client.formats if dtype in peaks]
+        asked_for = tuned[0] if tuned else asked_for
+        reader.complete("weights_dtype", asked_for)
     wide = "bf16" if "bf16" in peaks else "fp16" if "fp16" in peaks else "fp32"
     dtype, stored = asked_for, None
     if asked_for == "bf16":
@@ -253,8 +367,6 @@ def _formats(reader: Reader, stack: Serving, peaks: tuple[str, ...]) -> tuple[st
     elif asked_for in stack.weight_only or (asked_for not in peaks and not is_wide(asked_for)):
         dtype, stored = wide, asked_for
         reader.complete("products", f"{wide} of weights in {asked_for}")
-    if dtype == "fp32" and "fp32" not in peaks and "tf32" in peaks:
-        dtype = "tf32"
     if dtype not in peaks:
         raise CannotAnswerError(f"{reader.given('accelerator')} has no matrix rate in {dtype}")
     cache = reader.given("kv_dtype")

@@ -153,6 +153,7 @@ def _fields(reader: Reader, degrees: Degrees, node_chips: int) -> dict[str, Any]
         "shard": None if shard is None or shard >= data * context else shard,
         "recompute": reader.recompute(),
         "recompute_modules": reader.recompute_modules(),
+        "fp8_recipe": reader.fp8_recipe(),
     }
 
 

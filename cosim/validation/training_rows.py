@@ -9,6 +9,7 @@ Blank columns are completed as the row's software does it (its `defaults`), and 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ UPDATES = {"": "all", "pretrain": "all", "sft": "all", "lora": "adapters", "forw
 ADAPTERS = "-lora"
 """Ending of a workload's name that says what its task says already."""
 PLAIN_GPT = "gpt-"
+FP8_IN_BLOCKS = ("fp8_block", "fp8-block", "fp8_blockwise", "fp8-blockwise")
+"""Words of tables for fp8 with a scale for each block."""
 ARCHITECTURES = ("dense", "moe", "moe-mla", "encoder", "hybrid-mamba", "hybrid-moe")
 ENCODER = "-pretraining"
 """Ending of the workload that is an encoder as it is trained, beside the network that serves."""
@@ -240,11 +243,22 @@ class Reader:
             return 1
         return pieces
 
+    def fp8_recipe(self) -> str:
+        """What has a scale in fp8: a block where the precision or the notes say so, else a tensor."""
+        said = f"{self.given('precision')} {self.given('notes')}".lower()
+        blocks = re.search(r"\bfp8[-_ ]block(wise)?\b", said) is not None
+        return "block" if blocks and self.precision() == "fp8" else "tensor"
+
+    def precision(self) -> str:
+        """The row's format; fp8 in blocks is fp8 with a recipe."""
+        text = self.given("precision")
+        return "fp8" if text in FP8_IN_BLOCKS else text
+
     def formats(self, known: Sequence[str]) -> tuple[str, ...]:
         """Formats to answer in: the row's, or those of an open word that the chip has."""
-        text = self.given("precision")
+        text = self.precision()
         if text not in EITHER:
-            return (self.choice("precision", TRAINING_PRECISIONS),)
+            return (text,) if text in TRAINING_PRECISIONS else (self.choice("precision", TRAINING_PRECISIONS),)
         # Nothing is trained in 4 bits without the scales of blocks.
         able = tuple(dtype for dtype in EITHER[text] if dtype in known and dtype != "fp4")
         if not able:

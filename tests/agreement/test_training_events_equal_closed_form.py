@@ -22,6 +22,7 @@ from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import expert_degrees
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
 from cosim.mapping.schedules import PIECES, SPLIT
 from cosim.mapping.software import SoftwareArrays, load_software, lower_software
@@ -263,3 +264,21 @@ def test_every_schedule_as_events_takes_the_time_of_its_closed_form(drawn: Drawn
     # Where weight gradients are passes of their own, traffic that hides starts at different times on every stage.
     hides = step.overlap and step.schedule in SPLIT
     assert difference(case) == pytest.approx(0.0, abs=BESIDE_TRAFFIC if hides else WITHIN)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_takes_as_long_in_every_order_of_ranks(order: str) -> None:
+    fields = {
+        "order": order,
+        "tensor_parallel": [2, 1, 2, 4, 1],
+        "pipeline_parallel": [4, 8, 2, 2, 4],
+        "data_parallel": [2, 2, 4, 1, 2],
+        "context_parallel": [1, 2, 2, 2, 2],
+        "virtual_pipeline": [1, 1, 2, 4, 2],
+        "zero": [1, 0, 1, 0, 3],
+    }
+    case = pipeline_case(without_contention(roomy("dgx-h100", 4)), "megatron", **fields)
+    result = evaluate(case)
+    assert result.feasible.all()
+    for index, closed in enumerate(result.time):
+        assert simulate_training(case, index).time_s == pytest.approx(float(closed), rel=WITHIN)

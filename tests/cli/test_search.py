@@ -135,3 +135,26 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(call: Call) -> Non
     assert err.startswith("does not fit: memory: tensor 8 x pipeline 4 x data 2")
     assert "; the nearest strategy that fits is tensor " in err
     assert " to " in err.rpartition("bf16: ")[2]
+
+
+def test_what_is_listed_of_experts_order_and_recipe_is_made_again_by_commands(call: Call, mine: Path) -> None:
+    space = (
+        "{tensor: [4, 8], pipeline: [1, 2], micro_batch: 1, virtual_pipeline: 1, zero: 1, context: 1, recompute: full"
+    )
+    more = "expert_tensor: [follows, 1, 2], order: [tp-cp-dp-pp, tp-cp-pp-dp], fp8_recipe: [tensor, block]}"
+    old = "space: {micro_batch: 1, virtual_pipeline: [1, 2], zero: [1, 3], context: [1, 2]}"
+    assert old in TEXT
+    text = TEXT.replace(old, f"precision: fp8\nspace: {space}, {more}").replace("nodes: [1, 2]", "nodes: 4")
+    mine.write_text(text.replace("memory_bytes.total <= 76 GB", "memory_bytes.total <= 300 GB"), encoding="utf-8")
+    assert call("run", str(mine), "--out", "out")[0] == 0
+    run = read_run(mine.parent / "out")
+    assert run["space"]["expert_tensor"] == ["follows", 1, 2]
+    assert run["space"]["order"] == ["tp-cp-dp-pp", "tp-cp-pp-dp"]
+    rows = pq.read_table(mine.parent / "out" / "results.parquet").to_pylist()
+    assert {row["plan.fp8_recipe"] for row in rows} == {"tensor", "block"}
+    assert {row["plan.order"] for row in rows} == {"tp-cp-dp-pp", "tp-cp-pp-dp"}
+    assert {row["plan.expert_tensor_parallel"] for row in rows} == {None, 1.0, 2.0}
+    for row in [found["best"] for found in run["objectives"]]:
+        code, out, err = call(*shlex.split(row["command"])[1:], "--json", "-")
+        assert code == 0, err
+        assert json.loads(out)["time_s"] == pytest.approx(row["time_s"])

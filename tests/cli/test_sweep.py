@@ -290,6 +290,7 @@ def test_rows_of_the_shipped_sweep_are_whole_where_they_are_feasible(shipped_swe
     feasible = table.filter(table["feasible"])
     missing = {name for name in feasible.column_names if feasible[name].null_count}
     plans = ("micro_batch", "context_parallel", "virtual_pipeline", "zero", "shard", "recompute_layers")
+    plans += ("expert_tensor_parallel",)
     plans += tuple(f"offload_{name}" for name in ("activations", "weights", "optimizer"))
     training = {*(f"plan.{name}" for name in plans), "scenario.global_batch", "scenario.adapter_rank"}
     training.add("scenario.bytes_per_sample")

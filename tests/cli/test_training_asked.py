@@ -91,3 +91,117 @@ def test_a_long_run_of_a_network_counts_items(call: Call) -> None:
     code, out, err = call(*asked, "--tokens", "1.28e9", "--seeds", "1", "--json", "-")
     assert code == 0, err
     assert json.loads(out)["steps"] == 625_000
+
+
+EXPERTS = ("--system", "dgx-h100", "--workload", "mixtral-8x7b", "--set", "system.nodes=8")
+PLAN = ("plan.tensor_parallel=8", "plan.data_parallel=8", "plan.sequence_parallel=true", "plan.zero=1")
+
+
+def experts_asked(call: Call, *settings: str) -> dict[str, Any]:
+    words = [word for setting in (*PLAN, *settings) for word in ("--set", setting)]
+    code, out, err = call("estimate", "train", *EXPERTS, *words, "--json", "-")
+    assert (code, err) == (0, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_ranks_of_an_expert_are_a_choice_of_the_plan(call: Call) -> None:
+    follows = experts_asked(call, "plan.expert_parallel=8")
+    whole = experts_asked(call, "plan.expert_parallel=8", "plan.expert_tensor_parallel=1")
+    assert (follows["plan.expert_tensor_parallel"], whole["plan.expert_tensor_parallel"]) == (None, 1)
+    # The same experts on every rank; tokens travel inside the tensor group in place of a sum of all of them.
+    assert whole["memory_bytes.weights"] == follows["memory_bytes.weights"]
+    assert whole["breakdown_s.collective"] != follows["breakdown_s.collective"]
+    words = [word for setting in (*PLAN, "plan.expert_parallel=8") for word in ("--set", setting)]
+    code, out, _ = call("estimate", "train", *EXPERTS, *words, "--set", "plan.expert_tensor_parallel=2")
+    assert code == 0
+    assert "x experts 8 of 2 ranks each," in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("plan.expert_tensor_parallel=0", "plan.expert_tensor_parallel: Input should be greater than or equal to 1"),
+        ("plan.expert_tensor_parallel=3", "leaves a remainder of"),
+    ],
+)
+def test_a_width_of_experts_that_cannot_be_is_one_message(call: Call, setting: str, said: str) -> None:
+    words = [word for each in (*PLAN, "plan.expert_parallel=8", setting) for word in ("--set", each)]
+    code, out, err = call("estimate", "train", *EXPERTS, *words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+
+
+def test_serving_has_no_width_of_experts(call: Call) -> None:
+    code, _, err = call("estimate", "decode", *EXPERTS, "--set", "plan.expert_tensor_parallel=2")
+    assert (code, "is not part of decode" in err) == (2, True)
+
+
+PLACED = ("plan.tensor_parallel=2", "plan.pipeline_parallel=4", "plan.data_parallel=8", "scenario.global_batch=64")
+
+
+def placed(call: Call, *settings: str) -> dict[str, Any]:
+    return row_of(call, *LLAMA, *(w for each in ("system.nodes=8", *PLACED, *settings) for w in ("--set", each)))
+
+
+def test_the_order_of_ranks_is_a_choice_of_the_plan(call: Call) -> None:
+    usual, same, near = placed(call), placed(call, "plan.order=tp-cp-ep-dp-pp"), placed(call, "plan.order=tp-cp-pp-dp")
+    assert usual == same
+    assert (usual["plan.order"], near["plan.order"]) == ("tp-cp-dp-pp", "tp-cp-pp-dp")
+    assert near["breakdown_s.data_parallel"] > usual["breakdown_s.data_parallel"]
+    words = [w for each in ("system.nodes=8", *PLACED, "plan.order=tp-cp-pp-dp") for w in ("--set", each)]
+    code, out, _ = call(*LLAMA, *words)
+    assert (code, ", order tp-cp-pp-dp," in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ("tp-pp-dp", "plan.order: is no order of ranks (got 'tp-pp-dp'); each of tp, cp, dp, pp once, and ep or not"),
+        ("dp-tp-cp-pp", "plan.order: is an order that is not modelled"),
+        ("tp-cp-dp-vp", "plan.order: is no kind of rank (got 'vp')"),
+    ],
+)
+def test_words_that_are_no_order_are_one_message(call: Call, order: str, said: str) -> None:
+    code, out, err = call(*LLAMA, "--set", f"plan.order={order}")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+
+
+FP8 = ("plan.tensor_parallel=8", "plan.dtype=fp8", "scenario.global_batch=8")
+
+
+def in_fp8(call: Call, system: str, *settings: str) -> dict[str, Any]:
+    words = [word for each in (*FP8, *settings) for word in ("--set", each)]
+    return row_of(call, "estimate", "train", "--system", system, "--workload", "llama-3.1-8b", *words)
+
+
+def test_the_recipe_of_fp8_is_a_choice_of_the_plan(call: Call) -> None:
+    plain, named = in_fp8(call, "dgx-h100"), in_fp8(call, "dgx-h100", "plan.fp8_recipe=tensor")
+    blocks = in_fp8(call, "dgx-h100", "plan.fp8_recipe=block")
+    assert plain == named
+    assert (plain["plan.fp8_recipe"], blocks["plan.fp8_recipe"]) == ("tensor", "block")
+    assert blocks["breakdown_s.matmul"] > plain["breakdown_s.matmul"]
+    # The attention's output is read once where it is quantised.
+    assert blocks["breakdown_s.vector"] < plain["breakdown_s.vector"]
+    there = [in_fp8(call, "dgx-b200", *more) for more in ((), ("plan.fp8_recipe=block",))]
+    slower = [after["breakdown_s.matmul"] / before["breakdown_s.matmul"] for before, after in ((plain, blocks), there)]
+    # Where the matrix engine scales by block products wait for the bytes of scales alone.
+    assert slower[0] > slower[1]
+    words = [word for each in (*FP8, "plan.fp8_recipe=block") for word in ("--set", each)]
+    code, out, _ = call(*LLAMA, *words)
+    assert (code, ", fp8 in blocks, megatron" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (("plan.fp8_recipe=block",), "plan.fp8_recipe: is a recipe of fp8 (got 'block'); plan.dtype=fp8"),
+        (("plan.fp8_recipe=block", "plan.dtype=bf16"), "plan.fp8_recipe: is a recipe of fp8"),
+        (("plan.fp8_recipe=rows", "plan.dtype=fp8"), "plan.fp8_recipe:"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_message(call: Call, setting: tuple[str, ...], said: str) -> None:
+    code, out, err = call(*LLAMA, *(word for each in setting for word in ("--set", each)))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err

@@ -18,7 +18,7 @@ from cosim.hardware.lower import lower_system
 NAMES = {
     "CosimError", "InfeasibleError", "SimulationError", "SpecError", "Strategy", "__version__", "chip", "diff",
     "estimate_decode", "estimate_prefill", "estimate_training", "run", "search",
-    "simulate_collective", "simulate_goodput", "simulate_training", "sweep", "system",
+    "simulate_collective", "simulate_goodput", "simulate_serving", "simulate_training", "sweep", "system",
     "validate", "workload",
 }  # fmt: skip
 HEAVY = ("numpy", "pydantic", "matplotlib", "scipy", "pyarrow", "ruamel", "simpy", "typer", "jinja2")

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cosim.dtypes import DTYPES, SERVING_PRECISIONS, Dtype, bytes_per_element, is_wide, kv_dtype_for
+from cosim.dtypes import (
+    DTYPES,
+    FP8_RECIPES,
+    SERVING_PRECISIONS,
+    Dtype,
+    bytes_per_element,
+    is_wide,
+    kv_dtype_for,
+    scale_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +103,11 @@ def test_the_most_faithful_serving_format_comes_first() -> None:
 
 def test_formats_of_two_bytes_and_more_are_wide() -> None:
     assert [is_wide(dtype) for dtype in ("tf32", "bf16", "fp16", "fp8", "int8", "fp4")] == [True] * 3 + [False] * 3
+
+
+def test_the_block_recipe_of_fp8_has_fp32_scales_of_lines_and_squares() -> None:
+    assert scale_bytes("fp8", "block") == (4 / 128, 4 / (128 * 128))
+    assert scale_bytes("fp8", "tensor") == (0.0, 0.0)
+    # A format that has scales of its own has no others, whatever is asked.
+    assert {scale_bytes(dtype, "block") for dtype in DTYPES if dtype != "fp8"} == {(0.0, 0.0)}
+    assert FP8_RECIPES == ("tensor", "block")

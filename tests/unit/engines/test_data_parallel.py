@@ -15,7 +15,7 @@ from cosim.engines.analytic import evaluate
 from cosim.engines.case import Case, device_graph, stage_classes
 from cosim.engines.data_parallel import closing, layer_traffic
 from cosim.engines.training import software_of, step_parts, step_table, with_micro_batches
-from cosim.mapping.placement import Placement, data_placement
+from cosim.mapping.placement import Placement, placed
 from cosim.mapping.weights import Weights, group_parameters, stage_parameters
 from cosim.records import Array, array
 from cosim.timing.collective import all_gather, all_reduce, reduce_scatter
@@ -41,7 +41,7 @@ def owned(case: Case) -> Weights:
 
 
 def replicas(case: Case) -> Placement:
-    return data_placement(case.plan.tensor, case.plan.data, case.system.sizes)
+    return placed(case.plan.data, case.plan.tensor, case.system.sizes)
 
 
 def number(value: Array) -> float:

@@ -14,7 +14,7 @@ from cosim.engines.case import Case, device_graph, stage_classes
 from cosim.engines.data_parallel import closing, layer_traffic
 from cosim.engines.training import software_of, with_micro_batches
 from cosim.mapping.legal import LIMITS
-from cosim.mapping.placement import data_placement
+from cosim.mapping.placement import placed
 from cosim.mapping.weights import group_parameters, stage_parameters
 from cosim.timing.collective import all_gather, all_reduce
 
@@ -64,8 +64,8 @@ def test_traffic_by_hand(train: Train) -> None:
     case = with_micro_batches(train(data_parallel=16, zero=3, shard=2, global_batch=64))
     sizes, system = case.system.sizes, case.system
     owned = stage_parameters(device_graph(case), stage_classes(case))
-    inside = data_placement(case.plan.tensor, case.plan.sharers, sizes)
-    across = data_placement(case.plan.tensor * 2.0, case.plan.replicas / 2.0, sizes)
+    inside = placed(case.plan.sharers, case.plan.tensor, sizes)
+    across = placed(case.plan.replicas / 2.0, case.plan.tensor * 2.0, sizes)
     ends = closing(case, software_of(case), owned, stage_classes(case))
     shards = all_reduce(2.0 * owned.shared / 2.0, across, system)
     np.testing.assert_allclose(ends.reduce, shards.time, rtol=1e-12)

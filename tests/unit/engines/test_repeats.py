@@ -17,6 +17,7 @@ from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case
 from cosim.engines.repeats import Repeats, end_key, kernel_key, repeats, round_key
 from cosim.engines.training import step_parts, step_table, with_micro_batches
+from cosim.mapping.order import ORDERS, USUAL
 from cosim.records import Array, array, leaves, points, take
 
 Train = Callable[..., Case]
@@ -38,6 +39,7 @@ def plans(seed: int, count: int = 10, *, moe: bool = False, context: bool = True
         "shard": rng.choice((np.inf, 2.0), count),
         "recompute": rng.choice((0.0, 1.0, 2.0), count),
         "expert": rng.choice((1.0, 2.0, 4.0) if moe else (1.0,), count),
+        "expert_tensor": rng.choice((0.0, 1.0, 2.0) if moe else (0.0,), count),
     }
 
 
@@ -241,3 +243,13 @@ def test_each_part_knows_what_it_reads(train: Train, field: str, kernel: bool, r
         repeats(partial(end_key, case), 2).same,
     )
     assert found == (kernel, rounds, ends)
+
+
+@pytest.mark.parametrize("order", [order for order in ORDERS if order != USUAL])
+def test_points_of_every_order_are_what_each_is_alone(train: Train, order: str) -> None:
+    case = many(train, 5, "megatron", "mixtral-8x7b", 16, order=order, global_batch=48)
+    together = evaluate(case)
+    assert np.any(together.feasible)
+    for index in range(16):
+        one = np.array([index], dtype=np.intp)
+        assert_same(take(together, one), evaluate(take(case, one)))

@@ -14,6 +14,7 @@ from cosim.engines.case import Case
 from cosim.engines.slow_ranks import Replica, SlowRanks, slow_replicas
 from cosim.engines.train_events import run_training, simulate_training, step_schedule
 from cosim.errors import SpecError
+from cosim.mapping.order import ORDERS
 
 Train = Callable[..., Case]
 PLAN: dict[str, Any] = {"tensor_parallel": 2, "pipeline_parallel": 3, "data_parallel": 4}
@@ -109,3 +110,15 @@ def test_spans_name_the_replica_where_there_are_several(train: Train) -> None:
 def test_what_cannot_be_is_refused(train: Train, slow: SlowRanks, text: str) -> None:
     with pytest.raises(SpecError, match=text):
         simulate_training(train(**PLAN), 0, slow)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_chips_are_counted_in_the_order_of_the_plan(train: Train, order: str) -> None:
+    degrees = {"tp": 2, "cp": 2, "dp": 3, "pp": 4}
+    named = {"tensor_parallel": 2, "context_parallel": 2, "data_parallel": 3, "pipeline_parallel": 4}
+    case = train("megatron", order=order, global_batch=12, **named)
+    at = {"tp": 1, "cp": 0, "dp": 2, "pp": 3}
+    chip, apart = 0, 1
+    for word in order.split("-"):
+        chip, apart = chip + at[word] * apart, apart * degrees[word]
+    assert slow_replicas(case, SlowRanks(named={chip: 1.5})) == [Replica(2, (1.0, 1.0, 1.0, 1.5))]

@@ -21,6 +21,7 @@ from cosim.engines.step import (
     summed,
     transfers,
 )
+from cosim.engines.training import kernels
 from cosim.mapping.stages import Stages
 from cosim.records import array, at
 from cosim.timing.matmul import matmul_cost
@@ -193,3 +194,26 @@ def test_passes_of_a_group_add_up_and_no_pass_is_nothing(case_of: CaseOf) -> Non
     for name in (*CLASSES_OF_TIME, "energy", "clocked", "core_energy", "kernels", "time"):
         np.testing.assert_allclose(getattr(twice, name), 2.0 * getattr(cost, name), rtol=1e-12, err_msg=name)
         assert not np.any(getattr(none, name))
+
+
+@pytest.mark.parametrize(("system", "promotes"), [("dgx-h100", True), ("dgx-b200", False)])
+def test_products_in_blocks_promote_where_the_chip_does_not_scale_by_itself(
+    case_of: Callable[..., Case], system: str, promotes: bool
+) -> None:
+    plain, blocks = (
+        case_of("train", system, **{"plan.dtype": "fp8", "plan.fp8_recipe": recipe, "scenario.global_batch": 8})
+        for recipe in ("tensor", "block")
+    )
+    energies, times = [], []
+    for case in (plain, blocks):
+        own = [op for op in kernels(case) if op.name.startswith("ffn_in")]
+        assert {op.dtype for op in own} == {"fp8"}
+        energies.append(sum(float(op.energy[0]) - float(op.cost.dram_bytes[0]) * dram_energy(case) for op in own))
+        times.append(sum(float(op.cost.compute[0]) for op in own))
+    # On-chip bytes of scales apart, only promotion takes arithmetic and time of the cores.
+    assert (energies[1] / energies[0] > 1.02) == promotes
+    assert (times[1] > times[0]) == promotes
+
+
+def dram_energy(case: Case) -> float:
+    return float(case.system.chip.power.energy_per_byte["dram"])

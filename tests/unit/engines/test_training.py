@@ -19,6 +19,7 @@ from cosim.engines.step import CLASSES_OF_TIME
 from cosim.engines.training import passes, software_of, step_parts, step_table, with_micro_batches
 from cosim.mapping.backward import RECOMPUTED
 from cosim.mapping.legal import CODES
+from cosim.mapping.order import ORDERS
 from cosim.records import array, at, take
 from cosim.workload.graph import parameters
 
@@ -389,3 +390,67 @@ def test_memory_of_a_step_is_parameters_times_bytes_and_saved_tensors(train: Tra
     saved = 2048 * (4 * (34 * 6144 + 5 * 64 * 2048) + 6144 + 4 * 6144 + 4 * 51200)
     assert held["activations"] == saved
     assert held["kv"] == 0.0
+
+
+MOE = {"workload.layers": 4, "expert_parallel": 2, "tensor_parallel": 2, "data_parallel": 4, "sequence_parallel": True}
+
+
+def moe_step(train: Train, **fields: Any) -> Estimates:
+    return evaluate(train("megatron", "mixtral-8x7b", **{**MOE, **fields}))
+
+
+@pytest.mark.parametrize(("tensor", "expert", "width"), [(1, 8, 1), (2, 8, 1), (2, 1, 2), (4, 1, 4)])
+def test_a_width_of_experts_that_follows_anyway_changes_no_number(
+    train: Train, tensor: int, expert: int, width: int
+) -> None:
+    degrees = {"tensor_parallel": tensor, "data_parallel": 8, "expert_parallel": expert}
+    plain, asked = (moe_step(train, **degrees, **more) for more in ({}, {"expert_tensor_parallel": width}))
+    assert float(asked.time[0]) == float(plain.time[0])
+    assert {name: float(value[0]) for name, value in asked.memory.items()} == {
+        name: float(value[0]) for name, value in plain.memory.items()
+    }
+
+
+def test_wider_experts_hold_less_of_each_and_gather_more(train: Train) -> None:
+    degrees = {"tensor_parallel": 1, "data_parallel": 8, "expert_parallel": 2, "zero": 0}
+    found = [moe_step(train, **degrees, expert_tensor_parallel=width) for width in (1, 2, 4)]
+    assert np.all(np.diff([float(each.memory["weights"][0]) for each in found]) < 0.0)
+    assert np.all(np.diff([float(each.breakdown["collective"][0]) for each in found]) > 0.0)
+
+
+def test_copies_of_whole_experts_inside_a_tensor_group_sum_their_gradients(train: Train) -> None:
+    # Eight tensor ranks, two of each expert's: four copies that hold a quarter less than the width that follows.
+    degrees = {"tensor_parallel": 8, "data_parallel": 1, "expert_parallel": 2, "zero": 0}
+    follows, whole = (moe_step(train, **degrees, **more) for more in ({}, {"expert_tensor_parallel": 1}))
+    assert float(follows.breakdown["data_parallel"][0]) == 0.0 < float(whole.breakdown["data_parallel"][0])
+    experts = 4 * 3 * 4096 * 14336 * 4 * 2.0  # of half the experts, three matrices, four layers, two bytes
+    gained = float(whole.memory["weights"][0] - follows.memory["weights"][0])
+    assert gained == pytest.approx(experts * (1.0 - 1.0 / 4.0))
+
+
+PLACED = {"tensor_parallel": 2, "context_parallel": 2, "data_parallel": 4, "pipeline_parallel": 4, "zero": 1}
+
+
+def test_a_pipeline_inside_the_replicas_sends_to_neighbours_and_sums_over_nodes(train: Train) -> None:
+    usual, near = (train("megatron", order=order, **PLACED) for order in ("tp-cp-dp-pp", "tp-pp-cp-dp"))
+    tables = [step_table(with_micro_batches(case)) for case in (usual, near)]
+    # Sixteen chips of a stage are two nodes; two tensor ranks of four stages are one.
+    assert [float(table.schedule.across) for table in tables] == [3.0, 0.0]
+    assert [float(table.schedule.inside) for table in tables] == [0.0, 3.0]
+    sent = [float(table.closing.reduce[0, 0]) for table in tables]
+    assert sent[1] > sent[0]
+
+
+def test_an_order_changes_nothing_where_no_two_kinds_with_ranks_change_places(train: Train) -> None:
+    fields = {**PLACED, "tensor_parallel": 4, "context_parallel": 1, "data_parallel": 1, "zero": 0}
+    times = {order: float(evaluate(train("megatron", order=order, **fields)).time[0]) for order in ORDERS}
+    inside = {order for order in ORDERS if order.startswith("pp")}
+    assert len({times[order] for order in ORDERS if order not in inside}) == 1
+    assert {times[order] for order in inside} != {times["tp-cp-dp-pp"]}
+
+
+def test_tensor_ranks_outside_the_pipeline_leave_their_node(train: Train) -> None:
+    fields = {"tensor_parallel": 4, "pipeline_parallel": 8, "data_parallel": 1}
+    usual, inner = (evaluate(train("megatron", order=order, **fields)) for order in ("tp-cp-dp-pp", "pp-tp-cp-dp"))
+    assert float(inner.breakdown["collective"][0]) > 2.0 * float(usual.breakdown["collective"][0])
+    assert float(inner.memory["total"][0]) == float(usual.memory["total"][0])

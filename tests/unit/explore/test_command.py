@@ -31,6 +31,8 @@ DECODE: dict[str, Any] = {
     "plan.context_parallel": None,
     "plan.context_exchange": "",
     "plan.schedule": "",
+    "plan.order": "",
+    "plan.fp8_recipe": "",
     "plan.sequence_parallel": False,
     "plan.zero": None,
     "plan.recompute": "",
@@ -51,7 +53,9 @@ TRAIN = DECODE | {
     "plan.virtual_pipeline": 3,
     "plan.context_parallel": 1,
     "plan.context_exchange": "ring",
+    "plan.expert_tensor_parallel": None,
     "plan.schedule": "1f1b",
+    "plan.order": "tp-cp-dp-pp",
     "plan.sequence_parallel": True,
     "plan.zero": 1,
     "plan.recompute": "full",
@@ -117,12 +121,19 @@ def test_every_degree_is_given_so_that_nothing_is_searched() -> None:
     }
     set_ |= {"offload_activations": 0.5, "offload_weights": 0.5, "offload_optimizer": 1.0}
     wide = settings_of(
-        TRAIN | {"plan.context_parallel": 4, "plan.shard": 2} | {f"plan.{name}": value for name, value in set_.items()}
+        TRAIN
+        | {"plan.context_parallel": 4, "plan.shard": 2, "plan.expert_tensor_parallel": 2}
+        | {f"plan.{name}": value for name, value in set_.items()}
     )
-    training = set(_TRAINING_ONLY) - {"schedule"}
+    training = set(_TRAINING_ONLY) - {"schedule", "order", "fp8_recipe"}
     assert {f"plan.{name}" for name in (*degrees, *training, "dtype")} <= set(wide)
     # The schedule that is taken anyhow goes unsaid.
     assert "plan.schedule" not in wide
+    assert "plan.order" not in wide
+    assert "plan.fp8_recipe" not in wide
+    assert "plan.fp8_recipe" not in settings_of(TRAIN | {"plan.fp8_recipe": "tensor"})
+    assert settings_of(TRAIN | {"plan.fp8_recipe": "block"})["plan.fp8_recipe"] == "block"
+    assert settings_of(TRAIN | {"plan.order": "tp-cp-pp-dp"})["plan.order"] == "tp-cp-pp-dp"
     assert settings_of(TRAIN | {"plan.schedule": "zb-h1"})["plan.schedule"] == "zb-h1"
     # Where a sequence is not shared out, nothing has to say how.
     assert not [name for name in settings_of(TRAIN) if "context_" in name]

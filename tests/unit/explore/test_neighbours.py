@@ -231,3 +231,60 @@ def test_listed_dimensions_are_stepped_and_layers_follow_from_what_recomputes() 
     assert case.software.update is not None
     assert case.software.update.name == here["optimizer"]
     assert float(evaluate(case).time[0]) == pytest.approx(float(answer.number("time_s")[best]), rel=1e-12)
+
+
+def test_ranks_of_an_expert_are_stepped_where_they_are_listed() -> None:
+    space = {"pipeline": 1, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none", "tensor": [1, 2, 4]}
+    more = {"system": "dgx-h100", "workload": "mixtral-8x7b", "scenario": {"global_batch": 64, "context": 1024}}
+    answer = searched(**more, space={**space, "expert_tensor": ["follows", 1, 2]}, objectives=["time_s"])
+    steps = neighbours_of(answer, 0)
+    stepped_on = [each for each in steps if each.dimension == "expert_tensor"]
+    assert stepped_on
+    assert {each.after for each in stepped_on} <= {"follows", 1, 2}
+    assert all(each.limit or each.change >= -1e-12 for each in stepped_on if each.change is not None)
+
+
+def test_other_orders_are_neighbours_where_they_are_listed() -> None:
+    space = {"tensor": 2, "pipeline": 2, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none"}
+    more = {"scenario": {"global_batch": 64, "context": 1024}, "workload": "gpt-22b", "objectives": ["time_s"]}
+    answer = searched(**more, space={**space, "order": ["tp-cp-dp-pp", "tp-pp-cp-dp"]})
+    best = answer.best[0]
+    assert best is not None
+    here = strategy_at(answer, best)["order"]
+    (step,) = [each for each in neighbours_of(answer, 0) if each.dimension == "order"]
+    assert {here, step.after} == {"tp-cp-dp-pp", "tp-pp-cp-dp"}
+    assert step.change is not None
+    assert step.change > 0.0
+
+
+def test_recipes_are_neighbours_in_fp8_and_follow_the_precision() -> None:
+    space = {"tensor": 8, "pipeline": 1, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none"}
+    more = {"system": "dgx-h100", "workload": "llama-3.1-8b", "scenario": {"global_batch": 64, "context": 1024}}
+    answer = searched(
+        **more,
+        precision="fp8",
+        space={**space, "fp8_recipe": ["tensor", "block"]},
+        objectives=["time_s"],
+    )
+    best = answer.best[0]
+    assert best is not None
+    here = strategy_at(answer, best)
+    steps = {(each.dimension, each.after) for each in neighbours_of(answer, 0)}
+    assert ("fp8_recipe", {"tensor": "block", "block": "tensor"}[here["fp8_recipe"]]) in steps
+    wide = stepped(answer.inputs, here, "dtype", "bf16")
+    assert "fp8_recipe" not in wide
+    assert stepped(answer.inputs, wide, "dtype", "fp8")["fp8_recipe"] == "tensor"
+
+
+def test_from_another_format_there_is_no_recipe_to_change() -> None:
+    space = {"tensor": 8, "pipeline": 1, "context": 1, "micro_batch": 1, "zero": 1, "recompute": "none"}
+    more = {"system": "dgx-h100", "workload": "llama-3.1-8b", "scenario": {"global_batch": 64, "context": 1024}}
+    recipes = {**space, "fp8_recipe": ["tensor", "block"]}
+    answer = searched(**more, precision=["bf16", "fp8"], space=recipes, objectives=["time_s"])
+    best = answer.best[0]
+    assert best is not None
+    assert strategy_at(answer, best)["dtype"] == "bf16"
+    steps = neighbours_of(answer, 0)
+    assert not [each for each in steps if each.dimension == "fp8_recipe"]
+    (narrow,) = [each for each in steps if each.dimension == "precision"]
+    assert (narrow.after, narrow.strategy["fp8_recipe"]) == ("fp8", "tensor")

@@ -10,6 +10,7 @@ import pytest
 from cosim.errors import SpecError
 from cosim.explore.search_file import FIXED, NOT_SEARCHED, SEARCHED, Space, StrategySearch
 from cosim.explore.strategy_space import LISTED, Asked
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import Plan
 from cosim.schema import validated
 
@@ -30,7 +31,7 @@ def test_what_is_left_out_is_everything() -> None:
     study = read()
     assert (study.phase, study.software, study.nodes, study.precision) == ("train", "megatron", None, None)
     assert study.space.asked() == Asked()
-    endless = {"recompute_modules", "optimizer", "optimizer_dtype", *LISTED}
+    endless = {"recompute_modules", "optimizer", "optimizer_dtype", "order", "fp8_recipe", *LISTED}
     whole = {name: "all" for name in Space.model_fields if name not in endless}
     assert read(space=whole).space.asked() == Asked()
     for name in endless - {"recompute_layers"}:
@@ -137,3 +138,24 @@ def test_the_schema_takes_one_value_a_list_or_all() -> None:
     assert tensor == [{"const": "all"}, whole, {"type": "array", "items": whole, "minItems": 1}]
     assert schema["required"] == ["kind", "question", "system", "workload", "objectives"]
     assert "all" not in str(schema["properties"]["nodes"])
+
+
+def test_ranks_of_an_expert_are_numbers_or_what_follows() -> None:
+    assert read(space={"expert_tensor": ["follows", 2]}).space.asked() == Asked(expert_tensor=(0.0, 2.0))
+    assert read(space={"expert_tensor": 1}).space.asked() == Asked(expert_tensor=(1.0,))
+    with pytest.raises(SpecError, match="expert_tensor"):
+        read(space={"expert_tensor": "all"})
+
+
+def test_orders_are_read_as_a_plan_reads_them() -> None:
+    assert read(space={"order": "tp-cp-ep-pp-dp"}).space.asked() == Asked(order=("tp-cp-pp-dp",))
+    assert read(space={"order": list(ORDERS)}).space.asked().order == ORDERS
+    assert read().space.asked().order is None
+    with pytest.raises(SpecError, match="is no order of ranks"):
+        read(space={"order": ["tp-cp"]})
+
+
+def test_recipes_of_fp8_are_read_by_name() -> None:
+    assert read(space={"fp8_recipe": "block"}).space.asked() == Asked(fp8_recipe=("block",))
+    with pytest.raises(SpecError, match="fp8_recipe"):
+        read(space={"fp8_recipe": ["rows"]})

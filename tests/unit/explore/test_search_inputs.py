@@ -216,3 +216,27 @@ def test_a_format_that_an_optimizer_has_not_is_no_strategy(tmp_path: Path, monke
     with pytest.raises(SpecError, match="has no bytes of this state") as caught:
         read(tmp_path, text.replace("[adamw, muon]", "muon").replace("[fp32, int8]", "int8"))
     assert caught.value.line == 8
+
+
+def searched_of(**more: Any) -> SearchInputs:
+    """Inputs of a small search of training steps."""
+    asked = {"kind": "search", "question": "", "scenario": {"global_batch": 8}, "objectives": ["time_s"], **more}
+    study = validated(StrategySearch, asked)
+    return searched_inputs(study, cosim.system(study.system).varied, cosim.workload(study.workload).varied)
+
+
+def test_recipes_of_fp8_make_cells_of_fp8_alone() -> None:
+    space = {"tensor": 8, "micro_batch": 1, "zero": 1, "virtual_pipeline": 1, "fp8_recipe": ["tensor", "block"]}
+    more = {"system": "dgx-h100", "workload": "llama-3.1-8b", "precision": ["bf16", "fp8"], "space": space}
+    inputs = searched_of(**more)
+    recipes = {(cell.dtype, cell.choices.fp8_recipe) for cell in inputs.cells}
+    assert recipes == {("bf16", None), ("fp8", "tensor"), ("fp8", "block")}
+    counts = [sum(cell.count for cell in inputs.cells if cell.dtype == dtype) for dtype in ("bf16", "fp8")]
+    assert counts[1] == 2 * counts[0]
+    for cell in inputs.cells:
+        assert cell.case(slice(0, 1)).plan.fp8_recipe == (cell.choices.fp8_recipe or "tensor")
+
+
+def test_recipes_without_fp8_are_refused() -> None:
+    with pytest.raises(SpecError, match="are recipes of fp8"):
+        searched_of(system="dgx-h100", workload="llama-3.1-8b", space={"fp8_recipe": "block"})

@@ -32,6 +32,7 @@ from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import divisibility
+from cosim.mapping.order import ORDERS
 from cosim.mapping.plan import RECOMPUTES, SCHEDULES, Plan, Scenario, ScenarioArrays, lower_plan, lower_scenario
 from cosim.mapping.software import SoftwareArrays, load_software, lower_software
 from cosim.overrides import Varied
@@ -264,7 +265,7 @@ def test_what_is_not_listed_is_as_the_plan_has_it() -> None:
     ground = ground_of("llama-3.1-8b", 4, 8, fused=True)
     plain = listed(ground)
     assert {row[-3:] for row in plain} == {((), None, None)}
-    assert {row[len(NUMBERS) : -3] for row in plain} == {(np.inf, 0.0, 0.0, 0.0)}
+    assert {row[len(NUMBERS) : -3] for row in plain} == {(0.0, np.inf, 0.0, 0.0, 0.0)}
 
 
 def test_shares_and_optimizers_multiply_the_space_and_its_size() -> None:
@@ -281,8 +282,69 @@ def test_modules_and_layers_count_once_where_they_make_no_difference() -> None:
     ground = ground_of("llama-3.1-8b", 4, 8, fused=True)
     plain = len(listed(ground)) // 2
     rows = listed(ground, recompute_modules=("", "norms", "mlp,norms"), recompute_layers=(2.0, 5.0, np.inf))
-    level, layers, modules = NUMBERS.index("recompute"), len(NUMBERS), -3
+    level, layers, modules = NUMBERS.index("recompute"), len(NUMBERS) + LISTED.index("recompute_layers"), -3
     told = {(row[level], row[layers], row[modules]) for row in rows}
     some = {(0.0, number, own) for number in (2.0, 5.0, np.inf) for own in (("norms",), ("norms", "mlp"))}
     assert told == {(0.0, np.inf, ())} | some | {(2.0, number, ()) for number in (2.0, 5.0, np.inf)}
     assert len(rows) == len(told) * plain
+
+
+@pytest.mark.parametrize("widths", [(0.0,), (1.0,), (0.0, 1.0, 2.0, 8.0), (4.0, 2.0, 3.0)])
+def test_ranks_of_an_expert_that_are_listed_are_crossed_with_the_expert_degrees(widths: tuple[float, ...]) -> None:
+    ground = ground_of("mixtral-8x7b", 16, 16, fused=True)
+    asked = Asked(pipeline=(1, 2), context=(1,), micro_batch=(1,), zero=(1,), recompute=("none",), expert_tensor=widths)
+    values = values_on(ground, replace(asked, schedule=("1f1b",), sequence_parallel=(True,), virtual_pipeline=(1,)))
+    (choices,) = [each for each in choices_of(values) if each.context_exchange == "ring"]
+    scenario = scenario_of(ground.batch, ground.length)
+    table = legal_table(values, ground, choices, BASE, scenario)
+    found = set(zip(*(table[name].tolist() for name in ("tensor", "pipeline", "expert", "expert_tensor")), strict=True))
+    assert len(found) == len(table["tensor"])
+    wanted = set()
+    for t, p, e, w in itertools.product((1, 2, 4, 8, 16), (1, 2), (1, 2, 4, 8), sorted(set(widths))):
+        if t * p > 16:
+            continue
+        row = {"tensor": t, "pipeline": p, "data": 16 // (t * p), "expert": e, "expert_tensor": w}
+        plan = replace(BASE, **{name: array([value]) for name, value in row.items()})
+        plan = replace(plan, micro_batches=array([16 / (16 // (t * p))]))
+        legal = int(divisibility(plan, scenario, ground.model, array(16), "train").code[0]) == 0
+        # As what follows, and so no strategy of its own: whole experts beyond the tensor ranks, one rank of each.
+        same = 0.0 in widths and ((e > t and w == 1.0) or (e == 1 and w == t))
+        if legal and not same:
+            wanted.add((float(t), float(p), float(e), w))
+    assert found == wanted
+    assert size_of(values, ground) == size_of(replace(values, expert_tensor=None), ground) * len(set(widths))
+
+
+@pytest.mark.parametrize("orders", [("tp-cp-dp-pp",), ("tp-cp-pp-dp", "tp-cp-dp-pp", "tp-cp-pp-dp"), ORDERS])
+def test_orders_that_are_listed_count_once_where_they_place_ranks_alike(orders: tuple[str, ...]) -> None:
+    ground = ground_of("llama-3.1-8b", 8, 8, fused=True)
+    lists: dict[str, Any] = {**LISTS, "tensor": (1, 2), "context": (1, 2), "pipeline": (1, 2), "order": orders}
+    values = values_on(ground, Asked(**lists))
+    found = []
+    for choices in choices_of(values):
+        table = legal_table(values, ground, choices, BASE, scenario_of(ground.batch, ground.length))
+        assert plan_of(table, choices, BASE).order == choices.order
+        degrees = zip(*(table[name].tolist() for name in ("tensor", "context", "data", "pipeline")), strict=True)
+        kept = (table["zero"] == 0.0) & (table["recompute"] == 0.0)
+        found += [(str(choices.order), row) for row, own in zip(degrees, kept, strict=True) if own]
+    # Words with one rank say nothing: what is left must differ between orders of the same degrees.
+    told = []
+    for order, row in found:
+        several = {word for word, count in zip(("tp", "cp", "dp", "pp"), row, strict=True) if count > 1}
+        told.append((row, "-".join(word for word in order.split("-") if word in several)))
+    assert len(set(told)) == len(told)
+    every = set()
+    for row, order in itertools.product({row for _, row in found}, orders):
+        several = {word for word, count in zip(("tp", "cp", "dp", "pp"), row, strict=True) if count > 1}
+        every.add((row, "-".join(word for word in order.split("-") if word in several)))
+    assert set(told) == every
+    assert size_of(values, ground) == len(set(orders)) * size_of(replace(values, order=None), ground)
+
+
+def test_without_orders_the_plan_has_its_own() -> None:
+    ground = ground_of("llama-3.1-8b", 8, 8, fused=True)
+    values = values_on(ground, Asked(**LISTS))
+    other = replace(BASE, order="tp-pp-cp-dp")
+    for choices in choices_of(values):
+        table = legal_table(values, ground, choices, other, scenario_of(ground.batch, ground.length))
+        assert plan_of(table, choices, other).order == "tp-pp-cp-dp"

@@ -284,3 +284,13 @@ def test_training_takes_16_bits_where_nothing_is_said(name: str) -> None:
     # A chip without 16 bits trains in the widest format that it has.
     wide = [dtype for dtype in ("bf16", "fp16") if dtype in chip.matrix.peak] or ["fp8"]
     assert training_dtype(chip) == wide[0]
+
+
+def test_an_asked_width_of_experts_stays_in_the_space_of_plans() -> None:
+    case = case_of_space({"expert_tensor_parallel": 2}, "mixtral-8x7b")
+    assert case is not None
+    plan = case.plan
+    assert set(np.unique(plan.expert_tensor)) == {2.0}
+    # Among them plans whose experts and tensor ranks do not divide each other's number as those without a width do.
+    assert np.all(np.mod(plan.tensor * plan.replicas, plan.expert * 2.0) == 0.0)
+    assert np.any(plan.expert * 2.0 < plan.tensor)

@@ -264,3 +264,30 @@ def test_points_that_recompute_unlike_each_other_run_their_own_ops_again(passes_
                 runs = float(first.count) if op.name in alone else 0.0
                 assert float(np.broadcast_to(op.count, (3,))[index]) == runs
     assert names(together) == names(again(forward, "full"))
+
+
+def test_rows_that_the_ranks_of_an_expert_joined_have_their_gradients_scattered(
+    model_of: ModelOf, plan_of: PlanOf, software_of: SoftwareOf
+) -> None:
+    plan = plan_of(tensor_parallel=8, expert_parallel=2, expert_tensor_parallel=2)
+    graph = training_graph(model_of("mixtral-8x7b"), array(2), array(512), fused=True)
+    device = shard(graph, plan)
+    gradients = backward(device, graph, plan, software_of())
+    forward = {op.name: op for op in device.collectives}
+    for name, kind in (("dispatch.joined", "expert_scatter"), ("combine.joined", "expert_gather")):
+        found = named(gradients.collectives, f"{name}.grad")
+        assert found.kind == kind != forward[name].kind
+        assert (found.count, found.size_bytes) == (forward[name].count, forward[name].size_bytes)
+    again = {op.name for op in recomputed(device, array(RECOMPUTES.index("full"))).collectives}
+    assert {"dispatch.joined.again", "combine.joined.again"} <= again
+
+
+def test_both_operands_of_a_weight_gradient_are_scaled_as_activations(
+    model_of: ModelOf, plan_of: PlanOf, software_of: SoftwareOf
+) -> None:
+    plan = plan_of(dtype="fp8", fp8_recipe="block")
+    graph = training_graph(model_of("llama-3.1-8b"), array(1), array(512), fused=True)
+    found = backward(shard(graph, plan), graph, plan, software_of()).matmuls
+    assert named(found, "ffn_in.dgrad").scales == (4 / 128, 4 / 128**2)
+    assert named(found, "ffn_in.wgrad").scales == (4 / 128, 4 / 128)
+    assert named(found, "logits.wgrad").scales == (0.0, 0.0)

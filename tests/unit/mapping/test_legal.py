@@ -437,6 +437,64 @@ def test_positions_of_a_network_end_where_it_says(plan_of: PlanOf, scenario_of: 
         assert LIMITS[int(verdict.code)].name == broken
 
 
+@pytest.mark.parametrize(
+    ("tensor", "data", "expert", "width", "limit", "shortfall"),
+    [
+        (8, 1, 4, 1, "", 0.0),  # two copies of every expert inside the tensor group
+        (8, 1, 4, 2, "", 0.0),
+        (8, 1, 4, 4, "expert_parallel", 8.0),  # sixteen ranks of eight
+        (1, 16, 4, 4, "", 0.0),
+        (4, 3, 6, 2, "", 0.0),  # neither of 4 and 6 divides the other: slices of tokens need not be whole groups
+        (8, 1, 1, 5, "expert_parallel", 3.0),  # 8 = 5 + 3, and 48 = 9 x 5 + 3
+        (1, 32, 1, 32, "expert_parallel", 16.0),  # 48 = 32 + 16
+        (8, 1, 5, 1, "expert_parallel", 3.0),  # 8 = 5 + 3, 12 = 2 x 5 + 2
+    ],
+)
+def test_shortfalls_of_an_asked_width_of_experts_by_hand(
+    model_of: ModelOf,
+    plan_of: PlanOf,
+    scenario_of: ScenarioOf,
+    tensor: int,
+    data: int,
+    expert: int,
+    width: int,
+    limit: str,
+    shortfall: float,
+) -> None:
+    degrees = {"tensor_parallel": tensor, "data_parallel": data, "expert_parallel": expert}
+    plan = plan_of(**degrees, expert_tensor_parallel=width)
+    verdict = judge(model_of("mixtral-8x7b", **TWELVE), plan, scenario_of(batch=data), 1000)
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == (limit, shortfall)
+
+
+def test_the_plans_of_deepseek_and_megatron_are_both_legal(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf
+) -> None:
+    deepseek = plan_of(tensor_parallel=1, data_parallel=64, expert_parallel=64, expert_tensor_parallel=1)
+    megatron = plan_of(tensor_parallel=8, expert_parallel=8, expert_tensor_parallel=1)
+    for model, plan in (("deepseek-v3", deepseek), ("mixtral-8x7b", megatron)):
+        assert int(judge(model_of(model), plan, scenario_of(batch=64), 64).code) == 0
+
+
+def test_a_dense_model_has_no_width_of_experts(model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf) -> None:
+    verdict = judge(model_of(), plan_of(tensor_parallel=8, expert_tensor_parallel=4), scenario_of(), 8)
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == ("expert_parallel", 3.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=st.sampled_from([1, 2, 4, 8]), data=st.integers(1, 12), width=st.integers(1, 12))
+def test_expert_degrees_of_an_asked_width_are_the_legal_ones(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, tensor: int, data: int, width: int
+) -> None:
+    model = model_of("mixtral-8x7b", **TWELVE)
+    tried = list(range(1, 13))
+    degrees = {"tensor_parallel": tensor, "data_parallel": data, "expert_tensor_parallel": width}
+    plan = plan_of(**degrees, expert_parallel=[float(degree) for degree in tried])
+    verdict = judge(model, plan, scenario_of(batch=data), 1000)
+    legal = [degree for degree, code in zip(tried, verdict.code, strict=True) if code == 0]
+    assert expert_degrees(model, tensor, data, width) == legal
+
+
 DELTA = {"layers": 2, "key_heads": 4, "value_heads": 12, "key_dim": 8, "value_dim": 16}
 
 

@@ -34,10 +34,12 @@ def test_degrees_reach_their_places_and_multiply_to_chips(
 
 def test_a_plan_says_one_chip_and_sixteen_bits_unless_told(plan_of: PlanOf) -> None:
     plan = plan_of()
-    degrees = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, np.inf, 1.0, 0.0, 1.0]
+    # Ranks of an expert, before recompute and context ranks, follow from the degrees.
+    degrees = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, np.inf, 1.0, 0.0, 0.0, 1.0]
     # All layers recompute what is recomputed; nothing is offloaded.
     assert [float(leaf) for leaf in leaves(plan)] == [*degrees, np.inf, 0.0, 0.0, 0.0]
     assert (plan.dtype, plan.kv_dtype, plan.all_reduce) == ("bf16", "bf16", "fastest")
+    assert (plan.order, plan.fp8_recipe) == ("tp-cp-dp-pp", "tensor")
 
 
 @pytest.mark.parametrize(("shard", "data", "sharers"), [(None, 8, 16), (4, 8, 4), (16, 8, 16), (64, 8, 16), (1, 1, 1)])

@@ -26,23 +26,28 @@ from cosim.mapping.recompute import (
 from cosim.mapping.shard import shard
 from cosim.mapping.stages import by_group, stages
 from cosim.mapping.training import saved_bytes
+from cosim.overrides import Varied
 from cosim.records import array
-from cosim.workload.load import load_workload
+from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.model import Model, ModelArrays
+from cosim.workload.network import has_phase
 from cosim.workload.training import training_graph
 
 ModelOf = Callable[..., ModelArrays]
 PlanOf = Callable[..., PlanArrays]
 
 
-def trained(name: str) -> bool:
-    """Whether it is a language model that has a backward pass."""
+def is_trained(name: str) -> bool:
+    """Whether a workload is a transformer that this library trains."""
     model = load_workload(name)
-    apart = isinstance(model, Model) and (model.delta or model.encoder or model.index_heads or model.output_gate)
-    return isinstance(model, Model) and not apart
+    try:
+        has_phase(lower_workload(Varied(model)), "train")
+    except SpecError:
+        return False
+    return isinstance(model, Model)
 
 
-LANGUAGE = [name for name in library.names("workloads") if trained(name)]
+LANGUAGE = [name for name in library.names("workloads") if is_trained(name)]
 LENGTH = 1024.0
 SUBSETS = st.sets(st.sampled_from(MODULES)).map(lambda names: ",".join(sorted(names)))
 

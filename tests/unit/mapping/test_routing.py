@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.routing import expected_maximum, expert_tensor, load, sent
+from cosim.mapping.routing import (
+    expected_maximum,
+    expert_group,
+    expert_replicas,
+    expert_tensor,
+    load,
+    sent,
+    spans_replicas,
+    travels,
+)
 from cosim.records import array
 from cosim.workload.ops import Routing
 
@@ -298,3 +307,92 @@ def test_points_that_send_and_points_that_do_not_share_a_batch(plan_of: PlanOf) 
     near, far = sent(routing(256, 8, 4), array(800), plan, array(8))
     assert (near > 0.0).tolist() == [False, False, True, True]
     assert (far > 0.0).tolist() == [False, False, True, True]
+
+
+WIDTHS = st.sampled_from([1, 2, 4, 8])
+
+
+def wide(plan_of: PlanOf, tensor: int, expert: int, width: int) -> PlanArrays:
+    """Experts over `expert` ranks of `width` each, on as many replicas as that takes at the least."""
+    data = max(expert * width // tensor, 1)
+    return plan_of(tensor_parallel=tensor, expert_parallel=expert, expert_tensor_parallel=width, data_parallel=data)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=WIDTHS, expert=WIDTHS, width=WIDTHS)
+def test_an_asked_width_of_experts_is_taken_and_the_copies_fill_the_stage(
+    plan_of: PlanOf, tensor: int, expert: int, width: int
+) -> None:
+    plan = wide(plan_of, tensor, expert, width)
+    assert float(expert_tensor(plan)) == width
+    assert float(expert_group(plan)) == expert * width
+    assert float(expert_group(plan) * expert_replicas(plan)) == float(plan.tensor * plan.replicas)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=WIDTHS, expert=WIDTHS, width=WIDTHS, rows=st.integers(1, 10**5))
+def test_the_groups_of_a_stage_work_on_every_token_once(
+    plan_of: PlanOf, tensor: int, expert: int, width: int, rows: int
+) -> None:
+    plan = wide(plan_of, tensor, expert, width)
+    # All experts chosen: the busiest has every token of its group.
+    each = load(routing(64, 64), array(rows), plan)
+    tokens = float(each.rows) / (64 / expert)
+    assert tokens * float(expert_replicas(plan)) == pytest.approx(rows * float(plan.replicas))
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensor=WIDTHS, expert=st.sampled_from(DEGREES), node=st.sampled_from([1, 4, 8, 64]))
+def test_the_width_that_follows_is_the_same_asked_where_it_changes_nothing(
+    plan_of: PlanOf, tensor: int, expert: int, node: int
+) -> None:
+    data = max(expert // tensor, 1)
+    degrees = {"tensor_parallel": tensor, "expert_parallel": expert, "data_parallel": data}
+    follows = plan_of(**degrees)
+    asked = plan_of(**degrees, expert_tensor_parallel=int(expert_tensor(follows)))
+    assert float(expert_group(asked)) == float(expert_group(follows))
+    if expert > tensor or expert == 1:
+        for router in (routing(64, 4), routing(64, 4, 2.0)):
+            assert load(router, array(100), asked) == load(router, array(100), follows)
+            assert sent(router, array(100), asked, array(node)) == sent(router, array(100), follows, array(node))
+        assert bool(travels(asked)) == bool(travels(follows))
+    else:
+        # Inside a tensor group whose width is asked tokens travel all the same.
+        assert bool(travels(asked))
+        assert not bool(travels(follows))
+
+
+def test_megatrons_eight_by_eight_with_whole_experts_sends_slices_inside_the_tensor_group(plan_of: PlanOf) -> None:
+    plan = wide(plan_of, 8, 8, 1)
+    near, far = sent(routing(8, 2), array(800), plan, array(8))
+    # A slice of 100 tokens; two of eight ranks, less those who choose one rank twice; seven eighths are others.
+    assert float(near) == pytest.approx(100 * 8 * (1 - (7 / 8) ** 2) * 7 / 8)
+    assert float(far) == 0.0
+
+
+def test_neighbours_that_share_an_expert_leave_room_for_fewer_on_a_node(plan_of: PlanOf) -> None:
+    # Eight experts' ranks of two each: four of them on a node of eight, half of the copies leave it.
+    near, far = sent(routing(8, 8), array(100), wide(plan_of, 1, 8, 2), array(8))
+    needed = 8 * (1 - (7 / 8) ** 8)
+    assert float(far) == pytest.approx(100 * needed / 2)
+    assert float(near) == pytest.approx(100 * needed * 3 / 8)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expert", "width", "spans"),
+    [(8, 8, 1, False), (8, 4, 1, False), (8, 4, 2, False), (8, 4, 4, True), (1, 64, 1, True), (6, 4, 1, True)],
+)
+def test_replicas_meet_in_every_layer_where_experts_span_them(
+    plan_of: PlanOf, tensor: int, expert: int, width: int, spans: bool
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, expert_parallel=expert, expert_tensor_parallel=width, data_parallel=64)
+    assert bool(spans_replicas(plan)) == spans
+
+
+@settings(max_examples=40, deadline=None)
+@given(tensor=WIDTHS, expert=st.sampled_from(DEGREES))
+def test_without_a_width_replicas_meet_where_there_are_more_experts_ranks_than_tensor_ranks(
+    plan_of: PlanOf, tensor: int, expert: int
+) -> None:
+    plan = plan_of(tensor_parallel=tensor, expert_parallel=expert)
+    assert bool(spans_replicas(plan)) == (expert > tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from cosim.dtypes import bytes_per_element
 from cosim.mapping.plan import PlanArrays
-from cosim.mapping.shard import DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, quantise, shard
+from cosim.mapping.shard import JOINED, DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, quantise, shard
 from cosim.overrides import Varied
 from cosim.records import array
 from cosim.workload.checkpoint import Part
@@ -433,6 +434,78 @@ def test_the_output_of_attention_alone_is_quantised_by_a_kernel_of_its_own(model
     assert float(vector(narrow, "quantise").write_bytes) == 4 * 8192 / 2
     assert [op.name for op in narrow.vectors if op.dram_paced] == ["quantise"]
     assert not [op for op in wide.vectors if op.dram_paced]
+
+
+def joined(device: DeviceGraph) -> dict[str, tuple[str, float, float]]:
+    """Kind, count and bytes of what the ranks of one expert send each other."""
+    found = [op for op in device.collectives if op.name.endswith(JOINED)]
+    return {op.name.removesuffix(JOINED): (op.kind, float(op.count), float(op.size_bytes)) for op in found}
+
+
+@pytest.mark.parametrize(("tensor", "expert", "width"), [(8, 4, 2), (8, 2, 2), (1, 4, 4), (4, 8, 2), (8, 1, 2)])
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_ranks_of_an_asked_width_join_rows_before_the_products_and_sum_after(
+    model_of: ModelOf, plan_of: PlanOf, tensor: int, expert: int, width: int, dtype: str
+) -> None:
+    data = max(expert * width // tensor, 1)
+    degrees = {"tensor_parallel": tensor, "expert_parallel": expert, "data_parallel": data, "dtype": dtype}
+    plan = plan_of(**degrees, expert_tensor_parallel=width)
+    device = sharded(model_of("mixtral-8x7b"), plan, sequences=1000)
+    into = matmul(device, "expert_in")
+    rows, bytes_out = float(into.batch * into.m), 1.0 if dtype == "fp8" else 2.0
+    found = joined(device)
+    assert found["dispatch"] == ("expert_gather", 1.0, pytest.approx(rows * 4096 * bytes_out))
+    assert found["combine"] == ("expert_scatter", 1.0, pytest.approx(rows * 4096 * 2.0))
+    assert float(into.n) == 2 * 14336 / width
+    assert float(into.weight_bytes) == 8 / expert * 4096 * 2 * 14336 / width * bytes_out
+    often = {op.kind: float(op.count) for op in device.collectives if op.name.startswith("moe_sum")}
+    assert often == {"all_reduce": 0.0, "all_gather": 1.0}  # slices come back and are joined
+
+
+def test_whole_experts_and_a_width_that_is_the_tensor_group_join_nothing(model_of: ModelOf, plan_of: PlanOf) -> None:
+    model = model_of("mixtral-8x7b")
+    assert not joined(sharded(model, plan_of(tensor_parallel=8, expert_parallel=8, expert_tensor_parallel=1)))
+    found = joined(sharded(model, plan_of(tensor_parallel=8, expert_tensor_parallel=8)))
+    assert [count for _, count, _ in found.values()] == [0.0, 0.0]
+    assert not joined(sharded(model, plan_of(tensor_parallel=8, expert_parallel=2)))
+
+
+def test_points_with_and_without_a_width_share_a_batch(model_of: ModelOf, plan_of: PlanOf) -> None:
+    plan = replace(plan_of(tensor_parallel=8, expert_parallel=2), expert_tensor=array([0.0, 4.0]))
+    device = sharded(model_of("mixtral-8x7b"), plan)
+    (gather,) = [op for op in device.collectives if op.kind == "expert_gather"]
+    assert gather.count.tolist() == [0.0, 1.0]
+
+
+def test_the_block_recipe_reads_once_what_it_quantises_and_writes_scales() -> None:
+    tensor, block = (quantise(array(1280.0), "fp8", array(1.0), recipe) for recipe in ("tensor", "block"))
+    assert (float(tensor.read_bytes), float(tensor.write_bytes)) == (2 * 2 * 1280.0, 1280.0)
+    assert (float(block.read_bytes), float(block.write_bytes)) == (2 * 1280.0, 1280.0 + 10 * 4)
+    assert block.dram_paced
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-70b", "mixtral-8x7b"])
+def test_products_in_blocks_carry_the_scales_of_their_operands(model_of: ModelOf, plan_of: PlanOf, model: str) -> None:
+    plain, blocks = (
+        sharded(model_of(model), plan_of(tensor_parallel=2, dtype="fp8", fp8_recipe=recipe))
+        for recipe in ("tensor", "block")
+    )
+    for before, after in zip(plain.matmuls, blocks.matmuls, strict=True):
+        narrow = before.dtype == "fp8"
+        assert before.scales == (0.0, 0.0)
+        assert after.scales == ((4 / 128, 4 / 128**2) if narrow else (0.0, 0.0))
+        scales = float(before.parameters) * 4 / 128**2 if narrow else 0.0
+        assert float(after.weight_bytes - before.weight_bytes) == pytest.approx(scales, abs=1e-3)
+    assert {op.dtype for op in blocks.matmuls} == {"fp8", "bf16"}
+
+
+def test_tokens_travel_with_the_scales_of_their_blocks(model_of: ModelOf, plan_of: PlanOf) -> None:
+    sent_in = {
+        recipe: carried(sharded(model_of("mixtral-8x7b"), expert_plan(plan_of, 1, 8, dtype="fp8", fp8_recipe=recipe)))
+        for recipe in ("tensor", "block")
+    }
+    assert sent_in["block"]["dispatch"][0] == pytest.approx(sent_in["tensor"]["dispatch"][0] * (1 + 4 / 128))
+    assert sent_in["block"]["combine"] == sent_in["tensor"]["combine"]
 
 
 @settings(max_examples=30, deadline=None)

@@ -90,3 +90,10 @@ def test_a_stack_of_ones_own_says_them(tmp_path: Path) -> None:
     assert float(arrays.library_buffers) == 1e9
     assert float(arrays.fragmentation) == 0.05
     assert float(arrays.message_buffers) == 2.0
+
+
+def test_rows_that_the_ranks_of_an_expert_join_may_be_the_largest_message(model_of: ModelOf, plan_of: PlanOf) -> None:
+    plan = plan_of(data_parallel=8, expert_parallel=2, expert_tensor_parallel=4)
+    device = shard(training_graph(model_of("mixtral-8x7b"), array(1), array(4096), fused=True), plan)
+    sizes = {op.name: float(op.size_bytes + op.far_bytes) for op in device.collectives}
+    assert float(largest_message(device, plan)) == sizes["dispatch.joined"] > sizes["dispatch"]

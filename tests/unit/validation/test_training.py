@@ -16,8 +16,8 @@ from cosim.records import structure
 from cosim.validation import training, training_rows
 from cosim.validation.cases import Case
 from cosim.validation.predict import predict
-from cosim.validation.training import Answer, answers, training_case
 from cosim.validation.row_system import CannotAnswerError
+from cosim.validation.training import Answer, answers, training_case
 from cosim.validation.training_rows import QUANTITIES
 from cosim.workload.load import load_model
 

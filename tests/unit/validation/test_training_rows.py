@@ -183,3 +183,21 @@ def test_an_optimizer_is_the_stacks_own_or_one_of_the_library() -> None:
         assert reader(optimizer=other).optimizer() == other
     with pytest.raises(CannotAnswerError, match="optimizer lion is not modelled"):
         reader(optimizer="lion").optimizer()
+
+
+@pytest.mark.parametrize(
+    ("precision", "notes", "expected", "recipe"),
+    [
+        ("fp8", "", "fp8", "tensor"),
+        ("fp8_block", "", "fp8", "block"),
+        ("fp8-blockwise", "", "fp8", "block"),
+        ("fp8", "NeMo 25.11; precision as stated: fp8_block", "fp8", "block"),
+        ("fp8", "precision as stated: fp8-tensorwise", "fp8", "tensor"),
+        ("fp8", "precision as stated: fp8-cs; blocks of 128", "fp8", "tensor"),
+        ("mxfp8", "precision as stated: fp8-block", "mxfp8", "tensor"),
+        ("bf16", "as fast as fp8_block elsewhere", "bf16", "tensor"),
+    ],
+)
+def test_fp8_in_blocks_is_fp8_with_a_recipe(precision: str, notes: str, expected: str, recipe: str) -> None:
+    row = reader(precision=precision, notes=notes)
+    assert (row.formats(("bf16", "fp8")), row.fp8_recipe()) == ((expected,), recipe)

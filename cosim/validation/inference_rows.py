@@ -237,11 +237,10 @@ def _run_said(reader: Reader) -> str:
         return "full"
     if kind:
         raise CannotAnswerError(f"batch_kind {kind} is not modelled")
+    runs = {"static": "static", "offline": "full", "server": "full"}
     if reader.given("workload") in known().tasks:
-        return {"offline": "full", "server": "limited", "static": "static"}.get(mode, mode)
-    if mode == "static" and reader.given("batch"):
-        return "static"
-    return {"static": "static", "offline": "full", "server": "full"}.get(mode, "") or _unknown("mode", mode)
+        runs["server"] = "limited"
+    return runs.get(mode) or _unknown("mode", mode)
 
 
 def _unknown(column: str, text: str) -> str:

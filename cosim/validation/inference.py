@@ -49,6 +49,7 @@ class Answer:
     """Part of the time to the first token that is spent behind other requests."""
     starved: bool = False
     """Whether a run that fills its chips holds fewer sequences than its stack may: memory is the limit."""
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def _answer(served: Served, wanted: Asked, measured: float | None) -> Answer:
         measured,
         completed=wanted.completed,
         waiting=float(served.waits) / ttft if ttft > 0.0 else math.nan,
+        system=wanted.case.system.name,
         starved=fills and stack is not None and float(served.held) < float(stack.max_sequences),
     )
 

@@ -284,12 +284,12 @@ def _model(reader: Reader) -> ModelArrays:
     name = reader.given("workload")
     if name not in names_of("workloads"):
         raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library")
-    return _lowered(name)
+    return lowered(name)
 
 
 @lru_cache(maxsize=256)
-def _lowered(name: str) -> ModelArrays:
-    """Without its name: models of one structure make one batch."""
+def lowered(name: str) -> ModelArrays:
+    """A workload of the library, without its name: models of one structure make one batch. Raises SpecError."""
     return replace(lower_workload(Varied(_workload(name))), name="")
 
 

@@ -175,7 +175,8 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
     start = array(0.0) if case.stack is None else case.stack.request_start
     others = np.maximum(own - seconds.together, 0.0) * extra
     half = np.where(own > 1.0, step / 2.0, 0.0)
-    cycle = carried + start + half + after * step + others
+    # No cycle is shorter than the steps that carry the prompts of all.
+    cycle = np.maximum(carried + start + half + after * step + others, own / seconds.together * carried)
     if demand.alike and case.stack is not None and case.stack.policy == "first":
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0

@@ -205,8 +205,9 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
 
 
 def _per_sample(reader: Reader) -> float:
-    """Passes of a network that make up a sample: steps of an image, windows of a scan. Raises CannotAnswerError where that
-    is not known.
+    """Passes of a network that make up a sample: steps of an image, windows of a scan.
+
+    Raises CannotAnswerError where that is not known.
     """
     network = _workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)

@@ -345,6 +345,8 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
         tensor = max(tensor // parts, 1)
         reader.complete("tp", f"{tensor} chips of {parts} ranks each")
     if model.network:
+        if max(tensor, pipeline) > 1 and reader.given("tp"):
+            raise CannotAnswerError("a network of layers is not split over chips")
         tensor = pipeline = 1
     shared = data is not None and data > 1
     replicas = max(chips // (tensor * pipeline), 1) if shared or layouts or model.network else 1

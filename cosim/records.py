@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Record = TypeVar("Record")
+UNEQUAL = "points of different structure cannot be one batch"
 
 
 def array(value: object) -> Array:
@@ -106,8 +107,9 @@ def structure(record: object) -> tuple[Any, ...]:
     """Everything in a record that is not a float array, hashable: points of equal structure can be one batch."""
     if isinstance(record, np.ndarray | np.floating):
         return ("array",)
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return (type(record).__name__, *(structure(getattr(record, f.name)) for f in dataclasses.fields(record)))
+    names = _field_names(type(record))  # type: ignore[arg-type]  # a type is hashable
+    if names is not None:
+        return (type(record).__name__, *[structure(getattr(record, name)) for name in names])
     if isinstance(record, Mapping):
         return tuple((key, structure(value)) for key, value in record.items())
     if isinstance(record, tuple):
@@ -117,7 +119,35 @@ def structure(record: object) -> tuple[Any, ...]:
 
 def stacked(records: Sequence[Record]) -> Record:
     """Single points (0-d leaves) of equal structure as one batch, in order. Raises ValueError for unequal ones."""
-    if len({structure(record) for record in records}) != 1:
-        raise ValueError("points of different structure cannot be one batch")
-    streams = [leaves(record) for record in records]
-    return map_leaves(records[0], lambda _: np.array([np.asarray(next(stream)).reshape(()) for stream in streams]))
+    if not records:
+        raise ValueError(UNEQUAL)
+    return _stacked(records)  # type: ignore[no-any-return]  # same type by construction
+
+
+def _stacked(records: Sequence[Any]) -> Any:  # noqa: ANN401  # records are generic
+    """Part by part; a part that all points share is one object, which is walked once."""
+    first, count = records[0], len(records)
+    if all(record is first for record in records):
+        return map_leaves(first, lambda leaf: np.repeat(leaf.reshape(1), count))
+    sort, what = _outline(first)
+    if any(_outline(record) != (sort, what) for record in records):
+        raise ValueError(UNEQUAL)
+    if sort == "array":
+        return np.array([np.asarray(record).reshape(()) for record in records])
+    if sort == "record":
+        names = _field_names(type(first)) or ()  # type: ignore[arg-type]  # a type is hashable
+        return type(first)(**{name: _stacked([getattr(record, name) for record in records]) for name in names})
+    if sort == "mapping":
+        return {key: _stacked([record[key] for record in records]) for key in first}
+    return tuple(_stacked(parts) for parts in zip(*records, strict=True)) if sort == "tuple" else first
+
+
+def _outline(record: object) -> tuple[str, object]:
+    """The sort of a part, and what of it must be alike in all points before its own parts are looked at."""
+    if isinstance(record, np.ndarray | np.floating):
+        return "array", None
+    if _field_names(type(record)) is not None:  # type: ignore[arg-type]  # a type is hashable
+        return "record", type(record)
+    if isinstance(record, Mapping):
+        return "mapping", tuple(record)
+    return ("tuple", len(record)) if isinstance(record, tuple) else ("value", record)

@@ -12,13 +12,16 @@ from cosim.cli.library import JsonOption
 from cosim.cli.output import emit, table
 from cosim.errors import SpecError
 
+FOLDERS = {"training-accuracy": "measured steps", "inference-accuracy": "measured rows"}
+"""Suites that read a folder, and what is counted in them."""
+
 
 def validate_command(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="A suite: systolic, training, collective, tpu, training-accuracy (steps of the folder --cases), or "
-            "silicon, collectives (extra cosim[silicon])."
+            help="A suite: systolic, training, collective, inference, tpu, training-accuracy and inference-accuracy "
+            "(runs of the folder --cases), or silicon, collectives (extra cosim[silicon])."
         ),
     ] = None,
     kind: Annotated[
@@ -49,8 +52,8 @@ def validate_command(
     if found["kind"] == "silicon":
         _print_silicon(found)
         return
-    if found["kind"] == "training-accuracy":
-        _print_training(found)
+    if found["kind"] in FOLDERS:
+        _print_folder(found)
         return
     print(f"{found['kind']}: {found['evaluated']} of {found['cases']} cases answered")
     head = ["group", "rows", "median", "mean", "p90", "bias"]
@@ -94,23 +97,27 @@ def _print_silicon(found: dict[str, Any]) -> None:
         print(f"\nmacro median {found['macro_median_abs_error']:.1%}")
 
 
-def _print_training(found: dict[str, Any]) -> None:
-    from cosim.report.training_accuracy import ABOUT, training_sections
+def _print_folder(found: dict[str, Any]) -> None:
+    from cosim.report import inference_accuracy, training_accuracy
 
+    training = found["kind"] == "training-accuracy"
+    about = training_accuracy.ABOUT if training else inference_accuracy.ABOUT
+    sections = training_accuracy.training_sections if training else inference_accuracy.inference_sections
     missing = f"; not at hand: {', '.join(found['missing'])}" if found["missing"] else ""
-    print(f"{found['evaluated']:,} of {found['cases']:,} measured steps answered{missing}\n{ABOUT}")
-    for section in training_sections(found):
+    print(f"{found['evaluated']:,} of {found['cases']:,} {FOLDERS[found['kind']]} answered{missing}\n{about}")
+    for section in sections(found):
         print("\n".join(["", section.title, *([section.note] if section.note else [])]))
         print(table(section.head, section.rows))
 
 
 def _write_page(found: dict[str, Any], page: Path) -> None:
     from cosim.report.accuracy import accuracy_page
+    from cosim.report.inference_accuracy import inference_page
     from cosim.report.training_accuracy import training_page
 
+    pages = {"training-accuracy": training_page, "inference-accuracy": inference_page}
     try:
-        text = training_page(found) if found["kind"] == "training-accuracy" else accuracy_page(found)
-        page.write_text(text, encoding="utf-8")
+        page.write_text(pages.get(found["kind"], accuracy_page)(found), encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot be written: {error.strerror}", file=page, field="--page") from None
 

@@ -19,6 +19,7 @@ from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
 from cosim.mapping.widths import widened
 from cosim.records import Array, array
+from cosim.workload.blocks import scaled
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Graph
@@ -59,7 +60,8 @@ def micro_batch_graph(case: Case) -> Graph:
     if case.work is not None:
         part = shared(case.work, case.plan.data * case.plan.micro_batches)
         if not case.model.keeps_cache:
-            return prefill_graph(case.model, part.chunks, part.chunk, imbalance=imbalance)
+            prompts = part.prompts
+            return scaled(prefill_graph(case.model, prompts.sequences, prompts.query), part.prefills)
         return step_graph(case.model, part, imbalance=imbalance, latent=case.plan.latent)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph

@@ -86,7 +86,8 @@ def static_batch(case: Case, demand: Demand) -> Served:
     """A batch that is formed, filled and run to its end, inside the engine: no front end is in it."""
     batch, prompt, output = demand.concurrency, demand.prompt, demand.output
     pieces, piece, past = _pieces(case, batch * prompt, prompt)
-    fill = Work(batch, piece, past, NONE, NONE, batch / pieces)
+    # Of no prompt nothing is taken: its step is of one token.
+    fill = Work(batch, np.maximum(piece, 1.0), past, NONE, NONE, batch / pieces)
     steps = [Work(NONE, NONE, NONE, batch, prompt + 1.0 + g * np.maximum(output - 2.0, 0.0), batch) for g in GAUSS]
     first, early, late = step_seconds(case, [fill, *steps])
     ttft = np.where(prompt > 0.0, pieces * first, 0.0)
@@ -150,7 +151,7 @@ def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
     budget = array(np.inf) if stack is None else stack.token_budget
     free = np.maximum(budget - (0.0 if apart else own), 1.0)
     pieces = np.maximum(np.ceil(prompt / free), 1.0)
-    piece, past = prompt / pieces, prompt * (1.0 - 1.0 / pieces) / 2.0
+    piece, past = np.maximum(prompt / pieces, 1.0), prompt * (1.0 - 1.0 / pieces) / 2.0
     # As many begin in a step as end in it; those that began as one end as one and so stay together.
     come = own if demand.alike else own / np.maximum(demand.output, 1.0)
     together = np.clip(come, 1.0, np.maximum(np.minimum(own, free / np.maximum(prompt, 1.0)), 1.0))
@@ -174,7 +175,8 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
     start = array(0.0) if case.stack is None else case.stack.request_start
     others = np.maximum(own - seconds.together, 0.0) * extra
     half = np.where(own > 1.0, step / 2.0, 0.0)
-    cycle = carried + start + half + after * step + others
+    # No cycle is shorter than the steps that carry the prompts of all.
+    cycle = np.maximum(carried + start + half + after * step + others, own / seconds.together * carried)
     if demand.alike and case.stack is not None and case.stack.policy == "first":
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0
@@ -223,7 +225,8 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
 
 def offered(case: Case, demand: Demand) -> Served:
     """Requests that come at a rate: the concurrency that serves it, or all that is held, and a queue that grows."""
-    total = points(case)
+    total = max(points(case), points(demand))
+    case = take(case, np.zeros(total, dtype=np.intp)) if points(case) < total else case
     most = np.broadcast_to(holds(case, demand), (total,))
     levels = most ** (np.arange(LEVELS)[:, None] / (LEVELS - 1.0))
     index = np.tile(np.arange(total, dtype=np.intp), LEVELS)

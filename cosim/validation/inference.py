@@ -9,6 +9,7 @@ limited     the most within the limits of a server scenario
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,11 +19,12 @@ from cosim.engines.case import Case
 from cosim.engines.served import Demand, Served, apart, in_flight, offered, static_batch
 from cosim.engines.served_memory import room
 from cosim.errors import InfeasibleError, SpecError
+from cosim.mapping.serving import ServingArrays
 from cosim.records import Array, array, at, points, stacked, structure
 from cosim.timing.collective import send
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_rows import Asked, asked
-from cosim.validation.row_system import CannotAnswerError
+from cosim.validation.row_system import CannotAnswerError, Systems
 
 ENGINES: dict[str, Callable[[Case, Demand], Served]] = {
     "static": static_batch,
@@ -31,6 +33,8 @@ ENGINES: dict[str, Callable[[Case, Demand], Served]] = {
     "limited": in_flight,
     "offered": offered,
 }
+FILLING = ("full", "limited")
+"""Runs that take as many sequences as they can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +45,99 @@ class Answer:
     measured: float | None
     reason: str = ""
     completed: tuple[str, ...] = ()
+    waiting: float = math.nan
+    """Part of the time to the first token that is spent behind other requests."""
+    starved: bool = False
+    """Whether a run that fills its chips holds fewer sequences than its stack may: memory is the limit."""
+    system: str = ""
 
 
-def answers(rows: Sequence[Row]) -> list[Answer]:
-    """Answers to all rows, in order."""
-    found: dict[int, Answer] = {}
-    together: dict[tuple[object, ...], list[tuple[int, Asked]]] = {}
-    for index, row in enumerate(rows):
-        try:
-            wanted = asked(row)
-        except CannotAnswerError as error:
-            found[index] = Answer(None, row.number("measured_value"), str(error))
-            continue
-        for each in _layouts(wanted):
-            key = (each.run, structure(each.case), structure(each.demand), structure(each.prefill))
-            together.setdefault(key, []).append((index, each))
-    tried: dict[int, list[tuple[float, float, Asked]]] = {}
-    for batch in together.values():
-        for (index, each), served in zip(batch, _served([each for _, each in batch]), strict=True):
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one structure that are asked together: their places, what each is asked, and all of it as arrays."""
+
+    places: tuple[int, ...]
+    asked: tuple[Asked, ...]
+    case: Case
+    demand: Demand
+
+
+def answers(rows: Sequence[Row], systems: Systems | None = None) -> list[Answer]:
+    """Answers to all rows, in order; systems as their files say or as `systems` has them."""
+    batches, reasons = batches_of(rows, systems)
+    found = {index: Answer(None, rows[index].number("measured_value"), reason) for index, reason in reasons.items()}
+    tried: dict[int, list[tuple[float, Answer]]] = {}
+    for batch in batches:
+        for index, each, served in zip(batch.places, batch.asked, served_batch(batch), strict=True):
+            measured = rows[index].number("measured_value")
             if isinstance(served, str):
-                found[index] = Answer(None, rows[index].number("measured_value"), served)
+                found[index] = Answer(None, measured, served)
             else:
-                tried.setdefault(index, []).append((float(served.rate), in_quantity(served, each), each))
+                tried.setdefault(index, []).append((float(served.rate), _answer(served, each, measured)))
     for index, several in tried.items():
         # A tuned run has the layout of the highest rate.
-        _, value, each = max(several, key=lambda one: one[0])
-        measured = rows[index].number("measured_value")
-        if np.isfinite(value) and value > 0.0:
-            found[index] = Answer(value, measured, "", each.completed)
-        else:
-            found[index] = Answer(None, measured, f"no {each.quantity} follows from this run")
+        found[index] = max(several, key=lambda one: one[0])[1]
     return [found[index] for index in range(len(rows))]
+
+
+def _answer(served: Served, wanted: Asked, measured: float | None) -> Answer:
+    """What a run sees in the quantity of its row, or that it does not follow."""
+    value = in_quantity(served, wanted)
+    if not (np.isfinite(value) and value > 0.0):
+        return Answer(None, measured, f"no {wanted.quantity} follows from this run")
+    stack, ttft = wanted.case.stack, float(served.ttft)
+    fills = wanted.run in FILLING and stack is not None
+    return Answer(
+        value,
+        measured,
+        completed=wanted.completed,
+        waiting=float(served.waits) / ttft if ttft > 0.0 else math.nan,
+        system=wanted.case.system.name,
+        starved=fills and stack is not None and float(served.held) < float(stack.max_sequences),
+    )
+
+
+def batches_of(rows: Sequence[Row], systems: Systems | None = None) -> tuple[list[Batch], dict[int, str]]:
+    """Rows in every layout that they may have, those of one structure together; why others cannot be answered."""
+    reasons: dict[int, str] = {}
+    together: dict[tuple[object, ...], list[tuple[int, Asked]]] = {}
+    kept = _Structures()
+    for index, row in enumerate(rows):
+        try:
+            wanted = asked(row, systems)
+        except CannotAnswerError as error:
+            reasons[index] = str(error)
+            continue
+        for each in _layouts(wanted):
+            parts = (each.case.system, each.case.model, each.case.stack)
+            own = (each.case.plan, each.case.scenario, each.demand, each.prefill)
+            key = (each.run, *(kept.number(part) for part in parts), structure(own))
+            together.setdefault(key, []).append((index, each))
+    return [
+        Batch(
+            tuple(index for index, _ in batch),
+            tuple(each for _, each in batch),
+            stacked([each.case for _, each in batch]),
+            stacked([each.demand for _, each in batch]),
+        )
+        for batch in together.values()
+    ], reasons
+
+
+class _Structures:
+    """Numbers of structures; what many rows share is one object, which is walked once."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[object, ...], int] = {}
+        # Objects are kept, so that no other takes their identity.
+        self._seen: dict[int, tuple[object, int]] = {}
+
+    def number(self, record: object) -> int:
+        """Equal for records of equal structure."""
+        if id(record) not in self._seen:
+            number = self._numbers.setdefault(structure(record), len(self._numbers))
+            self._seen[id(record)] = (record, number)
+        return self._seen[id(record)][1]
 
 
 def _layouts(wanted: Asked) -> list[Asked]:
@@ -86,17 +152,19 @@ def _layouts(wanted: Asked) -> list[Asked]:
     return out
 
 
-def _served(batch: Sequence[Asked]) -> list[Served | str]:
-    """What each of a batch of one structure sees, or the reason why none of them can be answered."""
-    case, demand = stacked([each.case for each in batch]), stacked([each.demand for each in batch])
+def served_batch(batch: Batch, stack: ServingArrays | None = None) -> list[Served | str]:
+    """What each row of a batch sees, or the reason why none can be answered; `stack` takes the place of theirs."""
+    case, demand, run = batch.case, batch.demand, batch.asked[0].run
+    if stack is not None:
+        case = replace(case, stack=stack)
     try:
         with np.errstate(invalid="ignore", divide="ignore"):
-            served = _apart(batch, case, demand) if batch[0].run == "apart" else ENGINES[batch[0].run](case, demand)
+            served = _apart(batch.asked, case, demand) if run == "apart" else ENGINES[run](case, demand)
     except (SpecError, InfeasibleError) as error:
-        return [str(error)] * len(batch)
-    total = max(points(case), points(demand), len(batch))
+        return [str(error)] * len(batch.asked)
+    total = max(points(case), points(demand), len(batch.asked))
     full = Served(**{name: _all(getattr(served, name), total) for name in Served.__slots__})
-    return [at(full, place) for place in range(len(batch))]
+    return [at(full, place) for place in range(len(batch.asked))]
 
 
 def _apart(batch: Sequence[Asked], case: Case, demand: Demand) -> Served:

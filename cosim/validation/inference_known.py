@@ -1,14 +1,15 @@
-"""What is known of measured inference runs, as data: lengths of the tasks of MLPerf, habits of load generators.
+"""What is known of measured inference runs, as data: lengths of tasks, habits of load generators, fits, draft heads.
 
-`experiments/validation/inference_known.yaml` holds it.
+`experiments/validation/inference_known.yaml` holds it, with the named sets of the suite `inference-accuracy`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,10 +17,11 @@ from cosim import documents, library
 from cosim.dtypes import Dtype
 from cosim.schema import Frozen, validated
 from cosim.validation.cases import Case as Row
-from cosim.validation.training_known import Condition
+from cosim.validation.training_known import Condition, Fit, NamedSet
 
 DATA = Path("experiments") / "validation" / "inference_known.yaml"
 Positive = Annotated[float, Field(gt=0)]
+Figure = Literal["median_abs_error", "mean_abs_error", "p90_abs_error", "macro_median_abs_error", "coverage"]
 
 
 class Task(Frozen):
@@ -50,11 +52,51 @@ class Client(Frozen):
     source: str
 
 
+class RowFile(Frozen):
+    """A file of a folder of measured runs."""
+
+    file: str
+    disaggregated: bool = False
+    """Whether prompts and answers have chips of their own in it."""
+    fitted: bool = False
+    """Whether constants of stacks were fitted on half of its runs."""
+
+
+class DraftHeads(Frozen):
+    """Workloads that bring heads which draft tokens, and why that is held of them."""
+
+    workloads: tuple[str, ...] = Field(min_length=1)
+    reason: str
+
+
+class RowSet(NamedSet):
+    """Rows that are told apart by name, and the figures that are asked of them; None: either."""
+
+    files: tuple[str, ...] = ()
+    """Only of these; none: of all."""
+    experts: bool | None = None
+    """Whether the model is a mixture of experts."""
+    drafts: bool | None = False
+    """Whether the model has draft heads and the row does not say that they were idle."""
+    disaggregated: bool | None = False
+    loaded: bool | None = None
+    """Whether a request waits behind others for more than `QUEUEING` of its time to the first token."""
+    starved: bool | None = None
+    """Whether memory holds fewer sequences than the stack may."""
+    asked: dict[Figure, Positive] = {}
+
+
 class Known(Frozen):
-    """Tasks by workload, and clients; the first that holds counts."""
+    """Tasks by workload, and clients; the first that holds counts. Files, fits and sets of a suite of measured runs."""
 
     tasks: dict[str, Task]
     clients: tuple[Client, ...]
+    files: tuple[RowFile, ...] = ()
+    draft_heads: tuple[DraftHeads, ...] = ()
+    fits: tuple[Fit, ...] = ()
+    sets: tuple[RowSet, ...] = ()
+    chips_left_out: dict[Figure, Positive] = {}
+    """Figures that are asked of chips from their specification alone."""
 
     def client(self, row: Row) -> Client | None:
         """The load generator of a row; None where none is known."""
@@ -62,6 +104,18 @@ class Known(Frozen):
             if all(condition.holds(row) for condition in client.when):
                 return client
         return None
+
+    def may_draft(self, row: Row) -> bool:
+        """Whether the row's model has draft heads, and it does not say that nothing was drafted."""
+        name = row.values.get("workload", "").strip()
+        heads = any(name in each.workloads for each in self.draft_heads)
+        return heads and row.values.get("spec_decode", "").strip() != "no"
+
+
+def in_fitted_half(row: Row) -> bool:
+    """Whether constants may be fitted on the row: MD5 of its run's name is even, so that a run stays in one half."""
+    name = row.values.get("point_id", "").strip() or row.id
+    return int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16) % 2 == 0
 
 
 @lru_cache(maxsize=1)

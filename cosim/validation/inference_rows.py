@@ -17,21 +17,21 @@ from functools import lru_cache
 
 import numpy as np
 
-from cosim import library
 from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served import Demand
 from cosim.errors import SpecError
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays
+from cosim.hardware.system import System
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.serving import Serving, load_serving, lower_serving
+from cosim.mapping.serving import Serving, ServingArrays, load_serving, lower_serving
 from cosim.overrides import Varied
-from cosim.records import Array, array
+from cosim.records import array
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_known import Known, known
-from cosim.validation.row_system import CannotAnswerError, row_system
-from cosim.workload.load import load_workload, lower_workload
+from cosim.validation.row_system import CannotAnswerError, Systems, names_of, row_system
+from cosim.workload.load import Workload, load_workload, lower_workload
 from cosim.workload.model import ModelArrays
 
 QUANTITIES = (
@@ -123,8 +123,11 @@ class Reader:
         self.completed.append(f"{name} {value}")
 
 
-def asked(row: Row) -> Asked:
-    """A row as what the engines are asked. Raises CannotAnswerError."""
+def asked(row: Row, systems: Systems | None = None) -> Asked:
+    """A row as what the engines are asked, with systems as their files say or as `systems` has them.
+
+    Raises CannotAnswerError.
+    """
     reader, facts = Reader(row), known()
     quantity = reader.given("measured_quantity")
     if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
@@ -133,7 +136,7 @@ def asked(row: Row) -> Asked:
     run = _run(reader, model)
     chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
     _, system = row_system(
-        reader.given("system"), reader.given("accelerator"), chips, load_system, reader.completed, roomy=False
+        reader.given("system"), reader.given("accelerator"), chips, systems or _system, reader.completed, roomy=False
     )
     if reader.is_apart:
         return _apart(reader, (model, stack), system, chips)
@@ -145,11 +148,10 @@ def asked(row: Row) -> Asked:
     case = Case(
         "serve",
         system,
-        # Without its name, models of one structure make one batch.
-        replace(model, name=""),
+        model,
         plan,
         ScenarioArrays(one, one, one, most, most),
-        stack=lower_serving(stack),
+        stack=_arrays(_stack_name(reader)),
     )
     demand = _demand(reader, facts, run, quantity)
     if model.network:
@@ -174,7 +176,7 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
     fill, plan = (replace(each, dtype=dtype, kv_dtype=cache, weights_dtype=stored) for each in plans)
     most = array(np.inf)
     scenario = ScenarioArrays(one, one, one, most, most)
-    case = Case("serve", system, replace(model, name=""), plan, scenario, stack=lower_serving(stack))
+    case = Case("serve", system, model, plan, scenario, stack=_arrays(_stack_name(reader)))
     quantity = reader.given("measured_quantity")
     demand = _demand(reader, facts, "in_flight", quantity)
     return Asked("apart", case, demand, quantity, tuple(reader.completed), 1.0, fill, workers)
@@ -203,12 +205,13 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
 
 
 def _per_sample(reader: Reader) -> float:
-    """Passes of a network that make up a sample of MLPerf. Raises CannotAnswerError where that is not known."""
-    if reader.given("source_key") != MLPERF and not reader.given("source").startswith("mlcommons"):
-        return 1.0
-    network = load_workload(reader.given("workload"))
+    """Passes of a network that make up a sample: steps of an image, windows of a scan. Raises CannotAnswerError where that
+    is not known.
+    """
+    network = _workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)
-    if items is None and network.name in UNKNOWN_ITEMS:
+    mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
+    if items is None and mlperf and network.name in UNKNOWN_ITEMS:
         raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
     return 1.0 if items is None else float(items.si)
 
@@ -237,11 +240,10 @@ def _run_said(reader: Reader) -> str:
         return "full"
     if kind:
         raise CannotAnswerError(f"batch_kind {kind} is not modelled")
+    runs = {"static": "static", "offline": "full", "server": "full"}
     if reader.given("workload") in known().tasks:
-        return {"offline": "full", "server": "limited", "static": "static"}.get(mode, mode)
-    if mode == "static" and reader.given("batch"):
-        return "static"
-    return {"static": "static", "offline": "full", "server": "full"}.get(mode, "") or _unknown("mode", mode)
+        runs["server"] = "limited"
+    return runs.get(mode) or _unknown("mode", mode)
 
 
 def _unknown(column: str, text: str) -> str:
@@ -280,19 +282,34 @@ def _demand(reader: Reader, facts: Known, run: str, quantity: str) -> Demand:
 
 def _model(reader: Reader) -> ModelArrays:
     name = reader.given("workload")
-    if name not in library.names("workloads"):
+    if name not in names_of("workloads"):
         raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library")
-    return _lowered(name)
+    return lowered(name)
 
 
 @lru_cache(maxsize=256)
-def _lowered(name: str) -> ModelArrays:
-    return lower_workload(Varied(load_workload(name)))
+def lowered(name: str) -> ModelArrays:
+    """A workload of the library, without its name: models of one structure make one batch. Raises SpecError."""
+    return replace(lower_workload(Varied(_workload(name))), name="")
+
+
+@lru_cache(maxsize=256)
+def _workload(name: str) -> Workload:
+    return load_workload(name)
+
+
+@lru_cache(maxsize=512)
+def _system(name: str) -> System:
+    return load_system(name)
+
+
+def _stack_name(reader: Reader) -> str:
+    return reader.given("software_stack") or "other"
 
 
 def _stack(reader: Reader) -> Serving:
-    name = reader.given("software_stack") or "other"
-    if name not in library.names("serving"):
+    name = _stack_name(reader)
+    if name not in names_of("serving"):
         raise CannotAnswerError(f"serving stack {name} is not in the library")
     return _serving(name)
 
@@ -303,6 +320,11 @@ def _serving(name: str) -> Serving:
         return load_serving(name)
     except SpecError as error:
         raise CannotAnswerError(str(error)) from None
+
+
+@lru_cache(maxsize=64)
+def _arrays(name: str) -> ServingArrays:
+    return lower_serving(_serving(name))
 
 
 def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:
@@ -377,9 +399,3 @@ def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...
         reader.complete("kv_dtype", cache)
     cache = FORMATS.get(cache, cache)
     return dtype, stored, "bf16" if cache in ("fp32", "tf32") else cache
-
-
-def per_replica(value: Array, plan: PlanArrays) -> Array:
-    """A number of the system as one replica's."""
-    share: Array = value / plan.data
-    return share

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,17 +39,28 @@ def row_system(
             raise CannotAnswerError(f"system (blank) is not in the library, nor a usual one of {chip or '(blank)'}")
         name = usual
         completed.append(f"system {name}")
-    if name not in library.names("systems"):
+    known = names_of("systems")
+    if name not in known:
         raise CannotAnswerError(f"system {name} is not in the library")
     system = sized(name, systems, chips, roomy=roomy)
     if not chip or system.chip.name == chip:
         return name, system
-    for variant in library.names("systems"):
+    for variant in known:
         # A system that was sold with several chips has a file for each.
         if variant.startswith(f"{name}-") and systems(variant).chip.name == chip:
             completed.append(f"system {variant}")
             return variant, sized(variant, systems, chips, roomy=roomy)
     raise CannotAnswerError(f"system {name} has {system.chip.name}, not {chip}")
+
+
+def names_of(kind: str) -> Mapping[str, Path]:
+    """`library.names`, looked up once for each set of folders: thousands of rows ask."""
+    return _names(kind, tuple(library.roots()))
+
+
+@lru_cache(maxsize=64)
+def _names(kind: str, _roots: tuple[Path, ...]) -> Mapping[str, Path]:
+    return library.names(kind)
 
 
 @lru_cache(maxsize=1)

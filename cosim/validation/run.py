@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cosim.validation import left_out as generations
 from cosim.validation.calibrate import Rows
 from cosim.validation.cases import Case, read_cases
 from cosim.validation.collective_tables import collective_cases
+from cosim.validation.inference_accuracy import inference_accuracy
 from cosim.validation.predict import Prediction, predict
 from cosim.validation.serving import validate_serving
 from cosim.validation.silicon_results import validate_silicon
@@ -21,6 +23,7 @@ SUITES: dict[str, tuple[str, str]] = {
     "systolic": ("systolic", "systolic_cycles.csv"),
     "training": ("training", "training_steps.csv"),
     "collective": ("collective", "collectives.csv"),
+    "inference": ("inference", "inference_points.csv"),
 }
 """Suites that ship: name -> (kind, file under experiments/validation)."""
 SILICON = "silicon"
@@ -33,6 +36,10 @@ TRAINING = "training-accuracy"
 """The suite of measured training steps, which are in a folder apart."""
 SERVING = "serving"
 """Request logs, which are simulated as a whole: see `cosim.validation.serving`."""
+INFERENCE = "inference-accuracy"
+"""The suite of measured inference runs, in a folder apart too."""
+FOLDERS: dict[str, Callable[..., dict[str, Any]]] = {TRAINING: training_accuracy, INFERENCE: inference_accuracy}
+"""Suites that read a folder."""
 KERNELS = ("matmul", "attention")
 """Kinds that leave a generation out."""
 
@@ -50,8 +57,9 @@ def validate(
 
     The suite silicon reads tables of a package apart, see `cosim.validation.silicon_results`: a sample of their
     shapes, or `every` one; `kind` limits it. The suite training-accuracy reads measured steps of the folder `cases`,
-    see `cosim.validation.training_accuracy`. `left_out` adds, for kernels, each fitted chip as the other generations
-    predict it (`cosim.validation.left_out`; about half a minute), for training-accuracy each chip as its specification
+    see `cosim.validation.training_accuracy`, and inference-accuracy measured runs
+    (`cosim.validation.inference_accuracy`). `left_out` adds, for kernels, each fitted chip as the other generations
+    predict it (`cosim.validation.left_out`; about half a minute), for suites of folders each chip as its specification
     alone has it.
     Returns kind, cases, evaluated, skipped (id, reason), the error figures as fractions, `groups` by the
     column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
@@ -60,9 +68,9 @@ def validate(
         if cases is not None:
             raise SpecError("does not go with --suite silicon", field="--cases", hint="the suite has its own tables")
         return validate_silicon(kind, group=group, every=every, leave_out=left_out)
-    if suite == TRAINING:
-        _refused({"--kind": kind is not None, "--group": group is not None, "--all": every})
-        return training_accuracy(None if cases is None else Path(cases), leave_out=left_out)
+    if suite in FOLDERS:
+        _refused(suite, {"--kind": kind is not None, "--group": group is not None, "--all": every})
+        return FOLDERS[suite](None if cases is None else Path(cases), leave_out=left_out)
     if suite == COLLECTIVES:
         if kind not in (None, "collective") or cases is not None:
             raise SpecError(
@@ -110,12 +118,12 @@ def _compared(kind: str, read: list[Case], group: str | None, *, left_out: bool)
     }
 
 
-def _refused(given: dict[str, bool]) -> None:
-    """Raises SpecError for the first option that is given and that the suite of training steps has no use for."""
+def _refused(suite: str, given: dict[str, bool]) -> None:
+    """Raises SpecError for the first option that is given and that a suite of a folder has no use for."""
     for name, stands in given.items():
         if stands:
             hint = "--cases names the folder of its files"
-            raise SpecError(f"does not go with --suite {TRAINING}", field=name, hint=hint)
+            raise SpecError(f"does not go with --suite {suite}", field=name, hint=hint)
 
 
 def _shipped(suite: str, kind: str | None, cases: str | Path | None) -> tuple[str, Path]:
@@ -130,7 +138,7 @@ def _shipped(suite: str, kind: str | None, cases: str | Path | None) -> tuple[st
             "unknown suite",
             field="--suite",
             value=suite,
-            hint=nearest(suite, (*SUITES, SILICON, COLLECTIVES, TRAINING, TPU)),
+            hint=nearest(suite, (*SUITES, SILICON, COLLECTIVES, *FOLDERS, TPU)),
         )
     kind, name = SUITES[suite]
     return kind, library.shipped() / "experiments" / "validation" / name

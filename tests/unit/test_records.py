@@ -233,3 +233,19 @@ def test_one_point_stacked_is_a_batch_of_one_and_none_is_no_batch() -> None:
     assert stacked([(array([7.0]), np.float64(2.0))])[0].tolist() == [7.0]
     with pytest.raises(ValueError, match="cannot be one batch"):
         stacked([])
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=VALUES, shared=st.integers(0, 5))
+def test_parts_that_points_share_are_stacked_as_parts_of_their_own(values: list[float], shared: int) -> None:
+    same = machine(float(shared))
+    alike = stacked([(same, machine(value)) for value in values])
+    apart = stacked([(machine(float(shared)), machine(value)) for value in values])
+    assert [leaf.tolist() for leaf in leaves(alike)] == [leaf.tolist() for leaf in leaves(apart)]
+    assert alike[0].clock.tolist() == [float(shared)] * len(values)
+
+
+@pytest.mark.parametrize("other", [(1.0,), ("a",), {"a": array(1.0)}, (array(1.0), "b"), None])
+def test_sorts_of_parts_are_told_apart(other: object) -> None:
+    with pytest.raises(ValueError, match="points of different structure cannot be one batch"):
+        stacked([((array(1.0), "a"),), (other,)])

@@ -116,7 +116,7 @@ def replicas_of(cell: Cell, space: ServingSpace, ground: Ground) -> tuple[Table,
     table = kept(table, size_of(table) <= chips)
     # Ranks that do not share experts are replicas.
     alone, together = table["data"] == 1.0, table["expert"] == table["tensor"] * table["data"]
-    table = kept(table, (alone & (table["expert"] <= table["tensor"])) | together)
+    table = kept(table, alone | together)
     if not table["tensor"].size:
         return table, "chips"
     verdict = _verdict(cell, table, ground)

@@ -1,4 +1,4 @@
-"""Deployments as one table: the best within the limits, the front, what each limit costs, what came nearest.
+"""Deployments as one table: the best within the limits, the front, what came nearest.
 
 The front is that of tokens/s of a chip against tokens/s of a user: what no other deployment beats in both.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosim.explore.pareto import pareto
 from cosim.explore.serving.deployments import Cell, Table
-from cosim.explore.serving.scores import LIMITS, ROUNDING, Codes, Scores
+from cosim.explore.serving.scores import LIMITS, Codes, Scores
 from cosim.records import Array
 
 Mask = NDArray[np.bool_]
@@ -24,7 +24,6 @@ SIGNS = {
     "tokens_per_j": -1.0,
 }
 """Less of the product is better."""
-TIMED = ("ttft_limit", "tpot_limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +105,6 @@ def front_of_users(found: Found) -> NDArray[np.intp]:
     table, rows = found.table, np.flatnonzero(found.fits)
     rows = rows[np.argsort(table["ttft_s"][rows], kind="stable")]
     return rows[pareto(table["tokens_per_s_per_chip"][rows], table["tokens_per_s_per_user"][rows])]
-
-
-def without(found: Found, limit: str, limits: dict[str, float]) -> Mask:
-    """What would break no limit if `limit`, one of TIMED, were not there."""
-    seconds = {"ttft_limit": found.table["ttft_s"], "tpot_limit": found.table["tpot_s"]}
-    open_to: Mask = (found.code == 0) | np.isin(found.code, [LIMITS.index(name) for name in TIMED])
-    for name, bound in limits.items():
-        if name != limit:
-            open_to &= seconds[name] <= bound * (1.0 + ROUNDING)
-    return open_to
 
 
 def stopped(found: Found) -> dict[str, int]:

@@ -106,12 +106,18 @@ def memory_lacks(case: Case, sequences: Array, ground: Ground) -> Array:
 def _budget_lacks(table: Table, ground: Ground) -> Array:
     """Tokens that a step lacks, or for a whole prompt where prompts are not cut.
 
-    Where answers end as fast as steps allow, every step must take up a token of each sequence and the prompts of those
-    that end with it: n (1 + prompt / answer). A smaller step lets prompts pile up, however short it is.
+    In a steady state the steps of an answer, of which there are output - 1, carry the prompts of the n - 1 others, each
+    in k pieces: k = floor((output - 1) / (n - 1)) at the most, so a step takes n + prompt / k tokens. Where more
+    sequences end than an answer has steps, several prompts go into one: n (1 + prompt / output). In smaller steps
+    prompts pile up, however short these are.
     """
-    if ground.stack.policy == "chunked":
-        return table["max_sequences"] * (1.0 + ground.prompt / ground.output) - table["token_budget"]
-    return ground.prompt - table["token_budget"]
+    if ground.stack.policy != "chunked":
+        return ground.prompt - table["token_budget"]
+    own = table["max_sequences"]
+    pieces = np.floor((ground.output - 1.0) / np.maximum(own - 1.0, 1.0))
+    several = own * (1.0 + ground.prompt / ground.output)
+    need = np.where(pieces >= 1.0, own + ground.prompt / np.maximum(pieces, 1.0), several)
+    return np.where(own > 1.0, need, 1.0) - table["token_budget"]
 
 
 def steps_of(case: Case, works: Sequence[Work]) -> tuple[list[Array], list[Array]]:

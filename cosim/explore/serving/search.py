@@ -39,6 +39,10 @@ from cosim.workload.load import Workload, lower_workload
 Progress = Callable[[int, int, str], None]
 
 
+def silent(_done: int, _of: int, _what: str) -> None:
+    """No progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A deployment by its index, what the simulation saw of it, and the limit that it broke there ("" for none)."""
@@ -54,6 +58,7 @@ class ServingResult:
 
     study: ServingSearch
     ground: Ground
+    machines: tuple[Machine, ...]
     found: Found
     front: NDArray[np.intp]
     """The most tokens/s of a chip first."""
@@ -100,7 +105,12 @@ def search_deployments(
         raise SpecError("is on one system and one workload", field="search", hint="no arrays: search one by one")
     every = [*systems, *(Varied(load_system(name)) for name in asked.space.systems or ())]
     ground = ground_of(asked, every[0], model)
-    found = scored(asked, ground, machines_of(every, ground.chips), progress)
+    if ground.stack.policy == "static" and asked.check != "none":
+        # Clients of a loop come back one by one, and find no batch that waits to be full.
+        hint = f"{ground.stack.name} fills its batches before it runs them: check none has the closed form alone"
+        raise SpecError("is not known of a static stack", field="check", value=asked.check, hint=hint)
+    machines = machines_of(every, ground.chips)
+    found = scored(asked, ground, machines, progress)
     front, best = front_of_users(found), best_of(found, asked.objective)
     if best is None and found.fits.any():
         hint = "its chip has no price" if asked.objective == "usd_per_million_tokens" else "it is not known here"
@@ -112,7 +122,8 @@ def search_deployments(
         progress(0, 0, "capacity")
         limit = capacity_of(asked, ground, found, best if holds is None else holds)
     ended = time.perf_counter()
-    return ServingResult(asked, ground, found, front, best, checked, holds, limit, timed - started, ended - timed)
+    seconds = (timed - started, ended - timed)
+    return ServingResult(asked, ground, tuple(machines), found, front, best, checked, holds, limit, *seconds)
 
 
 def ground_of(study: ServingSearch, system: Varied[System], model: Varied[Workload]) -> Ground:
@@ -137,17 +148,19 @@ def machines_of(systems: Sequence[Varied[System]], chips: int) -> list[Machine]:
     return found
 
 
-def scored(study: ServingSearch, ground: Ground, machines: Sequence[Machine], progress: Progress) -> Found:
+def scored(study: ServingSearch, ground: Ground, machines: Sequence[Machine], progress: Progress = silent) -> Found:
     """Every legal deployment in closed form. Raises SpecError where there is none."""
+    layouts = [name for name in study.space.layout if name == "together" or ground.stack.policy != "static"]
+    if not layouts:
+        hint = f"{ground.stack.name} forms batches and runs them to their end: layout together"
+        raise SpecError("has no pools apart", field="space.layout", value="apart", hint=hint)
     cells, levels = cells_of(study.space, machines, ground), levels_of(study.space, ground)
     replicas = [replicas_of(cell, study.space, ground) for cell in cells]
     legal = sum(len(table["tensor"]) for table, _ in replicas)
     progress(0, len(cells), f"{legal:,} legal replicas in {len(cells)} cells")
     parts: list[Part] = []
     for place, (cell, (table, _)) in enumerate(zip(cells, replicas, strict=True)):
-        for layout in study.space.layout:
-            if layout == "apart" and ground.stack.policy == "static":
-                continue
+        for layout in layouts:
             if layout == "together":
                 whole = together_of(table, levels, ground)
                 scores = scored_together(cell, whole, ground, study)

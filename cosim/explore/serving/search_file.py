@@ -104,7 +104,7 @@ class ServingSearch(Frozen):
     check: Annotated[Check, _word(get_args(Check))] = "closed_loop"
     """How front members are simulated: with as many requests in flight as the closed form has, or with Poisson
     arrivals at its rate."""
-    simulated: Annotated[int, Field(ge=1, le=1000)] = 8
+    simulated: Annotated[int, Field(ge=2, le=1000)] = 8
     """Front members that are simulated at the most, the best among them, before the best that keeps its limits is
     looked for."""
     capacity: bool = True

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cosim.explore.serving.front import Found, best_of, nearest_of, stopped, without
+from cosim.explore.serving.front import Found, best_of, nearest_of, stopped
 from cosim.explore.serving.scores import LIMITS, UNITS
-
-if TYPE_CHECKING:
-    from cosim.explore.serving.search import Checked, ServingResult
+from cosim.explore.serving.search import Checked, ServingResult, scored
 
 Row = dict[str, Any]
 WHOLE = (
@@ -103,6 +101,8 @@ def plan_text(found: Found, index: int) -> str:
 
 
 def _pool_text(row: Row, side: str) -> str:
+    if f"{side}tensor" not in row:
+        return "any pool"
     degrees = ("tensor", "pipeline", "data", "expert")
     known = [f"{name} {row[side + name]:.0f}" for name in degrees if row.get(side + name, 1.0) > 1.0]
     count = row.get(f"{side}replicas")
@@ -154,16 +154,16 @@ def _neighbour(found: Found, best: int) -> int | None:
 
 
 def limits_cost(result: ServingResult, best: int) -> tuple[Row, ...]:
-    """Of each limit of time the best that there were without it, and how much better it is."""
-    found, objective, limits = result.found, result.study.objective, result.limits
+    """Of each limit of time the best that there were without it, and how much more of the objective it has."""
+    objective, own = result.study.objective, float(result.found.table[result.study.objective][best])
     rows: list[Row] = []
-    for name in limits:
-        other = best_of(found, objective, without(found, name, limits))
-        if other is None:
-            continue
-        own, free = float(found.table[objective][best]), float(found.table[objective][other])
-        rows.append({"limit": name, "objective": objective, "without": free, "gain": free / own - 1.0})
-        rows[-1]["plan"] = plan_text(found, other)
+    for name in result.limits:
+        free = scored(result.study.model_copy(update={name: None}), result.ground, result.machines)
+        other = best_of(free, objective)
+        if other is not None:
+            there = float(free.table[objective][other])
+            row = {"limit": name, "objective": objective, "without": there, "change": there / own - 1.0}
+            rows.append({**row, "plan": plan_text(free, other)})
     return tuple(rows)
 
 

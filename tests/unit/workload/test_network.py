@@ -117,6 +117,10 @@ def test_a_network_is_one_layer_without_cache_or_hidden_size() -> None:
     assert float(lower_network(network(max_positions=512)).max_positions) == 512.0
 
 
+def test_a_network_is_followed_by_no_answer() -> None:
+    assert not lower_network(network()).keeps_cache
+
+
 def test_tokens_are_asked_for_where_a_layer_has_them() -> None:
     assert lower_network(network()).has_tokens
     assert not lower_network(network(LAYERS[0], LAYERS[2])).has_tokens

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from cosim.explore.studies import run_experiment
 from cosim.report.page import report_run
 from cosim.report.serve_figures import latency_figure, time_figure
 from cosim.report.serve_page import FIGURES, LATENCIES, headline, limits_text, plan_text, searched, sentences
-from cosim.report.serve_timeline import serve_timeline
 from cosim.report.summary import summary
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
@@ -143,28 +141,3 @@ def test_a_timeline_opens_whole(folder: Path) -> None:
     assert sum(event["args"]["prompt_tokens"] for event in slices) == 2 * 100 * 500
     names = [event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"]
     assert names == ["gpu", "asic"]
-
-
-def test_slices_and_counters_by_hand(made_row: Callable[..., dict[str, Any]]) -> None:
-    rows = [made_row(), made_row(replica=1, decodes=3, prefill_tokens=0, steps=5, start_s=2.0)]
-    events = serve_timeline(rows)["traceEvents"]
-    first, second = (event for event in events if event["ph"] == "X")
-    assert (first["name"], first["cat"], first["ts"], first["dur"]) == (
-        "50 prompt tokens + 2 decode",
-        "prefill",
-        1e6,
-        5e5,
-    )
-    assert (second["name"], second["cat"], second["tid"]) == ("3 decode, 5 steps", "decode", 2)
-    counters = [event for event in events if event["ph"] == "C"]
-    assert counters[0] == {"name": "replica 0 KV blocks", "ph": "C", "pid": 1, "ts": 1.5e6, "args": {"held": 7}}
-    assert counters[1]["args"] == {"decoding": 2, "waiting": 4}
-
-
-@pytest.fixture
-def made_row() -> Callable[..., dict[str, Any]]:
-    def made(**changes: float) -> dict[str, Any]:
-        usual = {"start_s": 1.0, "steps": 1.0, "seconds": 0.5, "prefill_tokens": 50.0, "decodes": 2.0}
-        return {"deployment": "a", **usual, "kv_blocks": 7.0, "waiting": 4.0, "replica": 0.0, **changes}
-
-    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,21 @@ def _beside(pattern: RequestPattern, folder: Path | None) -> RequestPattern:
         return pattern
     trace = pattern.trace.model_copy(update={"file": str(folder / pattern.trace.file)})
     return pattern.model_copy(update={"trace": trace})
+
+
+def hashes_of_data(pattern: RequestPattern) -> dict[str, str]:
+    """Content hash of every table of requests that a description names, by name. Raises SpecError."""
+    named = [pattern.trace, pattern.joint]
+    paths = [Path(each.file) for each in named if each is not None and each.file is not None]
+    found = {}
+    for path in paths:
+        try:
+            with path.open("rb") as data:
+                found[f"{path.parent.name}/{path.name}"] = hashlib.file_digest(data, "sha256").hexdigest()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SpecError(f"cannot be read: {reason}", file=path) from None
+    return found
 
 
 def varied_pattern(pattern: RequestPattern, scenario: ServingScenario) -> RequestPattern:

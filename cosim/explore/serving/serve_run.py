@@ -15,6 +15,7 @@ from cosim.engines.serving.result import SEGMENT
 from cosim.explore.experiment import Study
 from cosim.explore.run import Progress, hashes_of
 from cosim.explore.serving import serve_rows
+from cosim.explore.serving.demand import hashes_of_data
 from cosim.explore.serving.records import Served
 from cosim.explore.serving.search import search_deployments
 from cosim.explore.serving.serve_file import Serve
@@ -63,7 +64,8 @@ def run_serve(
     if not isinstance(study.experiment, Serve):
         raise TypeError("not a study of serving")
     inputs = read_serve(study.experiment, overrides, study.document)
-    identity = stamp(study.document.text, overrides, hashes_of(list(inputs.files)))
+    read = {name: value for each in inputs.patterns.values() for name, value in hashes_of_data(each).items()}
+    identity = stamp(study.document.text, overrides, {**hashes_of(list(inputs.files)), **read})
     folder = RunFolder(out)
     folder.start(content_hash(json.dumps(identity, sort_keys=True, default=str)), resume=resume)
     parts = _evaluated(inputs, folder, progress)

@@ -56,7 +56,8 @@ def simulate(
 
     Requests and replicas draw from generators of their own, so that deployments see the same requests.
     """
-    drawn, inside = seed.spawn(2)
+    # Children by number, whoever asked this sequence for some before.
+    drawn, inside = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part)) for part in (0, 1))
     counters = _Counters(deployed, limits, warm_up_s, taken, progress)
     run = serve(
         deployed.cluster,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from cosim.errors import SpecError
-from cosim.explore.serving.demand import block_tokens_of, chunks_of, loop_of, pattern_of, varied_pattern
+from cosim.explore.serving.demand import block_tokens_of, chunks_of, hashes_of_data, loop_of, pattern_of, varied_pattern
 from cosim.explore.serving.serve_file import ServingScenario
 from cosim.workload.requests.description import RequestPattern
 from cosim.workload.requests.records import Blocks, requests_of
@@ -106,3 +107,12 @@ def test_a_trace_says_its_own_blocks(tmp_path: Path) -> None:
     assert block_tokens_of(pattern) == 512
     (chunk,) = chunks_of(pattern, np.random.default_rng(0), 512)
     assert chunk.prompt_tokens.tolist() == [600, 1100]
+    (digest,) = hashes_of_data(pattern).values()
+    assert digest == hashlib.sha256((tmp_path / "log.parquet").read_bytes()).hexdigest()
+    (tmp_path / "log.parquet").unlink()
+    with pytest.raises(SpecError, match=r"log\.parquet: cannot be read"):
+        hashes_of_data(pattern)
+
+
+def test_what_is_drawn_reads_no_table(pattern: Pattern) -> None:
+    assert hashes_of_data(pattern()) == {}

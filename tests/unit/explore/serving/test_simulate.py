@@ -32,6 +32,10 @@ def test_the_same_seed_gives_the_same_run(ready: Ready, pattern: Pattern) -> Non
     first, again = run(made, requests), run(made, requests)
     assert first.row == pytest.approx(again.row, nan_ok=True)
     assert first.segments == again.segments
+    once = np.random.SeedSequence(3)
+    assert [simulate(made, requests, Limits(), once).row["ttft_s.mean"] for _ in range(2)] == [
+        first.row["ttft_s.mean"]
+    ] * 2
     other = simulate(made, requests, Limits(), np.random.SeedSequence(4))
     assert other.row["ttft_s.mean"] != first.row["ttft_s.mean"]
 

@@ -203,8 +203,10 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
 
 
 def _per_sample(reader: Reader) -> float:
-    """Passes of a network that make up a sample: steps of an image, windows of a scan. Raises CannotAnswerError where that
-    is not known."""
+    """Passes of a network that make up a sample: steps of an image, windows of a scan.
+
+    Raises CannotAnswerError where that is not known.
+    """
     network = load_workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)
     mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")

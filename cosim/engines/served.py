@@ -201,7 +201,7 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     fill, after = workers[0], np.maximum(demand.output - 1.0, 0.0)
     asked = np.maximum(demand.concurrency / (workers[1] * decode.plan.data), 1.0)
     own = np.minimum(asked, holds(decode, demand))
-    mean, ranks = demand.prompt + demand.output / 2.0, decode.plan.data
+    mean, ranks = demand.prompt + demand.made, decode.plan.data
     (step,) = step_seconds(decode, [Work(NONE, NONE, NONE, own * ranks, mean, own * ranks)])
     pieces, piece, past = _pieces(prefill, demand.prompt * prefill.plan.data, demand.prompt)
     (first,) = step_seconds(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case
-from cosim.engines.served import Demand, Served, holds, in_flight, offered, static_batch, step_seconds
+from cosim.engines.served import Demand, Served, apart, holds, in_flight, offered, static_batch, step_seconds
 from cosim.engines.served_memory import room
 from cosim.records import Array, array
 from cosim.workload.work import Work, decode_work, prefill_work
@@ -121,9 +121,11 @@ def test_prompts_beyond_the_budget_are_filled_one_after_the_other(serving: Servi
 
 
 def test_the_front_end_is_part_of_the_first_token(serving: Serving) -> None:
-    for run in (static_batch, in_flight):
-        quick, slow = (run(serving(**{"stack.request_start": start}), demand(512, 64, 4)) for start in (0.0, 0.25))
-        assert number(slow.ttft - quick.ttft) == pytest.approx(0.25, abs=0.02)
+    starts = (0.0, 0.25)
+    quick, slow = (in_flight(serving(**{"stack.request_start": start}), demand(512, 64, 4)) for start in starts)
+    assert number(slow.ttft - quick.ttft) == pytest.approx(0.25, abs=0.02)
+    quick, slow = (static_batch(serving(**{"stack.request_start": start}), demand(512, 64, 4)) for start in starts)
+    assert number(slow.ttft) == number(quick.ttft)  # a batch inside the engine has none
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -236,6 +238,23 @@ def test_a_rate_below_capacity_is_served_and_one_above_is_not(serving: Serving, 
     assert np.all(np.diff(found.ttft) > 0.0)
     # A hundred requests at twice the rate: the last is half of the run behind.
     assert found.waits[4] >= 50 * (1 / found.rate[4] - 1 / rates[4])
+
+
+def test_prompts_on_workers_of_their_own_never_disturb_answers(serving: Serving) -> None:
+    decode, prefill = serving(tensor_parallel=2), serving()
+    one, four = (array(1.0), array(1.0)), (array(4.0), array(1.0))
+    asked = demand(2000, 200, LEVELS)
+    found, more = (apart(decode, prefill, asked, workers, array(0.1)) for workers in (one, four))
+    np.testing.assert_allclose(found.rate * found.e2e, LEVELS, rtol=1e-12)
+    np.testing.assert_allclose(found.ttft + 199 * found.tpot, found.e2e, rtol=1e-12)
+    for index, level in enumerate(LEVELS):
+        assert found.tpot[index] == pytest.approx(seconds(decode, step(level, 2100.0)))
+    # Alone: the prompt on its worker and the way of its cache; in a crowd the prompts' workers are the bound.
+    fill = seconds(prefill, step(0.0, 0.0, 1.0, 2000.0))
+    assert found.ttft[0] == pytest.approx(fill + 0.1, rel=0.02)
+    assert found.rate[-1] <= 1.0 / fill * (1.0 + 1e-9)
+    assert np.all(more.rate >= found.rate * (1.0 - 1e-12))
+    assert more.rate[-1] > 1.5 * found.rate[-1]
 
 
 def test_a_rate_that_is_never_served_waits_for_ever_unless_requests_end(serving: Serving) -> None:

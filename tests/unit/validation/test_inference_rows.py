@@ -135,6 +135,18 @@ def test_degrees_of_a_row(columns: dict[str, object], degrees: tuple[int, ...]) 
     assert tuple(int(x) for x in (plan.tensor, plan.pipeline, plan.data, plan.expert)) == degrees
 
 
+def test_pools_have_plans_of_their_own_and_as_many_workers_as_take_the_chips() -> None:
+    columns = {"tp": "P2/D4", "num_accelerators": 10, "batch": 64, "batch_kind": "max_concurrency"}
+    found = read(**columns)
+    assert found.prefill is not None
+    assert (found.run, found.workers) == ("apart", (1.0, 2.0))
+    assert (int(found.prefill.tensor), int(found.case.plan.tensor)) == (2, 4)
+    assert (found.prefill.dtype, found.case.plan.dtype) == ("bf16", "bf16")
+    said = read(**columns, notes="3 prefill + 1 decode")
+    assert said.workers == (3.0, 1.0)
+    assert "workers 3 prefill, 1 decode" in said.completed
+
+
 def test_attention_may_be_replicated_where_the_notes_say_so() -> None:
     found = read(workload="deepseek-v3", tp=8, num_accelerators=8, notes="attention data parallelism", system="")
     plan = found.case.plan
@@ -208,7 +220,7 @@ def test_models_of_one_structure_make_one_batch() -> None:
         ({"batch_kind": "mixed bag"}, "batch_kind mixed bag is not modelled"),
         ({"batch_kind": "", "mode": "odd"}, "mode odd is not modelled"),
         ({"batch_kind": "", "mode": ""}, "mode (blank) is not modelled"),
-        ({"tp": "2/4"}, "prefill and decode have plans of their own"),
+        ({"tp": "P2/D4", "num_accelerators": 2}, "no number of workers of 2 and 4 chips makes 2"),
         ({"tp": 1.5}, "tp 1.5 is not a whole number"),
         ({"tp": "two"}, "tp two is not a number of zero or more"),
         ({"batch": -3}, "batch -3 is not a number of zero or more"),

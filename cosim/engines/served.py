@@ -141,6 +141,10 @@ class _Steps:
     extra: Array
     carried: Array
     together: Array
+    mixed: Array
+    """One step where every step carries prompts."""
+    least: Array
+    """Such steps for each prompt."""
 
 
 def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
@@ -149,19 +153,25 @@ def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
     prompt, mean = demand.prompt, demand.prompt + demand.made
     apart = stack is not None and stack.policy == "first"
     budget = array(np.inf) if stack is None else stack.token_budget
-    free = np.maximum(budget - (0.0 if apart else own), 1.0)
-    pieces = np.maximum(np.ceil(prompt / free), 1.0)
-    piece, past = np.maximum(prompt / pieces, 1.0), prompt * (1.0 - 1.0 / pieces) / 2.0
     # As many begin in a step as end in it; those that began as one end as one and so stay together.
     come = own if demand.alike else own / np.maximum(demand.output, 1.0)
-    together = np.clip(come, 1.0, np.maximum(np.minimum(own, free / np.maximum(prompt, 1.0)), 1.0))
+    together = np.clip(come, 1.0, np.maximum(np.minimum(own, budget / np.maximum(prompt, 1.0)), 1.0))
+    # No more run beside prompts than begin while one runs.
+    free = np.maximum(budget - (0.0 if apart else np.minimum(own, np.maximum(demand.output, 1.0) * together)), 1.0)
+    pieces = np.maximum(np.ceil(prompt / free), 1.0)
+    piece, past = np.maximum(prompt / pieces, 1.0), prompt * (1.0 - 1.0 / pieces) / 2.0
+    together = np.minimum(together, np.maximum(free / np.maximum(prompt, 1.0), 1.0))
     others = np.zeros_like(own) if apart else (own - together) * data
     decode = Work(NONE, NONE, NONE, own * data, mean, own * data)
     fewer = Work(NONE, NONE, NONE, np.maximum(others, data), mean, np.maximum(others, data))
     mixed = Work(together * data + 0.0 * own, piece, past, others, mean, others + together * data / pieces)
-    step, less, filled = step_seconds(case, [decode, fewer, mixed])
+    bare = Work(together * data + 0.0 * own, piece, past, NONE, NONE, together * data / pieces)
+    step, less, filled, alone = step_seconds(case, [decode, fewer, mixed, bare])
     extra = pieces * np.maximum(filled - np.where(others > 0.0, less, 0.0), 0.0) / together
-    return _Steps(step, extra, pieces * filled, together)
+    # Where every step carries prompts, so many answers run beside them as begin while one runs.
+    beside = np.minimum(np.maximum(demand.output - 1.0, 0.0) * together / pieces / np.maximum(others / data, 1.0), 1.0)
+    every = alone + np.maximum(filled - alone, 0.0) * beside
+    return _Steps(step, extra, pieces * filled, together, every, pieces / together * every)
 
 
 def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Array) -> Served:
@@ -176,7 +186,7 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
     others = np.maximum(own - seconds.together, 0.0) * extra
     half = np.where(own > 1.0, step / 2.0, 0.0)
     # No cycle is shorter than the steps that carry the prompts of all.
-    cycle = np.maximum(carried + start + half + after * step + others, own / seconds.together * carried)
+    cycle = np.maximum(carried + start + half + after * step + others, own * seconds.least)
     if demand.alike and case.stack is not None and case.stack.policy == "first":
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0
@@ -186,6 +196,10 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
         # Of the first wave each waits for half of the others on average.
         wait = half + queue + np.minimum(others / 2.0 / demand.waves, others - queue)
     tpot = np.where(after > 0.0, (cycle - carried - start - wait) / np.maximum(after, 1.0), step)
+    if case.stack is None or case.stack.policy != "first":
+        # No token waits for more than a step that carries prompts: what is left of the cycle was before the first one.
+        least = np.where(after > 0.0, np.minimum(tpot, np.maximum(seconds.mixed, step)), tpot)
+        wait, tpot = wait + after * (tpot - least), least
     ttft = np.where(after > 0.0, carried + start + wait, cycle)
     rate = own * case.plan.data / cycle
     queued = (asked - own) * case.plan.data / rate

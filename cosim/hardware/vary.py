@@ -7,6 +7,7 @@ because nobody can say which of the two was meant.
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 
 from cosim.errors import SpecError
 from cosim.hardware.checks import check_system
@@ -22,6 +23,8 @@ _DERIVED: dict[str, tuple[str, ...]] = {
     "vector.peak": ("{}.rate", "{}.clock"),
     "special.peak": ("{}.rate", "{}.clock"),
 }
+SIZES = ("capacity", "stacks", "stack_capacity")
+"""Fields of a memory from which its size follows."""
 _STRUCTURE = ("cores", "matrix.rows", "matrix.columns", "matrix.arrays", "matrix.clock")
 
 
@@ -33,6 +36,11 @@ def vary_system(varied: Varied[System], overrides: Overrides) -> Varied[System]:
             hint = f"name it in the system's file, or set system.{path.removesuffix('collectives')}constants.NAME"
             raise SpecError("is read with the system and cannot be varied", field=f"system.{path}", hint=hint)
     changed = vary(varied, overrides, root="system.")
+    resized = {
+        path.split(".")[2] for path in overrides if fnmatch.fnmatch(path, "chip.memory.*") and path.endswith(SIZES)
+    }
+    if resized:
+        changed = replace(changed, spec=_unshown(changed.spec, resized))
     try:
         check_system(changed.spec)
     except SpecError as error:
@@ -44,6 +52,15 @@ def vary_chip(varied: Varied[Chip], overrides: Overrides) -> Varied[Chip]:
     """`varied` with `overrides` (paths of the chip). Raises SpecError, see `cosim.overrides.vary`."""
     _check(varied.spec, overrides, varied.touched, "", "chip.")
     return vary(varied, overrides, root="chip.")
+
+
+def _unshown(system: System, roles: set[str]) -> System:
+    """The system without what a driver shows of memories whose size is another now."""
+    memory = {
+        role: level.model_copy(update={"capacity_shown": None}) if role in roles else level
+        for role, level in system.chip.memory.items()
+    }
+    return system.model_copy(update={"chip": system.chip.model_copy(update={"memory": memory})})
 
 
 def _check(chip: Chip, overrides: Overrides, before: frozenset[str], prefix: str, shown: str) -> None:

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosim.records import array
 from cosim.validation.cases import Case
 from cosim.validation.inference_known import known
-from cosim.validation.inference_rows import QUANTITIES, Asked, Reader, asked, per_replica
+from cosim.validation.inference_rows import QUANTITIES, Asked, Reader, asked
 from cosim.validation.row_system import CannotAnswerError
 
 ROW: dict[str, object] = {
@@ -241,8 +240,3 @@ def test_a_reader_says_what_is_not_there() -> None:
     assert (reader.given("notes"), reader.given("absent"), reader.degree("batch")) == ("words", "", 16)
     reader.complete("tp", 4)
     assert reader.completed == ["tp 4"]
-
-
-def test_a_number_of_the_system_as_one_replicas() -> None:
-    plan = read(tp=1, dp=8, num_accelerators=8).case.plan
-    assert float(per_replica(array(64.0), plan)) == 8.0

@@ -119,15 +119,19 @@ def in_flight(case: Case, demand: Demand) -> Served:
 
 
 def holds(case: Case, demand: Demand) -> Array:
-    """Requests that a replica holds at once, at least one: what its memory and its stack let it."""
+    """Requests that a replica holds at once, at least one: what its memory and its stack let it.
+
+    NaN where not even the weights fit.
+    """
     stack = case.stack
     if not case.model.keeps_cache:
         return np.full(demand.prompt.shape, 256.0)
     answer = demand.spread * demand.output if stack is not None and stack.reserves_whole else demand.made
-    found = room(case, demand.prompt + answer).sequences
+    held = room(case, demand.prompt + answer)
+    found = held.sequences
     if stack is not None:
         found = np.minimum(found, stack.max_sequences)
-    return np.maximum(found, 1.0)
+    return np.where(held.weights > case.system.chip.memory["dram"].shown, np.nan, np.maximum(found, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +160,10 @@ def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
     # As many begin in a step as end in it; those that began as one end as one and so stay together.
     come = own if demand.alike else own / np.maximum(demand.output, 1.0)
     together = np.clip(come, 1.0, np.maximum(np.minimum(own, budget / np.maximum(prompt, 1.0)), 1.0))
-    # No more run beside prompts than begin while one runs.
-    free = np.maximum(budget - (0.0 if apart else np.minimum(own, np.maximum(demand.output, 1.0) * together)), 1.0)
+    # No more run beside prompts than begin while one runs, nor than leave the tokens of a step to as many prompts.
+    part = demand.output / np.maximum(demand.output + prompt, 1.0)
+    beside = np.minimum(np.minimum(own, np.maximum(demand.output, 1.0) * together), budget * part)
+    free = np.maximum(budget - (0.0 if apart else beside), 1.0)
     pieces = np.maximum(np.ceil(prompt / free), 1.0)
     piece, past = np.maximum(prompt / pieces, 1.0), prompt * (1.0 - 1.0 / pieces) / 2.0
     together = np.minimum(together, np.maximum(free / np.maximum(prompt, 1.0), 1.0))
@@ -201,9 +207,15 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
         least = np.where(after > 0.0, np.minimum(tpot, np.maximum(seconds.mixed, step)), tpot)
         wait, tpot = wait + after * (tpot - least), least
     ttft = np.where(after > 0.0, carried + start + wait, cycle)
-    rate = own * case.plan.data / cycle
+    # Fewer requests than ranks leave some of these idle.
+    rate = _all_of(own * case.plan.data, demand.concurrency) / cycle
     queued = (asked - own) * case.plan.data / rate
     return Served(ttft + queued, tpot, cycle + queued, rate, own, wait + queued)
+
+
+def _all_of(held: Array, concurrency: Array) -> Array:
+    """Requests in flight: those that are held, or fewer where fewer are sent."""
+    return np.fmin(held, concurrency)
 
 
 def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Array], moved: Array) -> Served:
@@ -231,7 +243,7 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     queue = np.minimum(busy * each / (2.0 * (1.0 - busy)), np.maximum(least - each, 0.0))
     wait = np.where(least > free, cycle - free, queue) + (least - each).clip(0.0) / 2.0 / demand.waves
     cycle = free + wait
-    rate = own * workers[1] * ranks / cycle
+    rate = _all_of(own * workers[1] * ranks, demand.concurrency) / cycle
     queued = (asked - own) * workers[1] * ranks / rate
     ttft = each + start + moved + wait + queued
     return Served(ttft, step + 0.0 * cycle, cycle + queued, rate, own, wait + queued)

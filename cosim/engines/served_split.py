@@ -1,6 +1,7 @@
 """A step whose attention and feed-forward layers run on chips of their own, tokens going to and fro in every layer.
 
-    layer   most of: m x attention, m x feed-forward, attention + feed-forward + 2 x transfer
+    layer   most of: m x attention, m x feed-forward, m x transfer (links work both ways at once),
+            attention + feed-forward + 2 x transfer
     step    layers x that + embedding and head on the side of attention
 
 for m micro-batches that take turns, times of one micro-batch. Requests are shared out over the attention side; the
@@ -62,7 +63,8 @@ def split_step(split: Split, work: Work) -> SplitStep:
     system = split.attention.system
     moved = send(tokens * model.hidden * ACTIVATION_BYTES, len(system.tiers) - 1, system)
     attention, forward = near["layer"], _mean(far, model.dense_layers / layers)
-    each = np.maximum(np.maximum(m * attention, m * forward), attention + forward + 2.0 * moved)
+    busiest = np.maximum(np.maximum(attention, forward), moved)
+    each = np.maximum(m * busiest, attention + forward + 2.0 * moved)
     ends = m * (near.get("embed", array(0.0)) + near.get("head", array(0.0)))
     return SplitStep(layers * each + ends, attention, forward, moved)
 

@@ -4,7 +4,7 @@ static      a batch of one kind; its first token, its steps, or its rates over a
 in flight   so many requests at once in a steady state
 offered     so many a second
 full        as many as memory and the stack hold
-limited     the most within the limits of a server scenario
+limited     the same: limits of a server scenario are on percentiles, which a steady state has not
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosim.engines.case import Case
 from cosim.engines.served import Demand, Served, apart, in_flight, offered, static_batch
 from cosim.engines.served_memory import room
 from cosim.errors import InfeasibleError, SpecError
 from cosim.mapping.serving import ServingArrays
-from cosim.records import Array, array, at, points, stacked, structure
+from cosim.records import array, at, points, stacked, structure
 from cosim.timing.collective import send
+from cosim.units import format_si
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_rows import Asked, asked
 from cosim.validation.row_system import CannotAnswerError, Systems
@@ -164,7 +167,23 @@ def served_batch(batch: Batch, stack: ServingArrays | None = None) -> list[Serve
         return [str(error)] * len(batch.asked)
     total = max(points(case), points(demand), len(batch.asked))
     full = Served(**{name: _all(getattr(served, name), total) for name in Served.__slots__})
-    return [at(full, place) for place in range(len(batch.asked))]
+    unfit = _all(_too_heavy(case, demand), total)
+    return [str(unfit[place]) or at(full, place) for place in range(len(batch.asked))]
+
+
+def _too_heavy(case: Case, demand: Demand) -> NDArray[np.str_]:
+    """Why a row cannot have run: weights that are more than a chip's memory; blank where they are not."""
+    if case.model.network:
+        return np.array([""])
+    weights = room(case, demand.prompt + demand.output).weights
+    shown = np.broadcast_to(case.system.chip.memory["dram"].shown, weights.shape)
+    told = [
+        f"does not fit: weights of a chip take {format_si(float(own), 'B')} of {format_si(float(most), 'B')}"
+        if own > most
+        else ""
+        for own, most in zip(np.atleast_1d(weights), np.atleast_1d(shown), strict=True)
+    ]
+    return np.array(told)
 
 
 def _apart(batch: Sequence[Asked], case: Case, demand: Demand) -> Served:
@@ -177,7 +196,7 @@ def _apart(batch: Sequence[Asked], case: Case, demand: Demand) -> Served:
     return apart(case, prefill, demand, (prefills, decodes), moved)
 
 
-def _all(values: Array, total: int) -> Array:
+def _all(values: NDArray[Any], total: int) -> NDArray[Any]:
     return np.broadcast_to(values, (total,))
 
 
@@ -186,11 +205,11 @@ def in_quantity(served: Served, wanted: Asked) -> float:
     demand = wanted.demand
     prompt, output = float(demand.prompt), float(demand.output)
     rate, ttft = float(served.rate), float(served.ttft)
-    batch = float(demand.concurrency)
-    if wanted.quantity == "input_tokens_per_s":
+    if wanted.quantity == "input_tokens_per_s" and wanted.run == "static":
         # Prompts alone, whatever answers follow.
-        return batch * prompt / ttft if ttft > 0.0 else np.nan
+        return float(demand.concurrency) * prompt / ttft if ttft > 0.0 else np.nan
     return {
+        "input_tokens_per_s": rate * prompt,
         "ttft_s": ttft,
         "tpot_s": float(served.tpot),
         "e2e_s": float(served.e2e) * wanted.items,

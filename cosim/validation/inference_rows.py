@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from cosim.dtypes import bytes_per_element, is_wide
+from cosim.dtypes import DTYPES, EITHER, bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served import Demand
 from cosim.errors import SpecError
@@ -48,6 +48,8 @@ DEGREES = ("tp", "pp", "ep", "dp")
 FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
+BEYOND = 4.0
+"""Most tokens of a run over the positions that its model states."""
 WIDE = 8
 """Most tensor ranks of a mixture of experts that hold whole layers together where a row names no ranks of experts."""
 MLPERF = "mlperf"
@@ -134,7 +136,7 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
         raise CannotAnswerError("measured quantity or value is unknown")
     model, stack = _model(reader), _stack(reader)
     run = _run(reader, model)
-    chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
+    chips = reader.degree("num_accelerators") or math.prod(reader.degree(name) or 1 for name in ("tp", "pp", "dp"))
     _, system = row_system(
         reader.given("system"), reader.given("accelerator"), chips, systems or _system, reader.completed, roomy=False
     )
@@ -154,6 +156,12 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
         stack=_arrays(_stack_name(reader)),
     )
     demand = _demand(reader, facts, run, quantity)
+    if not model.network:
+        _needs_lengths(reader, quantity)
+        longest, most = float(demand.prompt + demand.output), float(model.max_positions)
+        # Runs go a little beyond the positions that a model was made for, none many times.
+        if longest > BEYOND * most:
+            raise CannotAnswerError(f"{longest:g} tokens are many times the model's {most:g} positions")
     if model.network:
         demand = _items(reader, demand, float(plan.data))
     items = _per_sample(reader) if model.network else 1.0
@@ -281,6 +289,15 @@ def _demand(reader: Reader, facts: Known, run: str, quantity: str) -> Demand:
     )
 
 
+def _needs_lengths(reader: Reader, quantity: str) -> None:
+    """Refuses a row whose lengths are not said and that needs them. Raises CannotAnswerError."""
+    said = any(each.startswith("lengths ") for each in reader.completed)
+    if not said and not reader.given("input_len"):
+        raise CannotAnswerError("input_len is unknown")
+    if not said and not reader.given("output_len") and quantity not in ("ttft_s", "input_tokens_per_s"):
+        raise CannotAnswerError("output_len is unknown")
+
+
 def _model(reader: Reader) -> ModelArrays:
     name = reader.given("workload")
     if name not in names_of("workloads"):
@@ -348,6 +365,9 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
         if max(tensor, pipeline) > 1 and reader.given("tp"):
             raise CannotAnswerError("a network of layers is not split over chips")
         tensor = pipeline = 1
+    if data is None and not layouts and not model.network and chips // (tensor * pipeline) > 1:
+        data = chips // (tensor * pipeline)
+        reader.complete("dp", data)
     shared = data is not None and data > 1
     replicas = max(chips // (tensor * pipeline), 1) if shared or layouts or model.network else 1
     if model.is_moe and "attention data parallelism" in reader.given("notes") and not shared:
@@ -386,6 +406,13 @@ def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...
         tuned = [dtype for dtype in client.formats if dtype in peaks]
         asked_for = tuned[0] if tuned else asked_for
         reader.complete("weights_dtype", asked_for)
+    if asked_for in EITHER:
+        able = [dtype for dtype in EITHER[asked_for] if dtype in peaks]
+        # The better of both is the narrower: no chip multiplies it more slowly.
+        asked_for = min(able, key=bytes_per_element) if able else "fp8"
+        reader.complete("weights_dtype", f"{asked_for} for {text}")
+    if asked_for not in DTYPES:
+        raise CannotAnswerError(f"weights_dtype {text} is not known")
     wide = "bf16" if "bf16" in peaks else "fp16" if "fp16" in peaks else "fp32"
     dtype, stored = asked_for, None
     if asked_for == "bf16":
@@ -401,4 +428,6 @@ def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...
         cache = str(stack.kv_dtype) if narrow and stack.kv_dtype is not None else "bf16"
         reader.complete("kv_dtype", cache)
     cache = FORMATS.get(cache, cache)
+    if cache not in DTYPES:
+        raise CannotAnswerError(f"kv_dtype {reader.given('kv_dtype')} is not known")
     return dtype, stored, "bf16" if cache in ("fp32", "tf32") else cache

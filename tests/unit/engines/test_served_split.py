@@ -51,7 +51,7 @@ def batch(sequences: float, context: float = 2048.0) -> Work:
 def test_a_layer_is_the_slower_side_or_the_way_through() -> None:
     step = split_step(DENSE, batch(256.0))
     near, far, moved = (float(value.item()) for value in (step.attention, step.feed_forward, step.transfer))
-    layer = max(2.0 * near, 2.0 * far, near + far + 2.0 * moved)
+    layer = max(2.0 * near, 2.0 * far, 2.0 * moved, near + far + 2.0 * moved)
     layers = float(DENSE.attention.model.layers)
     ends = float(step.time.item()) - layers * layer
     assert near > 0.0

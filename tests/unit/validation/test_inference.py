@@ -144,9 +144,24 @@ def test_a_row_that_cannot_be_read_keeps_its_place_and_its_reason() -> None:
 
 
 def test_a_quantity_that_does_not_follow_is_no_answer() -> None:
-    (answer,) = answers([row(measured_quantity="input_tokens_per_s", batch="", batch_kind="engine max")])
+    (answer,) = answers([row(measured_quantity="ttft_s", batch="", batch_kind="offered QPS", offered_qps="inf")])
     assert answer.predicted is None
-    assert answer.reason == "no input_tokens_per_s follows from this run"
+    assert answer.reason == "no ttft_s follows from this run"
+
+
+def test_prompts_in_flight_are_read_at_the_rate_of_requests() -> None:
+    flight = [
+        row(measured_quantity=name, batch_kind="max_concurrency")
+        for name in ("input_tokens_per_s", "tokens_per_s", "output_tokens_per_s")
+    ]
+    read, all_of_them, written = (answer.predicted or 0.0 for answer in answers(flight))
+    assert read + written == pytest.approx(all_of_them)
+
+
+def test_weights_that_are_more_than_the_memory_are_a_reason() -> None:
+    (answer,) = answers([row(workload="llama-3.1-405b", weights_dtype="bf16", tp=1, num_accelerators=1)])
+    assert answer.predicted is None
+    assert answer.reason.startswith("does not fit: weights of a chip take 811")
 
 
 def test_an_error_of_a_batch_is_the_reason_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:

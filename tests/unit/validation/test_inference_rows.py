@@ -104,7 +104,39 @@ def test_a_rate_is_offered_or_all_at_once() -> None:
 def test_the_first_token_asks_for_no_answer() -> None:
     assert float(read(measured_quantity="ttft_s", output_len="").demand.output) == 1.0
     assert float(read(output_len=0).demand.output) == 1.0
-    assert float(read(input_len="").demand.prompt) == 0.0
+    assert float(read(input_len=0).demand.prompt) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("missing", "quantity"), [("input_len", "tpot_s"), ("output_len", "tpot_s"), ("output_len", "e2e_s")]
+)
+def test_lengths_that_a_quantity_needs_are_never_guessed(missing: str, quantity: str) -> None:
+    with pytest.raises(CannotAnswerError, match=f"{missing} is unknown"):
+        read(**{missing: "", "measured_quantity": quantity})
+
+
+def test_a_prompt_of_many_times_the_positions_is_no_run() -> None:
+    with pytest.raises(CannotAnswerError, match="many times the model's 131072 positions"):
+        read(input_len=1e12)
+
+
+@pytest.mark.parametrize(("column", "text"), [("weights_dtype", "fp7"), ("kv_dtype", "fp9")])
+def test_a_format_that_nobody_knows_is_a_reason(column: str, text: str) -> None:
+    with pytest.raises(CannotAnswerError, match=f"{column} {text} is not known"):
+        read(**{column: text})
+
+
+def test_an_open_format_is_the_better_that_the_chip_has() -> None:
+    found = read(weights_dtype="fp8-or-fp4", accelerator="b200-sxm", system="dgx-b200")
+    assert found.case.plan.dtype in ("nvfp4", "mxfp4", "fp4")
+    assert any("for fp8-or-fp4" in each for each in found.completed)
+    assert read(weights_dtype="fp8-or-fp4").case.plan.dtype == "fp8"
+
+
+def test_chips_that_no_degree_names_are_replicas_and_said() -> None:
+    found = read(tp=4, dp="", num_accelerators=8)
+    assert float(found.case.plan.data) == 2.0
+    assert "dp 2" in found.completed
 
 
 def test_a_batch_that_is_not_told_is_one_where_it_is_static() -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cosim.explore.goodput import Goodput
     from cosim.explore.run import Progress
     from cosim.explore.search_run import SearchResult
+    from cosim.explore.serving.asked import ServingResult
+    from cosim.explore.serving.search import ServingResult as ServingSearchResult
 
 Strategy = Plan
 """A parallel plan: Strategy(tensor_parallel=8, dtype=\"fp8\")."""
@@ -202,6 +204,31 @@ def simulate_goodput(
     return goodput(estimated, varied_reliability(reliability, _below(changes or {}, "reliability")), asked)
 
 
+def simulate_serving(
+    system: SystemHandle | str,
+    workload: WorkloadHandle | str,
+    requests: str | Changes,
+    *,
+    plan: Strategy | Overrides | None = None,
+    seeds: int = 1,
+    **settings: Any,  # noqa: ANN401  # sections of a file, checked where they are read
+) -> ServingResult:
+    """Requests served by replicas of a workload on a system, simulated with `seeds` runs.
+
+    `requests`: a name (`cosim list requests`), a file, or the fields of a description. `settings` hold what a file of
+    `cosim schema serve` does: stack, scheduler, replicas, routing, prefill, transfer, autoscale, failures, speculation,
+    scenario, limits, warm_up, seed. Raises SpecError on bad input, InfeasibleError where the model does not fit.
+    """
+    from cosim.explore.serving.asked import serve_asked
+
+    machine = system if isinstance(system, SystemHandle) else SystemHandle(Varied(load_system(system)))
+    model = workload if isinstance(workload, WorkloadHandle) else WorkloadHandle(Varied(load_workload(workload)))
+    given = requests if isinstance(requests, str) else dict(requests)
+    degrees = plan.model_dump(exclude_unset=True) if isinstance(plan, Strategy) else _plan(plan)
+    asked = {"plan": degrees, "requests": given, **settings}
+    return serve_asked(machine.varied, model.varied, asked, seeds=seeds)
+
+
 def simulate_collective(
     system: SystemHandle,
     op: str,
@@ -298,6 +325,33 @@ def search(
     }
     asked |= {} if rows is None else {"rows": rows}
     return search_record(asked, system.varied, workload.varied, progress or (lambda _done, _of, _what: None))
+
+
+def search_serving(
+    system: SystemHandle | Sequence[SystemHandle],
+    workload: WorkloadHandle,
+    *,
+    prompt: int,
+    output: int,
+    ttft_limit: float | str | None = None,
+    tpot_limit: float | str | None = None,
+    space: Changes | None = None,
+    progress: Progress | None = None,
+    **asked: Any,  # noqa: ANN401  # fields of a search, checked where they are read
+) -> ServingSearchResult:
+    """Every legal deployment of a model on so many chips: the best, the front, both checked by simulation, capacity.
+
+    Requests have `prompt` and `output` tokens. `space`: values of a dimension, one, a list or "all". `asked`: chips,
+    stack, objective, check, statistic, requests, seed, ... (see docs/serving-search.md). Several systems are each
+    given the same number of chips. In this process, nothing is written. Raises SpecError.
+    """
+    from cosim.explore.serving.search import search_deployments
+
+    systems = [system] if isinstance(system, SystemHandle) else list(system)
+    limits = {"ttft_limit": ttft_limit, "tpot_limit": tpot_limit}
+    study = {"prompt": prompt, "output": output, **limits, "space": dict(space or {}), **asked}
+    found = progress or (lambda _done, _of, _what: None)
+    return search_deployments(study, [each.varied for each in systems], workload.varied, found)
 
 
 def run(name: str, out: str | Path | None = None, *, changes: Changes | None = None, resume: bool = False) -> Path:

@@ -85,9 +85,10 @@ def _asked(row: Row) -> str:
 
 
 def _serving_formats(row: Row) -> str:
-    """Format of the weights and, where there is one, of the cache."""
-    cache = row["plan.kv_dtype"]
-    return f"{row['plan.dtype']}, KV {cache}" if cache else str(row["plan.dtype"])
+    """Format of the products, of their weights where it is another, and of the cache where there is one."""
+    cache, stored = row["plan.kv_dtype"], row["plan.weights_dtype"]
+    formats = f"{row['plan.dtype']}, weights {stored}" if stored else str(row["plan.dtype"])
+    return f"{formats}, KV {cache}" if cache else formats
 
 
 def _speed(row: Row) -> str:

@@ -26,7 +26,10 @@ def validate_command(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="matmul, attention, collective, training, inference, systolic; limits the suite silicon."),
+        typer.Option(
+            help="matmul, attention, collective, training, inference, serving (a request log with its header) or "
+            "systolic; limits the suite silicon."
+        ),
     ] = None,
     cases: Annotated[Path | None, typer.Option(help="CSV of measured cases, or the folder of the suite.")] = None,
     group: Annotated[str | None, typer.Option(help="Column to group the errors by.")] = None,
@@ -57,6 +60,8 @@ def validate_command(
     print(table(head, [_row("all", found), *(_row(name, row) for name, row in found["groups"].items())]))
     if found["macro_median_abs_error"] is not None:
         print(f"macro median {found['macro_median_abs_error']:.1%}")
+    if found["kind"] == "serving":
+        _print_serving(found)
     if found.get("left_out"):
         from cosim.report.accuracy import generations
 
@@ -64,6 +69,21 @@ def validate_command(
         print(f"\n{section.title}\n{section.note}\n{table(section.head, section.rows)}")
     for reason, count in Counter(skip["reason"] for skip in found["skipped"]).most_common():
         print(f"skipped {count}: {reason}")
+
+
+def _print_serving(found: dict[str, Any]) -> None:
+    """Errors of the requests together, and what the scheduler did."""
+    names = ("mean", "p50", "p90", "p99")
+    rows = [
+        [group, *("-" if (error := row[f"error_of_{name}"]) is None else f"{error:+.1%}" for name in names)]
+        for group, row in found["groups"].items()
+    ]
+    print("\n" + table(["error of", *names], rows))
+    about = found["about"]
+    blocks = f"{about['kv_blocks_used']:,} KV blocks (memory model: {about['kv_blocks_modelled']:,})"
+    print(f"{about['log']}: {blocks}, {about['preemptions']:,} preempted, {about['steps']:,} steps")
+    for text in about["completed"]:
+        print(f"completed: {text}")
 
 
 def _print_silicon(found: dict[str, Any]) -> None:

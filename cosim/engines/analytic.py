@@ -291,14 +291,17 @@ def _served(case: Case) -> tuple[dict[str, Array], Array, Shares]:
     moved = transfers(case)
     dynamic = _dynamic_energy(case, costs, stage, moved)
     per_rank = np.sum(stage.count * costs.core_energy, axis=0)
-    core = per_rank * case.plan.tensor * case.plan.data * case.plan.micro_batches / dynamic
+    ranks = case.plan.tensor * case.plan.data * case.plan.micro_batches
+    core = per_rank * ranks / np.where(dynamic > 0.0, dynamic, 1.0)
     shares = Shares(_over(stage, costs.clocked, costs.time), core)
     return step_parts(case, costs, stage, moved), dynamic, shares
 
 
 def _over(stage: Stages, part: Array, whole: Array) -> Array:
     """A part of the stages' time as a share of the whole, all stages together."""
-    share: Array = np.sum(stage.count * part, axis=0) / np.sum(stage.count * whole, axis=0)
+    total = np.sum(stage.count * whole, axis=0)
+    # A pass over nothing takes no time.
+    share: Array = np.sum(stage.count * part, axis=0) / np.where(total > 0.0, total, 1.0)
     return share
 
 

@@ -19,9 +19,9 @@ from cosim.mapping.software import SoftwareArrays
 from cosim.mapping.stages import Stages, stages
 from cosim.mapping.widths import widened
 from cosim.records import Array, array
+from cosim.workload.blocks import scaled
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
-from cosim.workload.network_graph import network_graph
 from cosim.workload.ops import Graph
 from cosim.workload.step import step_graph
 from cosim.workload.training import training_graph
@@ -59,8 +59,9 @@ def micro_batch_graph(case: Case) -> Graph:
         return training_graph(case.model, sequences, case.scenario.context, fused=fused, imbalance=imbalance)
     if case.work is not None:
         part = shared(case.work, case.plan.data * case.plan.micro_batches)
-        if case.model.network:
-            return network_graph(case.model.network, part.chunks, part.chunk)
+        if not case.model.keeps_cache:
+            prompts = part.prompts
+            return scaled(prefill_graph(case.model, prompts.sequences, prompts.query), part.prefills)
         return step_graph(case.model, part, imbalance=imbalance, latent=case.plan.latent)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph

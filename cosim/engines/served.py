@@ -2,6 +2,7 @@
 
 static     ttft = prompts of the batch, piece by piece;  e2e = ttft + steps of (output - 1) tokens
 in flight  c requests of a replica, each of which ends as another begins:
+together   prompts that the same steps carry: as many as end in a step; all of a wave where lengths are alike
 extra   what the pieces of a prompt add to the steps that carry them (or their own steps, `first`)
 tpot    decode step / (1 - extra x prompts per second of the others)
 ttft    steps that carry the own prompt + half a step + wait behind others' prompts
@@ -48,6 +49,13 @@ class Demand:
     """Requests in all at such a rate."""
     alike: bool = False
     """Whether all have the same lengths."""
+    spread: Array = field(default_factory=lambda: array(1.0))
+    """Mean of the squares of the answers' lengths over the square of their mean: a step finds long ones more often."""
+
+    @property
+    def made(self) -> Array:
+        """Tokens of its answer that a request has in an average step."""
+        return self.spread * self.output / 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,8 @@ def static_batch(case: Case, demand: Demand) -> Served:
     """A batch that is formed, filled and run to its end, inside the engine: no front end is in it."""
     batch, prompt, output = demand.concurrency, demand.prompt, demand.output
     pieces, piece, past = _pieces(case, batch * prompt, prompt)
-    fill = Work(batch, piece, past, NONE, NONE, batch / pieces)
+    # Of no prompt nothing is taken: its step is of one token.
+    fill = Work(batch, np.maximum(piece, 1.0), past, NONE, NONE, batch / pieces)
     steps = [Work(NONE, NONE, NONE, batch, prompt + 1.0 + g * np.maximum(output - 2.0, 0.0), batch) for g in GAUSS]
     first, early, late = step_seconds(case, [fill, *steps])
     ttft = np.where(prompt > 0.0, pieces * first, 0.0)
@@ -106,52 +115,68 @@ def in_flight(case: Case, demand: Demand) -> Served:
     most = holds(case, demand)
     asked = np.where(np.isnan(demand.concurrency), most, np.maximum(demand.concurrency / case.plan.data, 1.0))
     own = np.minimum(asked, most)
-    step, extra, carried = _steps(case, demand, own)
-    return _steady(case, demand, (step, extra, carried), own, asked)
+    return _steady(case, demand, _steps(case, demand, own), own, asked)
 
 
 def holds(case: Case, demand: Demand) -> Array:
     """Requests that a replica holds at once, at least one: what its memory and its stack let it."""
     stack = case.stack
-    if case.model.network:
+    if not case.model.keeps_cache:
         return np.full(demand.prompt.shape, 256.0)
-    answer = demand.output if stack is not None and stack.reserves_whole else demand.output / 2.0
+    answer = demand.spread * demand.output if stack is not None and stack.reserves_whole else demand.made
     found = room(case, demand.prompt + answer).sequences
     if stack is not None:
         found = np.minimum(found, stack.max_sequences)
     return np.maximum(found, 1.0)
 
 
-def _steps(case: Case, demand: Demand, own: Array) -> tuple[Array, Array, Array]:
-    """Seconds of a decode step of `own` requests, what a prompt adds to others' steps, of the steps that carry it."""
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Seconds, (P,): of a decode step of all, what a prompt adds to others' steps, of the steps that carry it.
+
+    `together` prompts are carried by the same steps.
+    """
+
+    step: Array
+    extra: Array
+    carried: Array
+    together: Array
+
+
+def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
+    """Steps of `own` requests of a replica."""
     stack, data = case.stack, case.plan.data
-    prompt, mean = demand.prompt, demand.prompt + demand.output / 2.0
+    prompt, mean = demand.prompt, demand.prompt + demand.made
     apart = stack is not None and stack.policy == "first"
     budget = array(np.inf) if stack is None else stack.token_budget
     free = np.maximum(budget - (0.0 if apart else own), 1.0)
     pieces = np.maximum(np.ceil(prompt / free), 1.0)
-    piece, past = prompt / pieces, prompt * (1.0 - 1.0 / pieces) / 2.0
-    others = np.zeros_like(own) if apart else (own - 1.0) * data
+    piece, past = np.maximum(prompt / pieces, 1.0), prompt * (1.0 - 1.0 / pieces) / 2.0
+    # As many begin in a step as end in it; those that began as one end as one and so stay together.
+    come = own if demand.alike else own / np.maximum(demand.output, 1.0)
+    together = np.clip(come, 1.0, np.maximum(np.minimum(own, free / np.maximum(prompt, 1.0)), 1.0))
+    others = np.zeros_like(own) if apart else (own - together) * data
     decode = Work(NONE, NONE, NONE, own * data, mean, own * data)
     fewer = Work(NONE, NONE, NONE, np.maximum(others, data), mean, np.maximum(others, data))
-    mixed = Work(data + 0.0 * own, piece, past, others, mean, others + data / pieces)
+    mixed = Work(together * data + 0.0 * own, piece, past, others, mean, others + together * data / pieces)
     step, less, filled = step_seconds(case, [decode, fewer, mixed])
-    extra = pieces * np.maximum(filled - np.where(others > 0.0, less, 0.0), 0.0)
-    return step, extra, pieces * filled
+    extra = pieces * np.maximum(filled - np.where(others > 0.0, less, 0.0), 0.0) / together
+    return _Steps(step, extra, pieces * filled, together)
 
 
-def _steady(case: Case, demand: Demand, seconds: tuple[Array, Array, Array], own: Array, asked: Array) -> Served:
+def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Array) -> Served:
     """The steady state of `own` requests of a replica, of which `asked` are wanted.
 
     In a cycle every request sees its own prompt, its own steps, and what the prompts of all others add to them: that
     part of it is told to the first token which queues at their rate would put there.
     """
-    step, extra, carried = seconds
+    step, extra, carried = seconds.step, seconds.extra, seconds.carried
     after = np.maximum(demand.output - 1.0, 0.0)
     start = array(0.0) if case.stack is None else case.stack.request_start
-    others = (own - 1.0) * extra
+    others = np.maximum(own - seconds.together, 0.0) * extra
     half = np.where(own > 1.0, step / 2.0, 0.0)
-    cycle = carried + start + half + after * step + others
+    # No cycle is shorter than the steps that carry the prompts of all.
+    cycle = np.maximum(carried + start + half + after * step + others, own / seconds.together * carried)
     if demand.alike and case.stack is not None and case.stack.policy == "first":
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0
@@ -176,7 +201,7 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     fill, after = workers[0], np.maximum(demand.output - 1.0, 0.0)
     asked = np.maximum(demand.concurrency / (workers[1] * decode.plan.data), 1.0)
     own = np.minimum(asked, holds(decode, demand))
-    mean, ranks = demand.prompt + demand.output / 2.0, decode.plan.data
+    mean, ranks = demand.prompt + demand.made, decode.plan.data
     (step,) = step_seconds(decode, [Work(NONE, NONE, NONE, own * ranks, mean, own * ranks)])
     pieces, piece, past = _pieces(prefill, demand.prompt * prefill.plan.data, demand.prompt)
     (first,) = step_seconds(
@@ -200,7 +225,8 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
 
 def offered(case: Case, demand: Demand) -> Served:
     """Requests that come at a rate: the concurrency that serves it, or all that is held, and a queue that grows."""
-    total = points(case)
+    total = max(points(case), points(demand))
+    case = take(case, np.zeros(total, dtype=np.intp)) if points(case) < total else case
     most = np.broadcast_to(holds(case, demand), (total,))
     levels = most ** (np.arange(LEVELS)[:, None] / (LEVELS - 1.0))
     index = np.tile(np.arange(total, dtype=np.intp), LEVELS)

@@ -44,12 +44,12 @@ def room(case: Case, tokens: Array) -> Room:
     """Room of a replica whose sequences hold `tokens` of the cache each. Networks keep no cache."""
     plan, stack = case.plan, case.stack
     share, budget = (array(1.0), array(1.0)) if stack is None else (stack.memory_share, stack.token_budget)
-    one = replace(case.scenario, batch=plan.data + 0.0 * tokens, capacity=tokens)
+    each = replace(case.scenario, batch=plan.data + 0.0 * tokens, capacity=tokens)
     zero = array(0.0)
     few = replace(case, work=decode_work(plan.data, tokens))
-    held = _memory(replace(few, scenario=one))
+    held = _memory(replace(few, scenario=each))
     full = replace(case, work=Work(plan.data, budget, zero, zero, zero, plan.data))
-    step = _memory(replace(full, scenario=one))
+    step = _memory(replace(full, scenario=each))
     shown, all_of_it = case.system.chip.memory["dram"].shown, np.ones_like(share)
     whole, cache = (all_of_it, share) if stack is not None and stack.share_of_free else (share, all_of_it)
     return Room(whole * shown, cache, held.weights, step.activations, held.other, held.kv)

@@ -6,7 +6,7 @@ The closed form sums it up; the event engine schedules it. Neither has an op tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -105,7 +105,7 @@ class ClassTimes:
 class StageCosts(ClassTimes):
     """On a stage of each class, shape (4, P), with the kernels that are issued there."""
 
-    kernels: Array
+    kernels: Array = field(default_factory=lambda: array(0.0))
 
 
 @dataclass(frozen=True, slots=True)

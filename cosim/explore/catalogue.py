@@ -17,6 +17,7 @@ from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.network import network_rows
 from cosim.explore.requests import request_details, request_facts
 from cosim.explore.search_file import StrategySearch
+from cosim.explore.serving.serve_file import Serve
 from cosim.explore.sweep_file import Sweep
 from cosim.hardware.checks import TOLERANCE, chip_checks
 from cosim.hardware.chip import Chip
@@ -29,6 +30,7 @@ from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.optimizers import Optimizer, load_optimizer
 from cosim.mapping.plan import Plan, Scenario
+from cosim.mapping.serving import Serving, load_serving
 from cosim.mapping.software import Software, load_software
 from cosim.overrides import Overrides, Varied
 from cosim.records import Array, array
@@ -50,6 +52,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "network": Network,
     "requests": RequestPattern,
     "software": Software,
+    "serving": Serving,
     "optimizer": Optimizer,
     "technology": Technology,
     "reliability": Reliability,
@@ -61,11 +64,13 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "train": Train,
     "sweep": Sweep,
     "search": StrategySearch,
+    "serve": Serve,
 }
 
-_Plain = Software | Optimizer | Technology | Reliability | KernelLibrary | CollectiveLibrary
+_Plain = Software | Serving | Optimizer | Technology | Reliability | KernelLibrary | CollectiveLibrary
 _PLAIN: dict[str, Callable[[str], _Plain]] = {
     "software": load_software,
+    "serving": load_serving,
     "optimizers": load_optimizer,
     "technology": lambda name: (load_reliability if _is_reliability(name) else load_technology)(name),
     "kernels": load_kernels,
@@ -83,6 +88,7 @@ def listing(kind: str) -> list[Item]:
         "requests": _requests,
         "experiments": _experiment,
         "software": _software,
+        "serving": _serving,
         "optimizers": _optimizer,
         "technology": _technology,
         "kernels": _kernels,
@@ -171,6 +177,7 @@ def _kind_of(name: str) -> str:
     marks = {
         "tiers": "systems",
         "kind": "experiments",
+        "policy": "serving",
         "host_kernel": "software",
         "state_bytes": "optimizers",
         "reticle": "technology",
@@ -221,6 +228,11 @@ def _requests(path: str) -> Item:
 def _software(path: str) -> Item:
     software = load_software(path)
     return {"title": software.title, "attention": software.attention, "host per kernel": software.host_kernel.text}
+
+
+def _serving(path: str) -> Item:
+    stack = load_serving(path)
+    return {"title": stack.title, "batches": stack.policy, "tokens of a step": stack.token_budget.text}
 
 
 def _optimizer(path: str) -> Item:

@@ -18,6 +18,7 @@ _TRAINING = {
 }
 
 _WHERE_SET = (
+    "plan.weights_dtype",
     "plan.shard",
     "plan.expert_tensor_parallel",
     "plan.recompute_modules",

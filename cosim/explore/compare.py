@@ -83,7 +83,7 @@ def phases(study: Compare, *, network: bool) -> tuple[Phase, ...]:
 
 
 def goals(study: Compare, networks: Collection[str] = ()) -> list[Goal]:
-    """The tiers of every workload, tightest decode first; `networks` are those of layers."""
+    """The tiers of every workload, tightest decode first; `networks` have no decode."""
     tpot = () if study.decode is None else sorted(study.decode.tpot_limits)
     tiers: dict[Phase, Sequence[float]] = {"decode": tpot, "prefill": [study.prefill.ttft_limit]}
     return [
@@ -101,7 +101,7 @@ def blocks(study: Compare, systems: Mapping[str, Varied[System]], models: Mappin
             lowered = lower_system(varied)
             formats = {label: best_native(lowered.chip) if label == "native" else label for label in study.precisions}
             able = [(label, dtype) for label, dtype in formats.items() if dtype in lowered.chip.matrix.peak]
-            for (label, dtype), phase in itertools.product(able, phases(study, network=bool(model.network))):
+            for (label, dtype), phase in itertools.product(able, phases(study, network=not model.keeps_cache)):
                 found = _candidates(study, lowered, model, phase)
                 for quality in QUALITIES:
                     machine = with_quality(lowered, varied, quality, study.equal_quality)

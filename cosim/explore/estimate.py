@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cosim.dtypes import TRAINING_PRECISIONS, kv_dtype_for
+from cosim.dtypes import TRAINING_PRECISIONS, bytes_per_element, kv_dtype_for
 from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case, Phase, check_recompute
 from cosim.engines.training import with_micro_batches
@@ -18,7 +18,7 @@ from cosim.explore.die import chip_of, die_columns
 from cosim.explore.explain import explain
 from cosim.explore.loading import reads_unsaid, usual_storage, with_storage
 from cosim.explore.rows import Columns, columns, row
-from cosim.explore.space import best_native, candidates_at, searched
+from cosim.explore.space import best_native, candidates_at, searched, with_choices
 from cosim.explore.train import best_plan, check_network_plan, training_dtype
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
@@ -149,6 +149,8 @@ def prepare(
     if "adapter_rank" in scenario and asked.spec.updates != "adapters":
         hint = "scenario.updates=adapters trains them"
         raise SpecError("is the rank of adapters", field="scenario.adapter_rank", hint=hint)
+    if not network.causal and phase != "train":
+        _of_encoder(network, plan, scenario)
     if network.network:
         _of_network(network, plan, scenario)
         if phase == "train":
@@ -156,7 +158,7 @@ def prepare(
     if "latent" in plan and not network.is_latent:
         hint = f"{network.name} has ordinary attention"
         raise SpecError("is the form of latent attention", field="plan.latent", hint=hint)
-    formats = _formats(phase, plan, machine)
+    formats = _formats(phase, plan, planned.spec, machine)
     return Prepared(planned, asked, formats, lower_plan(vary(planned, formats, root="plan.")), lower_scenario(asked))
 
 
@@ -261,7 +263,16 @@ def _of_network(network: ModelArrays, plan: Overrides, scenario: Overrides) -> N
                 raise SpecError("is not part of a network", field=f"{root}.{name}", hint=hint)
 
 
-def _formats(phase: Phase, plan: Overrides, machine: SystemArrays) -> dict[str, str]:
+def _of_encoder(network: ModelArrays, plan: Overrides, scenario: Overrides) -> None:
+    """Refuses what an encoder has not: a cache and answers."""
+    for root, given, names in (("plan", plan, ("kv_dtype",)), ("scenario", scenario, ("capacity", "tpot_limit"))):
+        for name in names:
+            if name in given:
+                hint = f"{network.name} keeps no cache and gives no answer"
+                raise SpecError("is not part of an encoder", field=f"{root}.{name}", hint=hint)
+
+
+def _formats(phase: Phase, plan: Overrides, planned: Plan, machine: SystemArrays) -> dict[str, str]:
     """Formats as given, or where left open: best native weights, and the cache format that goes with them.
 
     Training takes 16 bits where nothing is said.
@@ -276,6 +287,10 @@ def _formats(phase: Phase, plan: Overrides, machine: SystemArrays) -> dict[str, 
             raise SpecError("is a recipe of fp8", field="plan.fp8_recipe", value="block", hint=hint)
         return {"dtype": dtype, "kv_dtype": "bf16"}
     dtype = str(plan.get("dtype") or best_native(machine.chip))
+    stored = planned.weights_dtype
+    if stored is not None and bytes_per_element(stored) > bytes_per_element(dtype):
+        hint = f"products are in {dtype}: keep weights in no wider a format, or give a wider plan.dtype"
+        raise SpecError("is wider than the products", field="plan.weights_dtype", value=stored, hint=hint)
     return {"dtype": dtype, "kv_dtype": str(plan.get("kv_dtype") or kv_dtype_for(dtype))}
 
 
@@ -288,7 +303,7 @@ def _defaults(
     for name in ("global_batch" if trains else "batch", *(("context",) if model.has_tokens else ())):
         if name not in scenario:
             taken[f"scenario.{name}"] = {**_usual_length(model, scenario)}.get(name, getattr(Scenario(), name))
-    for name in ("dtype",) if trains or model.network else ("dtype", "kv_dtype"):
+    for name in ("dtype", "kv_dtype") if model.keeps_cache and not trains else ("dtype",):
         if name not in plan:
             taken[f"plan.{name}"] = formats[name]
     if trains and "software" not in plan:
@@ -327,8 +342,7 @@ def _best(
             "change scenario.batch or system.nodes",
         )
     everything = searched(phase, machine, network, scenario, plan.dtype, found)
-    chosen = replace(everything.plan, kv_dtype=plan.kv_dtype, all_reduce=plan.all_reduce, latent=plan.latent)
-    everything = replace(everything, plan=chosen)
+    everything = replace(everything, plan=with_choices(everything.plan, plan))
     result = evaluate(everything)
     if not result.feasible.any():
         raise explain(everything, result)

@@ -15,10 +15,11 @@ from cosim.dtypes import TRAINING_PRECISIONS, Dtype
 from cosim.errors import SpecError, nearest
 from cosim.explore.axes import Names
 from cosim.explore.search_file import StrategySearch
+from cosim.explore.serving.serve_file import Serve
 from cosim.explore.sweep_file import Sweep
 from cosim.schema import Frozen, validated
 
-KINDS = ("compare", "train", "sweep", "search")
+KINDS = ("compare", "train", "sweep", "search", "serve")
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -132,7 +133,7 @@ class Study:
     """An experiment as read: its name, content and file."""
 
     name: str
-    experiment: Compare | Train | Sweep | StrategySearch
+    experiment: Compare | Train | Sweep | StrategySearch | Serve
     document: Document
 
     @property
@@ -143,14 +144,14 @@ class Study:
     @property
     def compared(self) -> Compare | Train:
         """The experiment where it compares systems. Raises SpecError for another kind."""
-        if isinstance(self.experiment, Sweep | StrategySearch):
+        if isinstance(self.experiment, Sweep | StrategySearch | Serve):
             raise SpecError("compares no systems", file=self.document.path, field="kind", value=self.experiment.kind)
         return self.experiment
 
     @property
     def training(self) -> TrainingStudy | None:
         """The part that trains, if there is one."""
-        if isinstance(self.experiment, Sweep | StrategySearch):
+        if isinstance(self.experiment, Sweep | StrategySearch | Serve):
             return None
         return self.experiment if isinstance(self.experiment, Train) else self.experiment.training
 
@@ -174,6 +175,8 @@ def load_study(name: str) -> Study:
         return Study(path.stem, validated(Sweep, data, document), document)
     if kind == "search":
         return Study(path.stem, validated(StrategySearch, data, document), document)
+    if kind == "serve":
+        return Study(path.stem, validated(Serve, data, document), document)
     if kind == "train":
         return Study(path.stem, validated(Train, data, document), document)
     return Study(path.stem, validated(Compare, data, document), document)

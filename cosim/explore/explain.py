@@ -10,7 +10,7 @@ from cosim.engines.analytic import Estimates, evaluate
 from cosim.engines.case import Case
 from cosim.errors import InfeasibleError
 from cosim.explore.fits import MORE_NODES, nearest_fit
-from cosim.explore.space import candidates_at, on_nodes, searched
+from cosim.explore.space import candidates_at, on_nodes, searched, with_choices
 from cosim.mapping.legal import LIMITS
 from cosim.mapping.memory import KINDS
 from cosim.mapping.order import USUAL
@@ -59,7 +59,8 @@ def plan_text(case: Case, index: int) -> str:
     experts = f" x experts {plan.expert:g}" if plan.expert > 1 else ""
     experts += f" of {plan.expert_tensor:g} ranks each" if plan.expert_tensor > 0 else ""
     blocks = " in blocks" if plan.fp8_recipe == "block" else ""
-    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}{blocks}"
+    weights = f", weights {plan.weights_dtype}" if plan.weights_dtype else ""
+    return f"{degrees}{experts}{micro}{trains}, {plan.dtype}{blocks}{weights}"
 
 
 def _what_fits(case: Case, index: int) -> str:
@@ -77,8 +78,7 @@ def _what_fits(case: Case, index: int) -> str:
         if found.plans == 0:
             continue
         trial = searched(case.phase, system, scalars.model, scenario, case.plan.dtype, found)
-        formats = replace(trial.plan, kv_dtype=case.plan.kv_dtype, all_reduce=case.plan.all_reduce)
-        trial = replace(trial, plan=formats)
+        trial = replace(trial, plan=with_choices(trial.plan, case.plan))
         result = evaluate(trial)
         if result.feasible.any():
             best = int(np.nanargmin(result.time))

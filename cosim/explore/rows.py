@@ -78,8 +78,8 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         return metric(name, case, result, die)
 
     trains = case.phase == "train"
-    # A network keeps no cache, and its items may have one size.
-    caches, long = not (trains or case.model.network), case.model.has_tokens
+    # Networks and encoders keep no cache, and items of a network may have one size.
+    caches, long = case.model.keeps_cache and not trains, case.model.has_tokens
     plan, scenario = case.plan, case.scenario
     codes = result.verdict.code.astype(np.int32)
     table: Columns = {
@@ -95,6 +95,7 @@ def columns(case: Case, result: Estimates, *, quality: str, confidence: str, die
         "plan.algorithm.all_reduce": same(plan.all_reduce),
         "plan.latent": same(plan.latent if caches else ""),
         "plan.dtype": same(plan.dtype),
+        "plan.weights_dtype": same(plan.weights_dtype or ""),
         "plan.kv_dtype": same(plan.kv_dtype if caches else ""),
         **_training(case, total),
         "scenario.batch": _where(not trains, full(scenario.batch)),

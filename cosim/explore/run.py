@@ -30,7 +30,7 @@ from cosim.mapping.software import load_software
 from cosim.overrides import Varied, split_overrides, vary
 from cosim.records import Array
 from cosim.workload.load import Workload, load_workload, lower_workload
-from cosim.workload.network import Network, has_phase
+from cosim.workload.network import has_phase
 
 Progress = Callable[[int, int, str], None]
 ROOTS = ("system", "workload", "scenario")
@@ -129,8 +129,8 @@ def _no_idle_decode(study: Study, models: Mapping[str, Varied[Workload]]) -> Non
 
 
 def _networks(models: Mapping[str, Varied[Workload]]) -> set[str]:
-    """Names of the workloads that are networks of layers."""
-    return {name for name, varied in models.items() if isinstance(varied.spec, Network)}
+    """Names of the workloads that have prefill alone: networks of layers, encoders."""
+    return {name for name, varied in models.items() if not lower_workload(varied).keeps_cache}
 
 
 def _model(

@@ -300,6 +300,7 @@ NOT_SEARCHED = {
     "shard": "it divides the replicas, which differ between strategies: one number in plan, search again for another",
     "algorithm": "the fastest of every collective is taken already",
     "kv_dtype": "training keeps no cache",
+    "weights_dtype": "training keeps weights in the format of their products, or in the optimizer's",
     "latent": "training has one form of latent attention",
 }
 """Paths of a plan that no search tries, and why."""

@@ -123,6 +123,17 @@ def searched(
     return Case(phase, system, model, plan, filled)
 
 
+def with_choices(plan: PlanArrays, asked: PlanArrays) -> PlanArrays:
+    """Degrees of `plan` with what was `asked` beside them: formats, algorithm, form of latent attention."""
+    return replace(
+        plan,
+        kv_dtype=asked.kv_dtype,
+        weights_dtype=asked.weights_dtype,
+        all_reduce=asked.all_reduce,
+        latent=asked.latent,
+    )
+
+
 def on_nodes(system: SystemArrays, chips: Array) -> SystemArrays:
     """The system with as many nodes as hold `chips` at each point."""
     nodes = np.ceil(chips / system.node_chips)

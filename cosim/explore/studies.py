@@ -10,6 +10,8 @@ from cosim.explore.experiment import load_study
 from cosim.explore.run import Progress, run_study
 from cosim.explore.search_file import StrategySearch
 from cosim.explore.search_run import run_search
+from cosim.explore.serving.serve_file import Serve
+from cosim.explore.serving.serve_run import run_serve
 from cosim.explore.sweep_file import Sweep
 from cosim.explore.sweep_run import run_sweep
 
@@ -33,4 +35,6 @@ def run_experiment(
         return run_sweep(study, out, overrides=overrides, resume=resume, progress=progress, report=report, jobs=jobs)
     if isinstance(study.experiment, StrategySearch):
         return run_search(study, out, overrides=overrides, resume=resume, progress=progress, report=report)
+    if isinstance(study.experiment, Serve):
+        return run_serve(study, out, overrides=overrides, resume=resume, progress=progress, report=report)
     return run_study(name, out, overrides=overrides, resume=resume, progress=progress, report=report)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cosim.dtypes import Dtype
-from cosim.engines.case import Phase
 from cosim.errors import SpecError, nearest
 from cosim.explore.axes import Axis, Names
 from cosim.explore.constraints import parse_constraints
@@ -29,7 +28,7 @@ class SweepCase(Frozen):
     """A workload and phase that every design is asked. `plan` and `scenario` are paths below their roots."""
 
     workload: str
-    phase: Phase
+    phase: Literal["prefill", "decode", "train"]
     plan: dict[str, Any] = {}
     """Degrees and formats; with `search` only formats and algorithms."""
     scenario: dict[str, Any] = {}

@@ -20,6 +20,8 @@ from cosim.hardware.system import System
 from cosim.schema import validated
 
 MAX_BASES = 8
+CAPACITIES = ("capacity", "stacks", "stack_capacity")
+"""Fields of a memory that its capacity follows from."""
 
 
 def load_chip(name: str) -> Chip:
@@ -232,8 +234,13 @@ def _base_of(document: Document, base: str, kind: str) -> Path:
 
 
 def _merged(below: Data, above: Data) -> Data:
-    """`above` over `below`: mappings join field by field, a datum or a list replaces the whole."""
+    """`above` over `below`: mappings join field by field, a datum or a list replaces the whole.
+
+    What a driver shows of a memory is not that of a chip with another capacity.
+    """
     out = dict(below)
+    if any(name in above for name in CAPACITIES):
+        out.pop("capacity_shown", None)
     for key, value in above.items():
         old = out.get(key)
         joins = isinstance(old, dict) and isinstance(value, dict) and "value" not in value

@@ -155,6 +155,8 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
     if model.mamba is not None:
         remainder = np.maximum(remainder, np.mod(model.mamba.heads, plan.tensor))
+    if model.delta is not None:
+        remainder = np.maximum(remainder, np.mod(model.delta.value_heads, plan.tensor))
     if model.is_moe:
         follows = (plan.expert_tensor == 0.0) & (np.mod(plan.tensor, plan.expert) == 0.0)
         share = np.where(follows, expert_tensor(plan), 1.0)
@@ -162,6 +164,10 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
     verdict = merged(verdict, "tensor_parallel", remainder)
     few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
     uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
+    if model.delta is not None:
+        # Beyond their number, heads of keys are held by several ranks, as key/value heads are.
+        few, many = np.minimum(model.delta.key_heads, plan.tensor), np.maximum(model.delta.key_heads, plan.tensor)
+        uneven = np.maximum(uneven, np.mod(many, few))
     verdict = merged(verdict, "kv_heads", uneven)
     verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
     ends = ENDS if phase == "train" and plan.schedule == "1f1b" else 0.0
@@ -233,10 +239,16 @@ def legal_plans(model: ModelArrays, chips: int) -> list[tuple[int, int, int]]:
     """
     if model.network:
         return [(1, 1, chips)]
-    heads, kv, ffn, layers = (int(x) for x in (model.heads, model.kv_heads, model.ffn, model.layers))
+    layers = int(model.layers)
+    whole, shared = [int(model.heads), int(model.ffn)], [int(model.kv_heads)]
+    if model.mamba is not None:
+        whole.append(int(model.mamba.heads))
+    if model.delta is not None:
+        whole.append(int(model.delta.value_heads))
+        shared.append(int(model.delta.key_heads))
     found: list[tuple[int, int, int]] = []
     for tensor in divisors(chips):
-        if heads % tensor or ffn % tensor or max(kv, tensor) % min(kv, tensor):
+        if any(size % tensor for size in whole) or any(max(kv, tensor) % min(kv, tensor) for kv in shared):
             continue
         for pipeline in divisors(chips // tensor):
             if pipeline <= layers:

@@ -73,7 +73,7 @@ def _weights(device: DeviceGraph, stage: Stages) -> Array:
 def _cache(stage: Stages, model: ModelArrays, plan: PlanArrays, scenario: ScenarioArrays) -> Array:
     """Tokens x heads of the rank x elements of a token x bytes, per layer; windowed layers keep a window.
 
-    A latent is whole on every tensor rank.
+    A latent is whole on every tensor rank. What a sequence keeps whatever its length is shared out by them.
     """
     share = model.windowed_layers / model.layers
     tokens = scenario.capacity
@@ -81,7 +81,7 @@ def _cache(stage: Stages, model: ModelArrays, plan: PlanArrays, scenario: Scenar
         tokens = (1.0 - share) * tokens + share * np.minimum(tokens, model.window)
     heads = kv_heads_per_rank(model.cache_heads, plan.tensor)
     per_layer = tokens * heads * model.kept_per_token * bytes_per_element(plan.kv_dtype)
-    return stage.layers * per_layer * scenario.batch / plan.data
+    return stage.layers * (per_layer + model.state_bytes / plan.tensor) * scenario.batch / plan.data
 
 
 def _activations(device: DeviceGraph, stage: Stages, *, skips: bool) -> Array:

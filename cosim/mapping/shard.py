@@ -55,7 +55,7 @@ def shard(graph: Graph, plan: PlanArrays, node: Array = ONE_NODE, narrow: Narrow
         graph.phase,
         tuple(_matmul(op, plan, narrow) for op in graph.matmuls),
         attentions,
-        (*(_vector(op, plan) for op in graph.vectors), *_quantised(graph, plan)),
+        (*(_vector(op, plan) for op in graph.vectors), *_quantised(graph, plan, narrow)),
         (
             *(each for op in graph.collectives for each in _collectives(op, plan, node)),
             *context_collectives(attentions, plan, backward=False),
@@ -80,23 +80,32 @@ def quantise(elements: Array, dtype: str, count: Array, recipe: str = "tensor") 
     return DeviceVector("quantise", "layer", count, read, written, elements * 4.0, zero, zero, dram_paced=True)
 
 
-def _quantised(graph: Graph, plan: PlanArrays) -> tuple[DeviceVector, ...]:
+def _quantised(graph: Graph, plan: PlanArrays, narrow: Narrow) -> tuple[DeviceVector, ...]:
     """Quantisation of the attention's output; norm and activation kernels write the narrow format themselves."""
     if bytes_per_element(plan.dtype) >= ACTIVATION_BYTES:
         return ()
     return tuple(
         quantise(op.m * op.k.shard(plan.tensor), plan.dtype, op.count, plan.fp8_recipe)
         for op in graph.matmuls
-        if op.precision == "linear" and op.split == "k" and op.name == "attention_out"
+        if op.split == "k" and op.name == "attention_out" and _is_narrow(op, plan, narrow)
     )
+
+
+def _is_narrow(op: Matmul, plan: PlanArrays, narrow: Narrow) -> bool:
+    """Whether a product is in the plan's formats: linear layers, unless their checkpoint keeps them wide."""
+    kept_as = plan.weights_dtype or plan.dtype
+    return op.precision == "linear" and (not narrow or weights_dtype(op, kept_as, narrow) == kept_as)
+
+
+def _formats(op: Matmul, plan: PlanArrays, narrow: Narrow) -> tuple[str, str | None]:
+    """Format of a product, and of its weights where that is another."""
+    return (plan.dtype, plan.weights_dtype) if _is_narrow(op, plan, narrow) else (ACTIVATION_DTYPE, None)
 
 
 def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
     if op.routed is not None:
-        return _grouped(op, op.routed, plan)
-    kept_as = plan.weights_dtype or plan.dtype
-    linear = op.precision == "linear" and (not narrow or weights_dtype(op, kept_as, narrow) == kept_as)
-    dtype, stored = (plan.dtype, plan.weights_dtype) if linear else (ACTIVATION_DTYPE, None)
+        return _grouped(op, op.routed, plan, narrow)
+    dtype, stored = _formats(op, plan, narrow)
     degree_n = plan.tensor if op.split == "n" else array(1.0)
     width: Array = sum((axis.shard(degree_n) for axis in op.n), array(0.0))
     depth = op.k.shard(plan.tensor) if op.split == "k" else op.k.size
@@ -132,15 +141,16 @@ def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
     )
 
 
-def _grouped(op: Matmul, routing: Routing, plan: PlanArrays) -> DeviceMatmul:
+def _grouped(op: Matmul, routing: Routing, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
     """A grouped product on the busiest expert rank: one weight for each expert with work, all of them kept."""
     busy = load(routing, op.m, plan)
+    dtype, stored = _formats(op, plan, narrow)
     share = expert_tensor(plan)
     width: Array = sum((axis.shard(share if op.split == "n" else array(1.0)) for axis in op.n), array(0.0))
     depth = op.k.shard(share) if op.split == "k" else op.k.size
     kept = busy.kept * width * depth
     biases = busy.kept * width * op.bias
-    scales = scale_bytes(plan.dtype, plan.fp8_recipe)
+    scales = scale_bytes(dtype, plan.fp8_recipe)
     return DeviceMatmul(
         name=op.name,
         group=op.group,
@@ -148,14 +158,13 @@ def _grouped(op: Matmul, routing: Routing, plan: PlanArrays) -> DeviceMatmul:
         m=busy.rows_each,
         n=width,
         k=depth,
-        dtype=plan.dtype,
-        weight_bytes=kept * (bytes_per_element(plan.weights_dtype or plan.dtype) + scales[1])
-        + biases * ACTIVATION_BYTES,
+        dtype=dtype,
+        weight_bytes=kept * (bytes_per_element(stored or dtype) + scales[1]) + biases * ACTIVATION_BYTES,
         parameters=kept + biases,
         batch=busy.active,
         bias=op.bias,
         routed=True,
-        stored=plan.weights_dtype,
+        stored=stored,
         scales=scales,
     )
 

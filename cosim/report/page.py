@@ -35,6 +35,10 @@ def report_run(folder: Path) -> Path:
             from cosim.report.search_page import make_search_report
 
             return make_search_report(folder, run)
+        if run["kind"] == "serve":
+            from cosim.report.serve_page import make_serve_report
+
+            return make_serve_report(folder, run)
         return make_report(folder, run)
     except OSError as error:
         reason = error.strerror or type(error).__name__

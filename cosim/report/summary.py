@@ -18,4 +18,8 @@ def summary(run: dict[str, Any]) -> tuple[str, list[str]]:
         from cosim.report.search_page import headline, sentences
 
         return headline(run), sentences(run)
+    if run["kind"] == "serve":
+        from cosim.report import serve_page
+
+        return serve_page.headline(run), serve_page.sentences(run)
     return bottom_line(run), verdict(run)

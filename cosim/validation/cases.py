@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "collective": ("accelerator", "op", "bytes", "ranks", "measured_s"),
     "training": ("accelerator", "system", "num_accelerators", "global_batch", "seq_len", "measured_value"),
     "inference": ("accelerator", "workload", "measured_quantity", "measured_value"),
+    "serving": ("arrival", "input_len", "output_len", "ttft_s", "e2e_s"),
     "systolic": ("M", "N", "K", "rows", "cols", "dataflow", "cycles"),
 }
 """Columns that a kind cannot do without."""
@@ -76,7 +77,7 @@ def read_cases(kind: str, path: Path) -> list[Case]:
         if len(fields) != len(names):
             raise SpecError(f"has {len(fields)} fields, not {len(names)}", file=path, line=number)
         values = dict(zip(names, fields, strict=True))
-        cases.append(Case(values.get("id") or f"row-{number}", number, values))
+        cases.append(Case(values.get("id") or values.get("request_id") or f"row-{number}", number, values))
     return cases
 
 

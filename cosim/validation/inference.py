@@ -169,14 +169,12 @@ def served_batch(batch: Batch, stack: ServingArrays | None = None) -> list[Serve
 
 def _apart(batch: Sequence[Asked], case: Case, demand: Demand) -> Served:
     """Disaggregated rows: the cache of a prompt crosses from worker to worker by the rail of each chip."""
-    plans = stacked([each.case.plan if each.prefill is None else each.prefill for each in batch])
-    prefill = replace(case, plan=plans)
-    workers = (array([each.workers[0] for each in batch]), array([each.workers[1] for each in batch]))
-    held = room(case, demand.prompt)
-    size = np.minimum(held.per_sequence, np.inf)
-    system = case.system
-    moved = send(size, len(system.tiers) - 1, system)
-    return apart(case, prefill, demand, workers, moved)
+    prefill = replace(case, plan=stacked([each.prefill for each in batch if each.prefill is not None]))
+    prefills, decodes = (array([each.workers[place] for each in batch]) for place in (0, 1))
+    # A rank hands the cache of its prompt to its peer over the outermost network.
+    size = room(case, demand.prompt).per_sequence
+    moved = send(size, len(case.system.tiers) - 1, case.system)
+    return apart(case, prefill, demand, (prefills, decodes), moved)
 
 
 def _all(values: Array, total: int) -> Array:

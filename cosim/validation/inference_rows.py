@@ -13,25 +13,21 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 
 from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served import Demand
-from cosim.errors import SpecError
-from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays
-from cosim.hardware.system import System
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.serving import Serving, ServingArrays, load_serving, lower_serving
-from cosim.overrides import Varied
+from cosim.mapping.serving import Serving
 from cosim.records import array
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_known import Known, known
-from cosim.validation.row_system import CannotAnswerError, Systems, names_of, row_system
-from cosim.workload.load import Workload, load_workload, lower_workload
+from cosim.validation.named import named_model, named_stack, stack_arrays, workload
+from cosim.validation.named import system as named_system
+from cosim.validation.row_system import CannotAnswerError, Systems, row_system
 from cosim.workload.model import ModelArrays
 
 QUANTITIES = (
@@ -49,7 +45,7 @@ FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
 WIDE = 8
-"""Most tensor ranks of a mixture of experts that hold whole layers together."""
+"""Most tensor ranks of a mixture of experts that hold whole layers together where a row names no ranks of experts."""
 MLPERF = "mlperf"
 UNKNOWN_ITEMS = ("3d-unet",)
 """Networks of which a sample takes many items, nobody here knows how many: windows of a scan."""
@@ -132,11 +128,16 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
     quantity = reader.given("measured_quantity")
     if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
         raise CannotAnswerError("measured quantity or value is unknown")
-    model, stack = _model(reader), _stack(reader)
+    model, stack = named_model(reader.given("workload")), named_stack(_stack_name(reader))
     run = _run(reader, model)
     chips = reader.degree("num_accelerators") or reader.degree("tp") or 1
     _, system = row_system(
-        reader.given("system"), reader.given("accelerator"), chips, systems or _system, reader.completed, roomy=False
+        reader.given("system"),
+        reader.given("accelerator"),
+        chips,
+        systems or named_system,
+        reader.completed,
+        roomy=False,
     )
     if reader.is_apart:
         return _apart(reader, (model, stack), system, chips)
@@ -151,7 +152,7 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
         model,
         plan,
         ScenarioArrays(one, one, one, most, most),
-        stack=_arrays(_stack_name(reader)),
+        stack=stack_arrays(_stack_name(reader)),
     )
     demand = _demand(reader, facts, run, quantity)
     if model.network:
@@ -176,14 +177,14 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
     fill, plan = (replace(each, dtype=dtype, kv_dtype=cache, weights_dtype=stored) for each in plans)
     most = array(np.inf)
     scenario = ScenarioArrays(one, one, one, most, most)
-    case = Case("serve", system, model, plan, scenario, stack=_arrays(_stack_name(reader)))
+    case = Case("serve", system, model, plan, scenario, stack=stack_arrays(_stack_name(reader)))
     quantity = reader.given("measured_quantity")
     demand = _demand(reader, facts, "in_flight", quantity)
     return Asked("apart", case, demand, quantity, tuple(reader.completed), 1.0, fill, workers)
 
 
 def _workers(notes: str, sizes: Sequence[int], chips: int) -> tuple[float, float]:
-    """Workers that prefill and that decode: as the notes say, else those that take all chips, few that prefill."""
+    """Workers that prefill and that decode: as the notes say, else those that take all chips, few prefilling."""
     said = re.search(r"(\d+) prefill \+ (\d+) decode", notes)
     if said:
         return float(said.group(1)), float(said.group(2))
@@ -205,12 +206,14 @@ def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
 
 
 def _per_sample(reader: Reader) -> float:
-    """Passes of a network that make up a sample of MLPerf. Raises CannotAnswerError where that is not known."""
-    if reader.given("source_key") != MLPERF and not reader.given("source").startswith("mlcommons"):
-        return 1.0
-    network = _workload(reader.given("workload"))
+    """Passes of a network that make up a sample: steps of an image, windows of a scan.
+
+    Raises CannotAnswerError where that is not known.
+    """
+    network = workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)
-    if items is None and network.name in UNKNOWN_ITEMS:
+    mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
+    if items is None and mlperf and network.name in UNKNOWN_ITEMS:
         raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
     return 1.0 if items is None else float(items.si)
 
@@ -239,11 +242,10 @@ def _run_said(reader: Reader) -> str:
         return "full"
     if kind:
         raise CannotAnswerError(f"batch_kind {kind} is not modelled")
+    runs = {"static": "static", "offline": "full", "server": "full"}
     if reader.given("workload") in known().tasks:
-        return {"offline": "full", "server": "limited", "static": "static"}.get(mode, mode)
-    if mode == "static" and reader.given("batch"):
-        return "static"
-    return {"static": "static", "offline": "full", "server": "full"}.get(mode, "") or _unknown("mode", mode)
+        runs["server"] = "limited"
+    return runs.get(mode) or _unknown("mode", mode)
 
 
 def _unknown(column: str, text: str) -> str:
@@ -280,51 +282,8 @@ def _demand(reader: Reader, facts: Known, run: str, quantity: str) -> Demand:
     )
 
 
-def _model(reader: Reader) -> ModelArrays:
-    name = reader.given("workload")
-    if name not in names_of("workloads"):
-        raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library")
-    return lowered(name)
-
-
-@lru_cache(maxsize=256)
-def lowered(name: str) -> ModelArrays:
-    """A workload of the library, without its name: models of one structure make one batch. Raises SpecError."""
-    return replace(lower_workload(Varied(_workload(name))), name="")
-
-
-@lru_cache(maxsize=256)
-def _workload(name: str) -> Workload:
-    return load_workload(name)
-
-
-@lru_cache(maxsize=512)
-def _system(name: str) -> System:
-    return load_system(name)
-
-
 def _stack_name(reader: Reader) -> str:
     return reader.given("software_stack") or "other"
-
-
-def _stack(reader: Reader) -> Serving:
-    name = _stack_name(reader)
-    if name not in names_of("serving"):
-        raise CannotAnswerError(f"serving stack {name} is not in the library")
-    return _serving(name)
-
-
-@lru_cache(maxsize=64)
-def _serving(name: str) -> Serving:
-    try:
-        return load_serving(name)
-    except SpecError as error:
-        raise CannotAnswerError(str(error)) from None
-
-
-@lru_cache(maxsize=64)
-def _arrays(name: str) -> ServingArrays:
-    return lower_serving(_serving(name))
 
 
 def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:
@@ -344,13 +303,15 @@ def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[Pla
         tensor = max(tensor // parts, 1)
         reader.complete("tp", f"{tensor} chips of {parts} ranks each")
     if model.network:
+        if max(tensor, pipeline) > 1 and reader.given("tp"):
+            raise CannotAnswerError("a network of layers is not split over chips")
         tensor = pipeline = 1
     shared = data is not None and data > 1
     replicas = max(chips // (tensor * pipeline), 1) if shared or layouts or model.network else 1
     if model.is_moe and "attention data parallelism" in reader.given("notes") and not shared:
         replicas, tensor, expert = tensor, 1, tensor
         reader.complete("attention", f"data parallel over {replicas}")
-    if model.is_moe and tensor > WIDE and not shared:
+    if model.is_moe and tensor > WIDE and not shared and (expert or 1) == 1:
         # So wide a group shares out requests: attention of whole sequences on each rank, experts over all of them.
         replicas, tensor, expert = tensor, 1, tensor
         reader.complete("attention", f"data parallel over {replicas}")

@@ -6,6 +6,8 @@ collective one operation timed alone: see `cosim.validation.collective`
 training  an optimizer step of a given plan: see `cosim.validation.training`
 inference a served point or a static batch: see `cosim.validation.inference`
 systolic  cycles of one array, fill and drain exposed
+
+Logs of requests (serving) are simulated whole and not row by row: see `cosim.validation.serving`.
 """
 
 from __future__ import annotations

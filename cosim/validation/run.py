@@ -14,6 +14,7 @@ from cosim.validation.cases import Case, read_cases
 from cosim.validation.collective_tables import collective_cases
 from cosim.validation.inference_accuracy import inference_accuracy
 from cosim.validation.predict import Prediction, predict
+from cosim.validation.serving import validate_serving
 from cosim.validation.silicon_results import validate_silicon
 from cosim.validation.statistics import macro_median, summary
 from cosim.validation.training_accuracy import training_accuracy
@@ -33,6 +34,8 @@ TPU = "tpu"
 """Asked for, and empty: what is known of TPU kernels are a few products as remembered."""
 TRAINING = "training-accuracy"
 """The suite of measured training steps, which are in a folder apart."""
+SERVING = "serving"
+"""Request logs, which are simulated as a whole: see `cosim.validation.serving`."""
 INFERENCE = "inference-accuracy"
 """The suite of measured inference runs, in a folder apart too."""
 FOLDERS: dict[str, Callable[..., dict[str, Any]]] = {TRAINING: training_accuracy, INFERENCE: inference_accuracy}
@@ -80,9 +83,19 @@ def validate(
         kind, cases = _shipped(suite, kind, cases)
     if kind is None or cases is None:
         raise SpecError("nothing to validate", hint="give --kind and --cases, or --suite")
+    return _of_file(kind, Path(cases), group, left_out=left_out)
+
+
+def _of_file(kind: str, cases: Path, group: str | None, *, left_out: bool) -> dict[str, Any]:
+    """Errors on the rows of a file, or on the requests of a log. Raises SpecError."""
     if left_out and kind not in KERNELS:
         raise SpecError("is for kernels", field="--left-out", value=kind, hint="matmul or attention")
-    return _compared(kind, read_cases(kind, Path(cases)), group, left_out=left_out)
+    if kind != SERVING:
+        return _compared(kind, read_cases(kind, cases), group, left_out=left_out)
+    if group is not None:
+        hint = "ttft_s, tpot_s and e2e_s are its groups"
+        raise SpecError("does not go with --kind serving", field="--group", value=group, hint=hint)
+    return validate_serving(cases)
 
 
 def _compared(kind: str, read: list[Case], group: str | None, *, left_out: bool) -> dict[str, Any]:

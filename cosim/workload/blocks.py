@@ -46,7 +46,10 @@ def attention_products(model: ModelArrays, tokens: Tokens) -> Graph:
 
 
 def feed_forward(model: ModelArrays, tokens: Tokens, imbalance: Array) -> Graph:
-    """The feed-forward of every layer: dense, or routed with dense ones first."""
+    """The feed-forward of every layer: dense, or routed with dense ones first; of a hybrid in its share of them."""
+    if model.mamba is not None:
+        dense = scaled(feed_forward_block(model, tokens), model.mamba.dense)
+        return joined(tokens.phase, (dense, routed_block(model, tokens, imbalance))) if model.is_moe else dense
     if not model.is_moe:
         return feed_forward_block(model, tokens)
     routed = routed_block(model, tokens, imbalance)
@@ -91,6 +94,12 @@ def encoder_layers(model: ModelArrays, encoder: EncoderArrays, sequences: Array)
     return renamed(joined(tokens.phase, (scaled(layers, one), Graph(tokens.phase, (), (), (last,), ()))))
 
 
+def uncached(model: ModelArrays, block: Graph) -> Graph:
+    """The block of an encoder: keys come from the layer before, and where nothing is rotated no kernel touches them."""
+    vectors = block.vectors if model.position == "rotary" or model.qk_norm else ()
+    return replace(block, vectors=vectors, attentions=tuple(replace(op, cached_keys=False) for op in block.attentions))
+
+
 def scaled(graph: Graph, share: Array) -> Graph:
     """The graph in `share` of the layers."""
     return Graph(
@@ -106,13 +115,15 @@ def scaled(graph: Graph, share: Array) -> Graph:
 def norms(model: ModelArrays, tokens: Tokens) -> Graph:
     """The two norms of a layer, each fused with its residual: read stream and branch, write stream and norm.
 
+    A layer of a hybrid is one block and has one.
+
     Blocks side by side have one such kernel: it reads the stream and both branches and writes the stream and each norm.
     Norms after the blocks are kernels of their own.
     """
     beside = float(model.parallel_norms)
     each = beside or 1.0
     norm = _norm(model, tokens, "norm_and_residual", 3.0 if beside else 2.0, 1.0 + each, each)
-    norm = replace(norm, count=array(1.0 if beside else 2.0))
+    norm = replace(norm, count=array(1.0 if beside or model.mamba is not None else 2.0))
     after = replace(_norm(model, tokens, "post_norm", 1.0, 1.0, 1.0), count=array(2.0))
     return Graph(tokens.phase, (), (), (norm, after) if model.post_norms else (norm,), ())
 

@@ -1,9 +1,10 @@
-"""The head of an encoder that learns to fill in masked tokens, as BERT is trained (Devlin et al. 2018).
+"""The heads of an encoder as BERT has them (Devlin et al. 2018): to fill in masked tokens, and as it is served.
 
 masked tokens   product, activation, norm, logits over the vocabulary, cross entropy, for `predicted_share` of the
                 positions: all where software computes them all, masked ones alone where it picks them
 next sentence   product on the first token of each sequence and tanh; its two classes are left out
 embedding       a norm of its own (layers have theirs after each block, as many as a decoder)
+served          that product on the first token and tanh, and nothing else: what the sequence means
 """
 
 from __future__ import annotations
@@ -16,6 +17,17 @@ from cosim.workload.tokens import Tokens
 
 HALF, FULL = 2.0, 4.0
 """Bytes of an activation, of an fp32 number."""
+
+
+def pooled(model: ModelArrays, tokens: Tokens) -> Graph:
+    """The norm of the embedding, and of each sequence its first token as the pooler makes it."""
+    hidden, scales = whole(model.hidden), norm_parameters(model)
+    matmul = Matmul("pooler", "head", tokens.sequences, (hidden,), hidden, "none", "head", bias=1)
+    vectors = (
+        Vector("embedding_norm", "embed", tokens.rows, (hidden,), 1.0, 1.0, flop=norm_flop(model), parameters=scales),
+        Vector("pooler_tanh", "head", tokens.sequences, (hidden,), 1.0, 1.0, flop=6.0, special=1.0),
+    )
+    return Graph(tokens.phase, (matmul,), (), vectors)
 
 
 def masked_loss(model: ModelArrays, tokens: Tokens) -> Graph:

@@ -15,8 +15,11 @@ from cosim.workload.blocks import (
     joined,
     norms,
     scaled,
+    uncached,
 )
 from cosim.workload.delta import delta_block
+from cosim.workload.encoder import pooled
+from cosim.workload.hybrid_serving import served_mixer
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM, repeats
 from cosim.workload.network import has_phase
@@ -32,7 +35,8 @@ def prefill_graph(
 ) -> Graph:
     """One pass over `sequences` prompts of `prompt` tokens each; logits of the last token only.
 
-    `imbalance` of a router and the form of latent attention: see `ops.Routing`, `latent`. Of a network: its layers.
+    `imbalance` of a router and the form of latent attention: see `ops.Routing`, `latent`. Of a network: its layers. Of
+    an encoder: all tokens, and its pooler on the first of each.
     """
     if model.network:
         return network_graph(model.network, sequences, prompt)
@@ -142,14 +146,19 @@ def _graph(model: ModelArrays, tokens: Tokens, imbalance: Array, *, absorbed: bo
             _mixing(model, tokens, absorbed=absorbed),
             *_heard(model, tokens),
             feed_forward(model, tokens, imbalance),
-            head(model, tokens),
+            head(model, tokens) if model.causal else pooled(model, tokens),
         ),
     )
 
 
 def _mixing(model: ModelArrays, tokens: Tokens, *, absorbed: bool) -> Graph:
-    """Attention of every layer; where some have linear attention, each of both in its share of the layers."""
+    """Attention of every layer; where some have a state in its place, each of both in its share of the layers."""
     attention = attention_block(model, tokens, absorbed=absorbed)
+    if not model.causal:
+        return uncached(model, attention)
+    if model.mamba is not None:
+        mixed = scaled(served_mixer(model, model.mamba, tokens), model.mamba.mamba)
+        return joined(tokens.phase, (mixed, scaled(attention, model.mamba.attention)))
     if model.delta is None:
         return attention
     linear = delta_block(model.delta, tokens, model.hidden)

@@ -16,6 +16,7 @@ from cosim.records import Array, array
 from cosim.schema import Frozen
 
 KINDS = {"mamba": "M", "attention": "*", "dense": "-", "routed": "E"}
+HALF_BYTES, FULL_BYTES = 2.0, 4.0
 Width = Annotated[int, Field(gt=0, le=10_000_000)]
 
 
@@ -54,6 +55,15 @@ class MambaArrays:
     def inner(self) -> Array:
         """Width of a mixer."""
         return self.heads * self.head_dim
+
+    @property
+    def state_bytes(self) -> Array:
+        """What a sequence keeps of one mixer, however long it is: states at fp32, inputs of the convolution at 16 bits.
+
+        Tensor ranks share out its heads.
+        """
+        channels = self.inner + 2.0 * self.groups * self.state
+        return FULL_BYTES * self.inner * self.state + HALF_BYTES * channels * (self.kernel - 1.0)
 
 
 def lower_mamba(mamba: Mamba, arrays: Mapping[str, Array]) -> MambaArrays:

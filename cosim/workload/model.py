@@ -32,7 +32,7 @@ HALF_BYTES = 2.0
 
 
 class Model(Frozen):
-    """Dimensions and choices of one transformer: a decoder, an encoder as it is trained, a hybrid with Mamba layers."""
+    """Dimensions and choices of one transformer: a decoder, an encoder, a hybrid with Mamba layers."""
 
     name: str
     title: str
@@ -200,6 +200,11 @@ class ModelArrays:
         return not self.network or any(layer.of_tokens for layer in self.network)
 
     @property
+    def keeps_cache(self) -> bool:
+        """Whether its prompts are followed by answers: no of networks and encoders."""
+        return self.causal and not self.network
+
+    @property
     def routed_width(self) -> Array:
         """Width of a token where its routed experts read it."""
         return self.expert_latent if self.has_expert_latent else self.hidden
@@ -213,18 +218,25 @@ class ModelArrays:
     def state_bytes(self) -> Array:
         """Bytes that one sequence keeps of a layer whatever its length, mean of all layers; tensor ranks share them.
 
-        States of linear attention, keys and values of an encoder's tokens at 16 bits.
+        States of linear attention and of Mamba mixers, keys and values of an encoder's tokens at 16 bits.
         """
+        mixed = array(0.0) if self.mamba is None else self.mamba.mamba * self.mamba.state_bytes
         linear = array(0.0) if self.delta is None else self.linear_share * self.delta.state_bytes
         heard = array(0.0) if self.encoder is None else 2.0 * self.kv_heads * self.head_dim * self.encoder.tokens
-        return linear + HALF_BYTES * heard
+        return linear + mixed + HALF_BYTES * heard
 
     @property
     def kept_per_token(self) -> Array:
-        """Elements that one token leaves in the cache of one key/value head, mean of all layers; an index its key."""
+        """Elements that one token leaves in the cache of one key/value head, mean of all layers; an index its key.
+
+        An encoder that serves alone has none.
+        """
+        if not self.causal:
+            return array(0.0)
         if self.is_latent:
             return self.kv_latent + self.rope_dim + self.index_dim
-        return 2.0 * self.head_dim * (1.0 - self.linear_share)
+        attention = 1.0 - self.linear_share if self.mamba is None else self.mamba.attention
+        return 2.0 * self.head_dim * attention
 
     @property
     def cache_heads(self) -> Array:

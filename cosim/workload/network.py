@@ -82,7 +82,7 @@ def lower_network(varied: Varied[Network]) -> ModelArrays:
 
 
 def has_phase(model: ModelArrays, phase: str) -> None:
-    """Refuses a phase that a workload has not: decode of a network; of encoders and hybrids all but training.
+    """Refuses a phase that a workload has not: decode of networks and encoders.
 
     Training of models whose attention has no gradients here is refused too.
 
@@ -91,10 +91,9 @@ def has_phase(model: ModelArrays, phase: str) -> None:
     if model.network and phase == "decode":
         hint = "'estimate prefill' is one forward pass over scenario.batch items"
         raise SpecError("has no decode step: it is a network of layers", field="workload", value=model.name, hint=hint)
-    if (model.mamba is not None or not model.causal) and phase != "train":
-        what = "a hybrid with Mamba layers" if model.causal else "an encoder as it is trained"
-        hint = "'estimate train'; serving takes networks of layers, 'cosim list workloads'"
-        raise SpecError(f"is not served here: it is {what}", field="workload", value=model.name, hint=hint)
+    if not model.causal and phase == "decode":
+        hint = "'estimate prefill' is one pass over scenario.batch sequences"
+        raise SpecError("has no decode step: it is an encoder", field="workload", value=model.name, hint=hint)
     if phase == "train" and any(layer.kind == "lstm" for layer in model.network):
         hint = "'estimate prefill' is one forward pass over scenario.batch items"
         raise SpecError("is not trained here: it has recurrent layers", field="workload", value=model.name, hint=hint)

@@ -7,6 +7,7 @@ mixed step runs both forms. Steps of prompts alone and of decodes alone are `pre
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,19 +16,23 @@ from cosim.records import Array, array
 from cosim.workload.blocks import (
     attention_ops,
     attention_products,
+    cross_attention_block,
     embedding,
+    encoder_layers,
     feed_forward,
     head,
     joined,
     norms,
     scaled,
 )
-from cosim.workload.delta import DeltaArrays, delta_block
+from cosim.workload.delta import delta_block
+from cosim.workload.hybrid_serving import served_mixer
 from cosim.workload.latent import latent_attention, latent_ends, latent_up
 from cosim.workload.model import ModelArrays
 from cosim.workload.moe import UNIFORM
 from cosim.workload.network import has_phase
 from cosim.workload.ops import Attention, Graph, Matmul, Vector
+from cosim.workload.seq2seq import EncoderArrays, weights_of
 from cosim.workload.sparse import index_block
 from cosim.workload.tokens import Tokens
 from cosim.workload.work import Work
@@ -43,13 +48,18 @@ def step_graph(model: ModelArrays, work: Work, *, imbalance: Array = UNIFORM, la
     rows = Tokens("decode", np.maximum(work.tokens, 1e-9), one, one)
     drawn = Tokens("decode", np.maximum(work.sampled, 1e-9), one, one)
     block = _latent_block(model, work, rows, latent) if model.is_latent else _block(model, work, rows)
-    if model.delta is not None:
-        linear = scaled(_linear(model.delta, work, rows, model.hidden), model.linear_share)
-        block = joined("serve", (scaled(block, 1.0 - model.linear_share), linear))
+    delta, mamba, encoder = model.delta, model.mamba, model.encoder
+    if delta is not None:
+        linear = _recurrent(lambda tokens: delta_block(delta, tokens, model.hidden), work, rows)
+        block = joined("serve", (scaled(block, 1.0 - model.linear_share), scaled(linear, model.linear_share)))
+    if mamba is not None:
+        mixed = _recurrent(lambda tokens: served_mixer(model, mamba, tokens), work, rows)
+        block = joined("serve", (scaled(mixed, mamba.mamba), scaled(block, mamba.attention)))
     parts = (
         embedding(model, rows),
         norms(model, rows),
         block,
+        *(() if encoder is None else (_heard(model, encoder, work, rows),)),
         feed_forward(model, rows, imbalance),
         _head(model, drawn, work),
     )
@@ -72,10 +82,9 @@ def _block(model: ModelArrays, work: Work, rows: Tokens) -> Graph:
     return replace(graph, attentions=attentions)
 
 
-def _linear(delta: DeltaArrays, work: Work, rows: Tokens, hidden: Array) -> Graph:
-    """Linear attention: its products for all tokens, the chunks of prompts, the steps of decodes."""
-    around = delta_block(delta, rows, hidden)
-    prompts, answers = (delta_block(delta, tokens, hidden) for tokens in (work.prompts, work.answers))
+def _recurrent(build: Callable[[Tokens], Graph], work: Work, rows: Tokens) -> Graph:
+    """Layers with a state: their products for all tokens, the chunks of prompts, the steps of decodes."""
+    around, prompts, answers = build(rows), build(work.prompts), build(work.answers)
     both = {op.name for op in around.matmuls} | {op.name for op in around.vectors}
     chunks = tuple(replace(op, count=op.count * work.prefills) for op in prompts.matmuls if op.name not in both)
     kernels = tuple(replace(op, count=op.count * work.prefills) for op in prompts.vectors if op.name not in both)
@@ -86,6 +95,29 @@ def _linear(delta: DeltaArrays, work: Work, rows: Tokens, hidden: Array) -> Grap
         (*around.vectors, *kernels),
         around.collectives,
     )
+
+
+def _heard(model: ModelArrays, encoder: EncoderArrays, work: Work, rows: Tokens) -> Graph:
+    """The encoder over the sequences whose prompts begin, and what all tokens of the decoder take from it.
+
+    Of pieces with `past` tokens before them on average, a share of chunk / (chunk + 2 past) begin a prompt.
+    """
+    prompts, answers = work.prompts, work.answers
+    begins = np.where(work.chunks > 0.0, work.chunk / np.maximum(work.chunk + 2.0 * work.past, 1.0), 1.0)
+    begun = replace(prompts, sequences=prompts.sequences * begins)
+    none = array(0.0)
+    own = scaled(encoder_layers(model, encoder, begun.sequences), work.prefills)
+    first = cross_attention_block(model, begun, encoder.tokens, none)
+    keys = tuple(replace(op, count=op.count * work.prefills) for op in first.matmuls if op.name == "cross_keys")
+    # What no prompt uses lies in memory all the same.
+    each = weights_of(encoder_layers(model, encoder, array(1.0)))
+    each = each + 2.0 * model.kv_heads * model.head_dim * (model.hidden + float(model.qkv_bias))
+    around = cross_attention_block(model, rows, encoder.tokens, each * (1.0 - work.prefills))
+    asked = (
+        *_counted(cross_attention_block(model, prompts, encoder.tokens, none).attentions, work.prefills, "prompts"),
+        *_counted(cross_attention_block(model, answers, encoder.tokens, none).attentions, work.decoding, "decodes"),
+    )
+    return joined("serve", (own, replace(around, matmuls=(*around.matmuls, *keys), attentions=asked)))
 
 
 def _latent_block(model: ModelArrays, work: Work, rows: Tokens, latent: str) -> Graph:

@@ -110,17 +110,16 @@ def test_the_script_prints_values_and_both_halves(
     write_served(tmp_path / "inference.csv", *rows)
     fit(monkeypatch, tmp_path, "neuronx")
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head == "neuronx: 5 constants on 100 rows"
-    assert [line.split()[0] for line in lines[:5]] == [
+    assert head == "neuronx: 4 constants on 100 rows"
+    assert [line.split()[0] for line in lines[:4]] == [
         "host_step",
         "rates.matmul",
         "rates.attention",
-        "rates.vector",
         "rates.collective",
     ]
-    assert len(lines) == 5 + 8
-    assert all("median" in line for line in lines[5:] if "all else" in line)
-    assert all(line.endswith("rows 0") for line in lines[5:] if "first tokens" in line)
+    assert len(lines) == 4 + 8
+    assert all("median" in line for line in lines[4:] if "all else" in line)
+    assert all(line.endswith("rows 0") for line in lines[4:] if "first tokens" in line)
 
 
 def test_the_script_says_what_is_wrong(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

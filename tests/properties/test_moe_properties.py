@@ -55,7 +55,7 @@ def network(name: str) -> Varied[Model]:
     """A model of the library, or DeepSeek-V3 with its dense feed-forward in every layer."""
     if name != "dense-latent":
         return Varied(load_model(name))
-    plain = load_model("deepseek-v3").model_dump(exclude_none=True, exclude={*ROUTED, "groups_per_token"})
+    plain = load_model("deepseek-v3").model_dump(exclude_none=True, exclude={*ROUTED, "groups_per_token", "quantised"})
     return Varied(validated(Model, plain))
 
 

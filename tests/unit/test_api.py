@@ -17,8 +17,8 @@ from cosim.hardware.lower import lower_system
 
 NAMES = {
     "CosimError", "InfeasibleError", "SimulationError", "SpecError", "Strategy", "__version__", "chip", "diff",
-    "estimate_decode", "estimate_prefill", "estimate_training", "run", "search",
-    "simulate_collective", "simulate_goodput", "simulate_training", "sweep", "system",
+    "estimate_decode", "estimate_prefill", "estimate_training", "run", "search", "search_serving",
+    "simulate_collective", "simulate_goodput", "simulate_serving", "simulate_training", "sweep", "system",
     "validate", "workload",
 }  # fmt: skip
 HEAVY = ("numpy", "pydantic", "matplotlib", "scipy", "pyarrow", "ruamel", "simpy", "typer", "jinja2")

@@ -3,7 +3,8 @@
     linear   decodes of T tokens at one cached token, nothing drawn, less their attention
     head     the same with all T rows drawn, less the first
     decode   decodes of T at C cached tokens, less linear
-    prefill  one piece of T tokens that sees C keys on average, less linear
+    prefill  T tokens of prompts that see C keys on average, less linear: one piece, or where C is less than its own
+             tokens give, as many whole prompts as see C
 
 Every term is what a whole step takes more, so that pipelines, limits of power and kernels that no graph replays are in
 it. The host's time is told apart. Tables rise: what a finer tiling makes a little faster at more tokens is levelled.
@@ -11,20 +12,27 @@ it. The host's time is told apart. Tables rise: what a finer tiling makes a litt
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case
 from cosim.engines.served_memory import room
+from cosim.engines.served_split import Split, split_step
 from cosim.engines.serving.table import StepTable
 from cosim.records import Array, array, map_leaves, take
 from cosim.workload.work import Work
 
+Timed = Callable[[Work], tuple[Array, Array]]
+"""Seconds of a step over some work, and of its attention at one cached token."""
 LONG = 4096.0
 """Cached tokens at which the cache of a block is taken: a window is then full."""
 LEAST_CONTEXT = 64.0
+MANY, PIECE = 64.0, 2048.0
+"""Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all."""
 
 
 def step_table(case: Case, *, most_tokens: int, most_context: int, draft: Case | None = None) -> StepTable:
@@ -32,10 +40,16 @@ def step_table(case: Case, *, most_tokens: int, most_context: int, draft: Case |
 
     `case` is of phase serve, one point, its stack given; `draft` a smaller model that drafts on the same chips.
     """
+    drafted = None if draft is None else partial(_seconds, _without_host(draft))
+    return _table(case, partial(_seconds, _without_host(case)), most_tokens, most_context, drafted)
+
+
+def _table(case: Case, timed: Timed, most_tokens: int, most_context: int, drafted: Timed | None) -> StepTable:
+    """A table of what `timed` says, with the host of `case`."""
     tokens, contexts = _doubling(1.0, float(most_tokens)), _doubling(LEAST_CONTEXT, float(most_context))
     contexts = np.concatenate([[1.0], contexts])
-    hostless = _without_host(case)
-    linear, head, decode, prefill = _terms(hostless, tokens, contexts)
+    ranks = float(case.plan.data)
+    linear, head, decode, prefill = _terms(timed, ranks, tokens, contexts)
     stack = case.stack
     own = case.system.chip.launch.host_step
     step = own if stack is None or np.isnan(stack.host_step) else stack.host_step
@@ -49,8 +63,18 @@ def step_table(case: Case, *, most_tokens: int, most_context: int, draft: Case |
         host_step_s=float(step),
         host_sequence_s=0.0 if stack is None else float(stack.host_sequence),
         host_hidden=stack is not None and stack.host_hidden,
-        draft_s=None if draft is None else _draft(draft, tokens, contexts),
+        draft_s=None if drafted is None else _draft(drafted, ranks, tokens, contexts),
     )
+
+
+def split_table(split: Split, *, most_tokens: int, most_context: int) -> StepTable:
+    """The table of a deployment whose attention and feed-forward lie on chips of their own: see `served_split`.
+
+    The host is that of the attention side, which holds the scheduler.
+    """
+    case = split.attention
+    timed = partial(_split_seconds, replace(split, attention=_without_host(case)))
+    return _table(case, timed, most_tokens, most_context, None)
 
 
 def kv_blocks(case: Case, block_tokens: int) -> int:
@@ -60,22 +84,23 @@ def kv_blocks(case: Case, block_tokens: int) -> int:
     return int(np.floor(np.maximum(held.left, 0.0) / each).item() * float(case.plan.data))
 
 
-def _terms(case: Case, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:
+def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:
     """linear [T], head [T], decode [T, C], prefill [T, C] in seconds, each rising."""
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
-    ranks = float(case.plan.data)
     # The busiest of several ranks has whole sequences.
     busy = np.ceil(tokens / ranks) * ranks
-    bare, attention = _seconds(case, Work(zero, zero, zero, busy, one, zero))
-    drawn, _ = _seconds(case, Work(zero, zero, zero, busy, one, busy))
+    bare, attention = timed(Work(zero, zero, zero, busy, one, zero))
+    drawn, _ = timed(Work(zero, zero, zero, busy, one, busy))
     linear = np.maximum.accumulate(bare - attention)
     head = np.maximum.accumulate(np.maximum(drawn - bare, 0.0))
     size = (tokens.size, contexts.size)
     rows, keys = (each.reshape(-1) for each in np.meshgrid(tokens, contexts, indexing="ij"))
     many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
-    decode, _ = _seconds(case, Work(none, none, none, many, keys, none))
-    past = np.maximum(keys - (rows + 1.0) / 2.0, 0.0)
-    prefill, _ = _seconds(case, Work(none + 1.0, rows, past, none, none, none))
+    decode, _ = timed(Work(none, none, none, many, keys, none))
+    # Tokens of one prompt see half of it: of few keys there are several short prompts.
+    each = np.minimum(rows, 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
+    past = np.maximum(keys - (each + 1.0) / 2.0, 0.0)
+    prefill, _ = timed(Work(rows / each, each, past, none, none, none))
     return linear, head, _risen(decode.reshape(size), linear), _risen(prefill.reshape(size), linear)
 
 
@@ -85,11 +110,18 @@ def _risen(whole: Array, linear: Array) -> Array:
     return np.maximum.accumulate(np.maximum.accumulate(added, axis=0), axis=1)
 
 
-def _draft(draft: Case, tokens: Array, contexts: Array) -> Array:
+def _draft(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> Array:
     """Seconds in which a smaller model drafts one token for so many sequences, at a context of LONG [T]."""
-    linear, head, decode, _ = _terms(_without_host(draft), tokens, contexts)
+    linear, head, decode, _ = _terms(timed, ranks, tokens, contexts)
     at = int(np.argmin(np.abs(contexts - LONG)))
     return linear + head + decode[:, at]
+
+
+def _split_seconds(split: Split, work: Work) -> tuple[Array, Array]:
+    """The same of a split deployment, whose attention at one cached token stays in the term that is linear."""
+    count = max(leaf.size for leaf in (work.chunk, work.decodes))
+    time = np.broadcast_to(split_step(split, work).time, (count,))
+    return time, np.zeros(count)
 
 
 def _seconds(case: Case, work: Work) -> tuple[Array, Array]:
@@ -116,3 +148,60 @@ def _doubling(least: float, most: float) -> Array:
     between = np.ceil(powers * 1.5)
     found = np.unique(np.concatenate([powers, between, [most]]))
     return found[found <= most]
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnergy:
+    """Joules of a step over all chips of a replica, beyond what they draw idle; `idle_w` is that.
+
+    `linear_j` [T] all but attention over the new tokens of all sequences, `head_j` [T] the rows drawn. Attention:
+    `prefill_j` [C] a prompt token that sees so many keys on average, `decode_j` [C] a decoding sequence at a context.
+    """
+
+    tokens: Array
+    contexts: Array
+    linear_j: Array
+    head_j: Array
+    prefill_j: Array
+    decode_j: Array
+    idle_w: float
+
+
+def step_energy(case: Case, *, most_tokens: int, most_context: int) -> StepEnergy:
+    """Energy of any step of the replica that `case` is; arguments as those of `step_table`.
+
+    Energy of attention is told by sequence and by token: what a kernel moves and multiplies grows with both.
+    """
+    tokens, contexts = _doubling(1.0, float(most_tokens)), _doubling(LEAST_CONTEXT, float(most_context))
+    contexts = np.concatenate([[1.0], contexts])
+    hostless, ranks = _without_host(case), float(case.plan.data)
+    zero, one = np.zeros_like(tokens), np.ones_like(tokens)
+    busy = np.ceil(tokens / ranks) * ranks
+    linear = _joules(hostless, Work(zero, zero, zero, busy, one, zero))
+    head = _joules(hostless, Work(zero, zero, zero, busy, one, busy)) - linear
+    none, ones = np.zeros_like(contexts), np.ones_like(contexts)
+    many = MANY * ranks * ones
+    decode = _joules(hostless, Work(none, none, none, many, contexts, none))
+    # A piece that sees so few keys on average is no longer than this.
+    piece = np.clip(np.floor(2.0 * contexts - 1.0), 1.0, min(PIECE, float(most_tokens)))
+    alone = Work(ranks * ones, piece, np.maximum(contexts - (piece + 1.0) / 2.0, 0.0), none, none, none)
+    prompts = ranks * piece
+    chip = case.system.chip.power
+    return StepEnergy(
+        tokens=tokens,
+        contexts=contexts,
+        linear_j=np.maximum.accumulate(linear),
+        head_j=np.maximum.accumulate(np.maximum(head, 0.0)),
+        prefill_j=np.maximum(_joules(hostless, alone) - np.interp(prompts, tokens, linear), 0.0) / prompts,
+        decode_j=np.maximum.accumulate(np.maximum(decode - decode[0], 0.0)) / many,
+        idle_w=float(chip.idle) * float(case.plan.chips),
+    )
+
+
+def _joules(case: Case, work: Work) -> Array:
+    """Joules of a step of each point of `work` beyond those of chips that idle as long, (P,)."""
+    count = max(leaf.size for leaf in (work.chunk, work.decodes))
+    whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
+    timed, _ = timed_step(replace(take(case, np.zeros(count, dtype=np.intp)), work=whole))
+    idle = case.system.chip.power.idle * case.plan.chips
+    return np.broadcast_to(timed["energy"] - idle * timed["time"], (count,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -40,6 +40,18 @@ def schema() -> pa.Schema:
             for name, kind in kinds.items()
         ]
     )
+
+
+def arrow_records(columns: Mapping[str, Any]) -> pa.Table:
+    """Columns of records as an Arrow table with units."""
+    import pyarrow as pa
+
+    kinds = schema()
+    arrays = [
+        pa.array(np.asarray(columns[name]).astype(np.float64 if name in _TIMES else np.int64), kinds.field(name).type)
+        for name in COLUMNS
+    ]
+    return pa.Table.from_arrays(arrays, schema=kinds)
 
 
 class RecordWriter:
@@ -89,22 +101,24 @@ class RecordWriter:
         if len(self._waiting) >= ROWS:
             self._flush()
 
-    def _flush(self) -> None:
-        import pyarrow as pa
+    def add(self, served: Served) -> None:
+        """Appends records that are columns already. Raises SpecError where the disk refuses them."""
+        self._flush()
+        self._write({name: getattr(served, name) for name in COLUMNS})
+        self.rows += len(served)
 
+    def _flush(self) -> None:
         if not self._waiting:
             return
-        columns = zip(*self._waiting, strict=True)
-        kinds = schema()
-        arrays = [
-            pa.array(np.array(values, dtype=np.float64 if name in _TIMES else np.int64), kinds.field(name).type)
-            for name, values in zip(COLUMNS, columns, strict=True)
-        ]
+        columns = dict(zip(COLUMNS, zip(*self._waiting, strict=True), strict=True))
+        self._waiting = []
+        self._write(columns)
+
+    def _write(self, columns: Mapping[str, Any]) -> None:
         try:
-            self._writer.write_table(pa.Table.from_arrays(arrays, schema=kinds))
+            self._writer.write_table(arrow_records(columns))
         except OSError as error:
             raise self._unwritable(error) from None
-        self._waiting = []
 
     def _unwritable(self, error: OSError) -> SpecError:
         return SpecError(f"cannot be written: {error.strerror or type(error).__name__}", file=self.path)

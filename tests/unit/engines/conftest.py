@@ -14,10 +14,13 @@ from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
+from cosim.mapping.serving import Serving, lower_serving
 from cosim.mapping.software import load_software, lower_software
 from cosim.overrides import Varied, vary
+from cosim.records import array
 from cosim.workload.load import load_model
 from cosim.workload.model import lower_model
+from cosim.workload.work import Work
 
 _system = functools.cache(lambda name: Varied(load_system(name)))
 _model = functools.cache(lambda name: Varied(load_model(name)))
@@ -50,6 +53,36 @@ def case_of() -> Callable[..., Case]:
             lower_scenario(vary(Varied(Scenario()), below["scenario."])),
             replace(_software(software), **below["software."]) if phase == "train" else None,
         )
+
+    return build
+
+
+STACK = {
+    "name": "plain",
+    "title": "Plain",
+    "policy": "chunked",
+    "token_budget": 2048,
+    "max_sequences": 256,
+    "memory_share": 0.9,
+}
+"""Serving software of which nothing is fitted: kernels and host of the chip."""
+
+
+@pytest.fixture(scope="session")
+def serving(case_of: Callable[..., Case]) -> Callable[..., Case]:
+    """A case of phase serve on a plain stack; plan fields by their own names, of the stack by "stack.host_step".
+
+    A point has arrays of one number.
+    """
+
+    def build(model: str = "llama-3.1-8b", system: str = "dgx-h100", work: Work | None = None, **fields: Any) -> Case:
+        own = {name.removeprefix("stack."): value for name, value in fields.items() if name.startswith("stack.")}
+        rest = {name: value for name, value in fields.items() if not name.startswith("stack.")}
+        changes = {name if "." in name else f"plan.{name}": value for name, value in rest.items()}
+        plain = lower_serving(Serving.model_validate({**STACK, "policy": own.pop("policy", "chunked")}))
+        changed = {name: value if isinstance(value, bool) else array(value) for name, value in own.items()}
+        case = case_of("serve", system, model, **changes)
+        return replace(case, work=work, stack=replace(plain, **changed))
 
     return build
 

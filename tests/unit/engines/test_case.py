@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.engines.case import Case, Phase, device_graph, micro_batch_graph, new_tokens, stage_classes
-from cosim.records import points
-from cosim.workload.graph import model_flop
+from cosim.overrides import Varied
+from cosim.records import array, points
+from cosim.workload.graph import model_flop, prefill_graph
+from cosim.workload.load import load_workload, lower_workload
+from cosim.workload.work import Work, decode_work, prefill_work
 
 CaseOf = Callable[..., Case]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
@@ -78,3 +82,31 @@ def test_stage_classes_share_the_layers_of_each_point(case_of: CaseOf) -> None:
     # 34 layers on 4 stages: the middle ones take the two that are left over
     np.testing.assert_array_equal(stage.layers[:, 2], [8.0, 9.0, 8.0, 8.0])
     np.testing.assert_array_equal(stage.count[:, 2], [1.0, 2.0, 0.0, 1.0])
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.integers(1, 8), micro=st.integers(1, 4), chunks=st.integers(1, 8), decodes=st.integers(1, 64))
+def test_replicas_and_micro_batches_share_the_sequences_of_a_step(
+    serving: CaseOf, data: int, micro: int, chunks: int, decodes: int
+) -> None:
+    numbers = (array(x) for x in (chunks * data * micro, 50.0, 20.0, decodes * data * micro, 300.0, 1.0))
+    case = serving(work=Work(*numbers), data_parallel=data, micro_batches=micro)
+    graph = micro_batch_graph(case)
+    assert graph.phase == "serve"
+    qkv = next(op for op in graph.matmuls if op.name == "qkv")
+    assert float(qkv.m) == pytest.approx(chunks * 50 + decodes)
+    assert {float(op.batch) for op in graph.attentions} == {float(chunks), float(decodes)}
+
+
+@pytest.mark.parametrize("name", ["bert-large-pretraining", "bert-large"])
+def test_a_step_of_what_keeps_no_cache_is_a_pass_over_its_prompts(serving: CaseOf, case_of: CaseOf, name: str) -> None:
+    if name == "bert-large":
+        model = lower_workload(Varied(load_workload(name)))
+    else:
+        model = case_of("prefill", model=name).model
+    work = prefill_work(array(6.0), array(100.0))
+    case = replace(serving(work=work, data_parallel=2), model=model)
+    whole = prefill_graph(model, array(3.0), array(100.0))
+    assert float(model_flop(model, micro_batch_graph(case))) == pytest.approx(float(model_flop(model, whole)))
+    none = replace(case, work=decode_work(array(4.0), array(9.0)))
+    assert float(model_flop(model, micro_batch_graph(none))) == 0.0

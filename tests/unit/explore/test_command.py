@@ -168,3 +168,9 @@ def test_groups_and_what_is_updated_are_named_where_they_are_not_usual() -> None
     assert not {"plan.shard", "scenario.updates", "scenario.adapter_rank"} & set(usual)
     asked = {"plan.shard": 8, "scenario.updates": "adapters", "scenario.adapter_rank": 4}
     assert usual | asked == settings_of(TRAIN | asked)
+
+
+def test_the_format_of_weights_is_written_where_it_is_another() -> None:
+    assert "plan.weights_dtype" not in settings_of(DECODE)
+    assert settings_of({**DECODE, "plan.weights_dtype": "int4"})["plan.weights_dtype"] == "int4"
+    assert "plan.weights_dtype" not in settings_of({**DECODE, "plan.weights_dtype": ""})

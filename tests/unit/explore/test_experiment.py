@@ -12,6 +12,7 @@ from cosim import library
 from cosim.errors import SpecError
 from cosim.explore.experiment import Compare, Train, load_study
 from cosim.explore.search_file import StrategySearch
+from cosim.explore.serving.serve_file import Serve
 from cosim.explore.sweep_file import Sweep
 
 
@@ -39,6 +40,12 @@ def test_every_shipped_experiment_reads_and_names_known_systems_and_workload(nam
         assert study.experiment.system in library.names("systems")
         assert study.experiment.workload in library.names("workloads")
         assert study.experiment.software in library.names("software")
+        return
+    if isinstance(study.experiment, Serve):
+        for deployment in study.experiment.merged().values():
+            assert deployment.system in library.names("systems")
+            assert deployment.workload in library.names("workloads")
+            assert deployment.stack in library.names("serving")
         return
     assert set(study.experiment.systems) <= set(library.names("systems"))
     assert study.serving is None or set(study.serving.workload) <= set(library.names("workloads"))

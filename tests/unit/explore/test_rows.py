@@ -119,6 +119,7 @@ def test_inputs_of_a_row() -> None:
         "plan.micro_batches": 1,
         "plan.expert_parallel": 1,
         "plan.dtype": "fp8",
+        "plan.weights_dtype": "",
         "plan.kv_dtype": "fp8",
         "plan.algorithm.all_reduce": "fastest",
         "plan.latent": "best",

@@ -25,11 +25,13 @@ from cosim.explore.space import (
     on_nodes,
     searched,
     unlimited,
+    with_choices,
 )
 from cosim.hardware.load import load_chip, load_system
 from cosim.hardware.lower import ChipArrays, MatrixArrays, SystemArrays, lower_chip, lower_system
 from cosim.hardware.vary import vary_system
 from cosim.mapping.legal import divisibility, expert_degrees, legal_plans
+from cosim.mapping.plan import PlanArrays
 from cosim.overrides import Varied, vary
 from cosim.records import array, take
 from cosim.workload.load import load_model, load_workload, lower_workload
@@ -343,3 +345,12 @@ def test_a_network_is_copied_and_never_split(chips: int, batch: int) -> None:
     # All chips where the batch divides, otherwise any number that divides both.
     wanted = {chips} if batch % chips == 0 else {d for d in range(1, chips + 1) if chips % d == 0 and batch % d == 0}
     assert set(found.data.tolist()) == wanted
+
+
+@pytest.mark.parametrize("kept", [None, "int4"])
+def test_a_searched_plan_keeps_what_was_chosen_beside_its_degrees(kept: str | None) -> None:
+    found = PlanArrays(*(array(x) for x in (2.0, 4.0, 1.0, 3.0)), "bf16", "bf16", "fastest")
+    asked = PlanArrays(*(array(1.0),) * 4, "fp8", "int8", "tree", latent="expanded", weights_dtype=kept)
+    made = with_choices(found, asked)
+    assert (made.kv_dtype, made.weights_dtype, made.all_reduce, made.latent) == ("int8", kept, "tree", "expanded")
+    assert (float(made.tensor), float(made.pipeline), float(made.micro_batches), made.dtype) == (2.0, 4.0, 3.0, "bf16")

@@ -302,3 +302,21 @@ def test_a_fault_in_the_chip_of_a_system_is_told_in_the_chip(write: Write) -> No
 def test_systems_are_no_chips_and_chips_no_systems(dgx: System) -> None:
     assert "no accelerator has this name" in str(fault(load_chip, dgx.name))
     assert "no system has this name" in str(fault(load_system, dgx.chip.name))
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ("reserved: 2 GB", 81_559 * 2.0**20),
+        ("stack_capacity: 24 GB", None),
+        ("capacity_shown: 90 GB", 90e9),
+        ("{stack_capacity: 24 GB, capacity_shown: 90 GB}", 90e9),
+    ],
+)
+def test_a_variant_with_another_memory_does_not_show_that_of_its_base(
+    write: Write, change: str, shown: float | None
+) -> None:
+    level = change if change.startswith("{") else f"{{{change}}}"
+    name = write("variant.yaml", f"name: variant\ntitle: A variant\nbase: h100-sxm\nmemory: {{dram: {level}}}\n")
+    found = load_chip(name).memory["dram"].capacity_shown
+    assert (None if found is None else found.si) == shown

@@ -122,7 +122,7 @@ def test_a_chip_known_by_its_peaks_is_lowered_from_them(peaks_only: Chip) -> Non
     assert arrays.cores is None
     assert {dtype: float(peak) for dtype, peak in arrays.matrix.peak.items()} == {"bf16": 2e15, "fp8": 5e15}
     assert values((arrays.vector_peak, arrays.special_peak, arrays.links["scale_up"])) == [60e12, 8e12, 1.4e12]
-    assert values(arrays.memory["dram"]) == [216e9, 7e12, 0.0, 1.0]
+    assert values(arrays.memory["dram"]) == [216e9, 7e12, 0.0, 1.0, 216e9]
     assert arrays.kernel == {}
 
 
@@ -297,3 +297,30 @@ def test_every_shipped_system_is_lowered_to_finite_scalars(name: str) -> None:
     known = replace(arrays, host_capacity=np.ones(()), storage=np.ones(()))
     assert all(np.isfinite(value) for value in values(known))
     assert float(arrays.chips) >= 1.0
+
+
+def test_what_the_driver_shows_is_the_capacity_unless_a_file_says(h100: Chip, peaks_only: Chip) -> None:
+    dram = lower_chip(h100).memory["dram"]
+    assert float(dram.shown) == 81_559 * 2.0**20
+    assert float(dram.shown) > float(dram.capacity)
+    silent = lower_chip(peaks_only).memory["dram"]
+    assert float(silent.shown) == float(silent.capacity)
+
+
+@pytest.mark.parametrize("path", ["capacity", "stacks", "stack_capacity"])
+def test_a_memory_that_is_varied_shows_what_it_then_has(h100: Chip, path: str) -> None:
+    now = {"capacity": 96e9, "stacks": 6.0, "stack_capacity": 24e9}[path]
+    dram = lower_chip(h100, {f"memory.dram.{path}": array(now)}).memory["dram"]
+    assert float(dram.shown) == float(dram.capacity) > 80e9
+
+
+def test_what_is_shown_may_be_varied_itself(h100: Chip) -> None:
+    dram = lower_chip(h100, {"memory.dram.capacity_shown": array([70e9, 90e9])}).memory["dram"]
+    np.testing.assert_array_equal(dram.shown, [70e9, 90e9])
+    assert float(dram.capacity) == float(lower_chip(h100).memory["dram"].capacity)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_no_driver_shows_much_more_or_less_than_there_is(name: str) -> None:
+    dram = lower_chip(load_chip(name)).memory.get("dram")
+    assert dram is None or 0.9 <= float(dram.shown / dram.capacity) <= 1.1

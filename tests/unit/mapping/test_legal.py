@@ -493,3 +493,38 @@ def test_expert_degrees_of_an_asked_width_are_the_legal_ones(
     verdict = judge(model, plan, scenario_of(batch=data), 1000)
     legal = [degree for degree, code in zip(tried, verdict.code, strict=True) if code == 0]
     assert expert_degrees(model, tensor, data, width) == legal
+
+
+DELTA = {"layers": 2, "key_heads": 4, "value_heads": 12, "key_dim": 8, "value_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "limit", "shortfall"),
+    [
+        (1, "", 0.0),
+        (4, "", 0.0),
+        (12, "", 0.0),  # three ranks to a head of keys
+        (8, "tensor_parallel", 4.0),  # 12 = 8 + 4 heads of values
+        (6, "kv_heads", 2.0),  # 6 = 4 + 2 heads of keys
+    ],
+)
+def test_heads_of_linear_attention_divide_as_those_of_attention(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, tensor: int, limit: str, shortfall: float
+) -> None:
+    model = model_of("gpt3-175b", heads=24, kv_heads=24, ffn=960, layers=4, dropout=False, delta=DELTA)
+    verdict = judge(model, plan_of(tensor_parallel=tensor), scenario_of(), 64)
+    assert (LIMITS[int(verdict.code)].name, float(verdict.shortfall)) == (limit, shortfall)
+    assert (tensor in {degree for degree, _, _ in legal_plans(model, 24)}) == (not limit)
+
+
+def test_plans_of_a_hybrid_divide_the_heads_of_its_mixers(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf
+) -> None:
+    mamba = {"pattern": "M*M-", "heads": 6, "head_dim": 8, "state": 16}
+    fields = {"heads": 24, "kv_heads": 24, "ffn": 960, "layers": 4, "gated": False, "position": "none"}
+    model = model_of("gpt3-175b", **fields, tied_embeddings=False, dropout=False, mamba=mamba)
+    found = {tensor for tensor, _, _ in legal_plans(model, 24)}
+    assert found == {1, 2, 3, 6}
+    for tensor in (1, 2, 3, 4, 6, 8, 12):
+        verdict = judge(model, plan_of(tensor_parallel=tensor), scenario_of(), 64)
+        assert (int(verdict.code) == 0) == (tensor in found)

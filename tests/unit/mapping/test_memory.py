@@ -16,7 +16,7 @@ from cosim.mapping.shard import DeviceGraph, shard
 from cosim.mapping.stages import stages
 from cosim.overrides import Varied
 from cosim.records import Array, array
-from cosim.workload.graph import decode_graph, parameters, prefill_graph
+from cosim.workload.graph import decode_graph, kv_bytes_per_token, parameters, prefill_graph
 from cosim.workload.model import ModelArrays
 from cosim.workload.network import Network, lower_network
 
@@ -33,6 +33,7 @@ PLAN = (
     "micro_batches",
     "dtype",
     "kv_dtype",
+    "weights_dtype",
 )
 
 
@@ -313,3 +314,51 @@ def test_micro_batches_of_a_network_hold_less(weigh: Weigh) -> None:
     conv = {"kind": "conv", "inputs": 8, "outputs": 4, "kernel": 3, "height": 10}
     whole, quarter = (weigh(network(conv), "prefill", batch=8, micro_batches=m) for m in (1, 4))
     assert whole.activations.item() == 4 * quarter.activations.item()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(["qwen3.5-397b-a17b", "nemotron-h-56b", "whisper-large-v3", "llama-3.1-8b"]),
+    batch=st.integers(1, 64),
+    context=st.integers(1, 400),
+    tensor=st.sampled_from([1, 2, 4]),
+)
+def test_a_sequence_holds_its_state_beside_its_tokens(
+    model_of: ModelOf, weigh: Weigh, name: str, batch: int, context: int, tensor: int
+) -> None:
+    model = model_of(name)
+    held = weigh(model, batch=batch, context=context, tensor_parallel=tensor).kv.item()
+    heads = np.ceil(model.cache_heads / tensor) / model.cache_heads
+    tokens = float(kv_bytes_per_token(model, 2.0)) * context * float(heads)
+    assert held == pytest.approx(batch * (tokens + float(model.layers * model.state_bytes) / tensor), rel=1e-12)
+
+
+def test_states_of_linear_attention_by_hand(model_of: ModelOf, weigh: Weigh) -> None:
+    # 45 of 60 layers: 64 heads of 128 x 128 at fp32, three inputs of 2 x 16 x 128 + 64 x 128 channels; 15 with a cache
+    state = 45 * (64 * 128 * 128 * 4 + 3 * (2 * 16 * 128 + 64 * 128) * 2)
+    cache = 15 * 2 * 256 * 2 * 2
+    held = weigh(model_of("qwen3.5-397b-a17b"), context=100, batch=3)
+    assert held.kv.item() == pytest.approx(3 * (state + 100 * cache))
+
+
+def test_keys_of_what_was_heard_do_not_grow_with_the_answer(model_of: ModelOf, weigh: Weigh) -> None:
+    short, long = (weigh(model_of("whisper-large-v3"), context=context).kv.item() for context in (1, 101))
+    # 32 layers: keys and values of 20 heads x 64 for 1500 tokens heard, and for each token said
+    each = 32 * 2 * 20 * 64 * 2
+    assert short == pytest.approx(each * (1500 + 1))
+    assert long - short == pytest.approx(each * 100)
+
+
+def test_an_encoder_keeps_no_cache(model_of: ModelOf, weigh: Weigh) -> None:
+    held = weigh(model_of("bert-large-pretraining"), "prefill", batch=8, context=128)
+    assert held.kv.item() == 0.0
+    assert held.weights.item() > 0.0
+
+
+@pytest.mark.parametrize(("stored", "element"), [("fp8", 1.0), ("int4", 0.5)])
+def test_weights_lie_in_the_format_that_they_are_kept_in(
+    model_of: ModelOf, weigh: Weigh, stored: str, element: float
+) -> None:
+    wide, narrow = (weigh(model_of("llama-3.1-8b"), weights_dtype=kept).weights.item() for kept in (None, stored))
+    linear = 32 * (4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336)
+    assert wide - narrow == pytest.approx(linear * (2.0 - element))

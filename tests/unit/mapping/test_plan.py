@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosim.errors import SpecError
-from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays
+from cosim.mapping.plan import Plan, PlanArrays, Scenario, ScenarioArrays, lower_plan
 from cosim.overrides import Varied, vary
-from cosim.records import leaves, points
+from cosim.records import leaves, points, structure
 from cosim.schema import validated
 
 PlanOf = Callable[..., PlanArrays]
@@ -137,3 +137,15 @@ def test_a_scenario_asks_for_at_least_one(field: str) -> None:
 def test_an_unknown_scenario_field_names_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"unknown field.*nearest: .*context"):
         validated(Scenario, {"contxt": 4096})
+
+
+def test_weights_are_kept_in_the_format_of_the_products_unless_told() -> None:
+    assert lower_plan(Varied(Plan())).weights_dtype is None
+    assert lower_plan(vary(Varied(Plan()), {"weights_dtype": "int4"})).weights_dtype == "int4"
+    both = [lower_plan(vary(Varied(Plan()), {"weights_dtype": kept})) for kept in ("int4", None)]
+    assert structure(both[0]) != structure(both[1])
+
+
+def test_weights_in_an_unknown_format_are_refused() -> None:
+    with pytest.raises(SpecError, match="weights_dtype"):
+        vary(Varied(Plan()), {"weights_dtype": "int3"})

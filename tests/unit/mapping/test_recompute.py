@@ -26,14 +26,28 @@ from cosim.mapping.recompute import (
 from cosim.mapping.shard import shard
 from cosim.mapping.stages import by_group, stages
 from cosim.mapping.training import saved_bytes
+from cosim.overrides import Varied
 from cosim.records import array
-from cosim.workload.load import load_workload
+from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.model import Model, ModelArrays
+from cosim.workload.network import has_phase
 from cosim.workload.training import training_graph
 
 ModelOf = Callable[..., ModelArrays]
 PlanOf = Callable[..., PlanArrays]
-LANGUAGE = [name for name in library.names("workloads") if isinstance(load_workload(name), Model)]
+
+
+def is_trained(name: str) -> bool:
+    """Whether a workload is a transformer that this library trains."""
+    model = load_workload(name)
+    try:
+        has_phase(lower_workload(Varied(model)), "train")
+    except SpecError:
+        return False
+    return isinstance(model, Model)
+
+
+LANGUAGE = [name for name in library.names("workloads") if is_trained(name)]
 LENGTH = 1024.0
 SUBSETS = st.sets(st.sampled_from(MODULES)).map(lambda names: ",".join(sorted(names)))
 

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosim.dtypes import bytes_per_element
 from cosim.mapping.plan import PlanArrays
 from cosim.mapping.shard import JOINED, DeviceGraph, DeviceMatmul, DeviceVector, kv_heads_per_rank, quantise, shard
 from cosim.overrides import Varied
 from cosim.records import array
+from cosim.workload.checkpoint import Part
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
 from cosim.workload.network import Network, lower_network
@@ -504,3 +506,70 @@ def test_tokens_travel_with_the_scales_of_their_blocks(model_of: ModelOf, plan_o
     }
     assert sent_in["block"]["dispatch"][0] == pytest.approx(sent_in["tensor"]["dispatch"][0] * (1 + 4 / 128))
     assert sent_in["block"]["combine"] == sent_in["tensor"]["combine"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    dtype=st.sampled_from(["bf16", "fp8", "int8"]),
+    stored=st.sampled_from([None, "fp8", "int4", "mxfp4"]),
+    tensor=st.sampled_from([1, 2, 4]),
+    name=st.sampled_from(["llama-3.1-70b", "mixtral-8x7b"]),
+)
+def test_weights_kept_in_another_format_change_their_bytes_and_no_number_of_them(
+    model_of: ModelOf, plan_of: PlanOf, dtype: str, stored: str | None, tensor: int, name: str
+) -> None:
+    plain, other = (
+        sharded(model_of(name), plan_of(dtype=dtype, tensor_parallel=tensor, weights_dtype=kept))
+        for kept in (None, stored)
+    )
+    for one, two in zip(plain.matmuls, other.matmuls, strict=True):
+        assert (one.dtype, float(one.parameters)) == (two.dtype, float(two.parameters))
+        linear = one.name not in ("logits", "router")
+        assert two.stored == (stored if linear else None)
+        ratio = bytes_per_element(stored or dtype) / bytes_per_element(dtype) if linear else 1.0
+        assert float(two.weight_bytes) == pytest.approx(float(one.weight_bytes) * ratio)
+
+
+NARROW: dict[str, tuple[Part, ...]] = {"nvfp4": ("dense", "experts", "shared_experts"), "int4": ("experts",)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "narrow"),
+    [
+        ({"dtype": "nvfp4"}, {"ffn_in", "ffn_out", "shared_in", "shared_out", "expert_in", "expert_out"}),
+        ({"weights_dtype": "int4"}, {"expert_in", "expert_out"}),
+        ({"weights_dtype": "nvfp4", "dtype": "fp8"}, {"ffn_in", "ffn_out", "shared_in", "shared_out"} | {"expert_in"}),
+    ],
+)
+def test_layers_that_a_checkpoint_keeps_wide_run_and_lie_at_sixteen_bits(
+    model_of: ModelOf, plan_of: PlanOf, fields: dict[str, str], narrow: set[str]
+) -> None:
+    plan = plan_of(**fields)
+    graph = decode_graph(model_of("deepseek-v3"), array(4.0), array(1000.0))
+    device = shard(graph, plan, narrow=NARROW)
+    found = {op.name for op in device.matmuls if (op.stored or op.dtype) not in ("bf16", "fp8")}
+    assert narrow <= found <= narrow | {"expert_out"}
+    for op in device.matmuls:
+        if op.name not in found:
+            assert (op.dtype, op.stored) == ("bf16", None)
+            assert float(op.weight_bytes) == 2.0 * float(op.parameters)
+
+
+@pytest.mark.parametrize(("parts", "kernels"), [(("attention",), 0), (("attention", "attention_out"), 1)])
+def test_what_goes_into_a_wide_product_is_not_quantised(
+    model_of: ModelOf, plan_of: PlanOf, parts: tuple[Part, ...], kernels: int
+) -> None:
+    device = shard(decode_graph(model_of(), array(4.0), array(1000.0)), plan_of(dtype="fp8"), narrow={"fp8": parts})
+    assert [op.name for op in device.vectors].count("quantise") == kernels
+
+
+def test_experts_that_a_checkpoint_does_not_name_stay_wide(model_of: ModelOf, plan_of: PlanOf) -> None:
+    graph = decode_graph(model_of("mixtral-8x7b"), array(4.0), array(1000.0))
+    device = shard(graph, plan_of(dtype="fp8"), narrow={"fp8": ("attention", "attention_out")})
+    assert (matmul(device, "expert_in").dtype, matmul(device, "qkv").dtype) == ("bf16", "fp8")
+
+
+def test_a_format_of_which_no_checkpoint_is_known_holds_every_linear_layer(model_of: ModelOf, plan_of: PlanOf) -> None:
+    graph = decode_graph(model_of("deepseek-v3"), array(4.0), array(1000.0))
+    kept, whole = (shard(graph, plan_of(dtype="int8"), narrow=narrow) for narrow in (NARROW, {}))
+    assert [op.dtype for op in kept.matmuls] == [op.dtype for op in whole.matmuls]

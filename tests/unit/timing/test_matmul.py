@@ -200,3 +200,28 @@ def test_products_of_one_shape_and_other_shares_are_costed_apart(h100: ChipArray
     assert together.dram_bytes[0] == together.dram_bytes[2] > together.dram_bytes[1]
     alone = matmul_cost(*dims(200_000, 64, 576), h100, "bf16", distinct=np.array([0.1]))
     assert together.time[1] == alone.time[0]
+
+
+@pytest.mark.parametrize("engine", ["h100", "tpu", "asic", "flat"])
+@pytest.mark.parametrize("shape", [(1, 8192, 8192), (64, 4096, 14336), (4096, 4096, 4096)])
+def test_narrower_weights_are_never_slower_and_change_no_flop(
+    engine: str, shape: tuple[int, int, int], request: pytest.FixtureRequest
+) -> None:
+    chip: ChipArrays = request.getfixturevalue(engine)
+    dtype = "bf16" if "bf16" in chip.matrix.peak else next(iter(chip.matrix.peak))
+    wide, eight, four = (matmul_cost(*dims(*shape), chip, dtype, weights=kept) for kept in (None, "int8", "int4"))
+    assert float(four.time[0]) <= float(eight.time[0]) <= float(wide.time[0])
+    assert float(four.dram_bytes[0]) < float(eight.dram_bytes[0]) <= float(wide.dram_bytes[0])
+    assert float(four.flop[0]) == float(wide.flop[0])
+
+
+def test_weights_of_a_thin_product_are_widened_on_their_way(flat: ChipArrays) -> None:
+    m, n, k = 1.0, 8192.0, 8192.0
+    cost = matmul_cost(*dims(m, n, k), flat, "bf16", weights="int4")
+    assert float(cost.dram_bytes[0]) == m * k * 2 + n * k / 2 + m * n * 2
+    assert float(cost.time[0]) == pytest.approx(float(cost.dram_bytes[0]) / 2.68e12)
+
+
+def test_weights_in_the_format_of_the_products_are_those_that_are_not_told(h100: ChipArrays) -> None:
+    plain, told = (matmul_cost(*dims(64, 4096, 4096), h100, "fp8", weights=kept) for kept in (None, "fp8"))
+    assert float(plain.time[0]) == float(told.time[0])

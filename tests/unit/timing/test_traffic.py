@@ -131,3 +131,27 @@ def test_capacities_along_the_points_axis_meet_their_own_product() -> None:
     size = np.array([4096.0, 4096.0])
     moved = blocked_traffic(size, size, size, np.array([2 * MIB, 8 * MIB]), Sizes(2.0), "none")
     assert moved == pytest.approx([17 * 32 * MIB, 9 * 32 * MIB])
+
+
+@settings(max_examples=60, deadline=None)
+@given(DIMS, CAPACITY, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from(get_args(Resident)))
+def test_narrower_weights_never_move_more(
+    dims: tuple[int, int, int], capacity: float, stored: float, resident: Resident
+) -> None:
+    m, n, k = (np.full(1, float(size)) for size in dims)
+    plain, narrow = (
+        float(blocked_traffic(m, n, k, array(capacity), sizes, resident)[0])
+        for sizes in (Sizes(2.0), Sizes(2.0, stored=stored))
+    )
+    assert narrow <= plain * (1.0 + 1e-12)
+    assert stored < 2.0 or narrow == plain
+
+
+def test_weights_have_the_size_of_the_other_operand_unless_told() -> None:
+    assert (Sizes(2.0).weight, Sizes(2.0, stored=0.5).weight, Sizes(1.0, 4.0).output) == (2.0, 0.5, 4.0)
+
+
+def test_weights_in_four_bits_stream_at_a_quarter() -> None:
+    m, n, k = (np.full(1, size) for size in (1.0, 8192.0, 8192.0))
+    moved = float(blocked_traffic(m, n, k, array(MIB), Sizes(2.0, stored=0.5), "none")[0])
+    assert moved == 2.0 * 8192 + 0.5 * 8192 * 8192 + 2.0 * 8192

@@ -131,3 +131,30 @@ def test_groups_are_the_chip_and_format_or_the_dataflow() -> None:
 def test_nothing_is_predicted_from_nothing() -> None:
     assert predict("matmul", []) == []
     assert predict("systolic", []) == []
+
+
+def test_served_runs_are_grouped_by_source_chip_and_model() -> None:
+    given_ = {
+        "workload": "llama-3.1-8b",
+        "accelerator": "h100-sxm",
+        "num_accelerators": 1,
+        "tp": 1,
+        "batch": 4,
+        "batch_kind": "static_batch",
+        "input_len": 100,
+        "output_len": 20,
+        "measured_quantity": "e2e_s",
+        "measured_value": 0.2,
+        "source": "lab",
+    }
+    rows = [
+        Case("a", 2, {name: str(value) for name, value in given_.items()}),
+        Case("b", 3, {name: str(value) for name, value in {**given_, "workload": "no-model"}.items()}),
+    ]
+    first, second = predict("inference", rows)
+    assert first.group == ("lab", "h100-sxm", "llama-3.1-8b")
+    assert first.predicted is not None
+    assert (first.measured, first.reason) == (0.2, "")
+    assert (second.predicted, second.reason) == (None, "workload no-model is not in the library")
+    keyed = [Case(row.id, row.line, {**row.values, "source_key": "bench"}) for row in rows]
+    assert {row.group[0] for row in predict("inference", keyed)} == {"bench"}

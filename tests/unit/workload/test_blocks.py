@@ -13,12 +13,15 @@ from cosim.records import array
 from cosim.workload.blocks import (
     Tokens,
     attention_block,
+    attention_ops,
+    attention_products,
     embedding,
     feed_forward,
     feed_forward_block,
     head,
     joined,
     norms,
+    uncached,
 )
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Graph, Matmul
@@ -275,3 +278,35 @@ def test_the_feed_forward_knows_the_imbalance_of_its_router(
 def test_sinks_are_one_number_a_head(lowered: Lowered, qk_norm: bool, sinks: bool, scales: float) -> None:
     (rope,) = attention_block(lowered(qk_norm=qk_norm, sinks=sinks), tokens()).vectors
     assert float(rope.parameters) == scales
+
+
+def test_products_of_attention_stand_around_its_kernels(lowered: Lowered) -> None:
+    for model in (lowered(), lowered(output_gate=True, qk_norm=True)):
+        around, whole = attention_products(model, tokens()), attention_block(model, tokens())
+        assert not around.attentions
+        assert (around.matmuls, around.vectors, around.collectives) == (
+            whole.matmuls,
+            whole.vectors,
+            whole.collectives,
+        )
+        assert attention_ops(model, tokens()) == whole.attentions
+
+
+@pytest.mark.parametrize(("position", "kernels"), [("rotary", ["rotary_and_cache"]), ("learned", [])])
+def test_a_block_without_a_cache_rotates_or_touches_nothing(
+    lowered: Lowered, position: str, kernels: list[str]
+) -> None:
+    model = lowered(position=position)
+    made = uncached(model, attention_block(model, tokens()))
+    assert [op.name for op in made.vectors] == kernels
+    assert [op.cached_keys for op in made.attentions] == [False]
+    assert [op.name for op in made.matmuls] == ["qkv", "attention_out"]
+
+
+def test_a_layer_of_a_hybrid_has_one_norm(lowered: Lowered) -> None:
+    mamba = {"pattern": "MM*-M-", "heads": 4, "head_dim": 8, "state": 16}
+    hybrid = lowered(mamba=mamba, gated=False, position="none")
+    counts = [[float(op.count) for op in norms(model, tokens()).vectors] for model in (lowered(), hybrid)]
+    assert counts == [[2.0], [1.0]]
+    dense = feed_forward(hybrid, tokens(), array(0.0))
+    assert [float(op.count) for op in dense.matmuls] == [pytest.approx(2 / 6)] * 2

@@ -1,4 +1,4 @@
-"""Encoders as they are trained: every token sees all, the head fills in masked ones."""
+"""Encoders as they are trained and served: every token sees all, a head fills in masked ones or sums up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import array
-from cosim.workload.graph import model_flop, parameters
+from cosim.workload.graph import model_flop, parameters, prefill_graph
 from cosim.workload.load import load_model
 from cosim.workload.model import Model, ModelArrays, lower_model
 from cosim.workload.ops import Graph
@@ -66,3 +66,38 @@ def test_the_shipped_encoder_has_the_size_of_the_checkpoint() -> None:
     model = lower_model(Varied(load_model("bert-large-pretraining")))
     # Without segments (2 x 1024) and the two classes of the next sentence (2 x 1024 + 2).
     assert float(parameters(model)) == 336_226_108 - 2 * 1024 - (2 * 1024 + 2)
+
+
+def served(model: ModelArrays, sequences: float = 3.0, length: float = 40.0) -> Graph:
+    return prefill_graph(model, array(sequences), array(length))
+
+
+@settings(max_examples=20, deadline=None)
+@given(sequences=st.integers(1, 9), length=st.integers(1, 300))
+def test_serving_is_the_layers_and_the_pooler(
+    describe: Describe, plain_choices: dict[str, Any], sequences: int, length: int
+) -> None:
+    model = encoder(describe, plain_choices)
+    trained = training_graph(model, array(sequences), array(length), fused=True)
+    head = 2 * 64 * (64 + 100) * sequences * length  # the transform and the logits of every position
+    assert float(model_flop(model, served(model, sequences, length))) == pytest.approx(
+        float(model_flop(model, trained)) - head
+    )
+
+
+def test_what_is_served_has_no_cache_and_no_logits(describe: Describe, plain_choices: dict[str, Any]) -> None:
+    model = encoder(describe, plain_choices)
+    made = served(model)
+    names = {op.name for op in (*made.matmuls, *made.vectors)}
+    assert {"pooler", "pooler_tanh", "embedding_norm"} <= names
+    assert not names & {"logits", "sampling", "rotary_and_cache", "masked_transform"}
+    assert [(op.causal, op.cached_keys) for op in made.attentions] == [(False, False)]
+    assert not made.saved
+    assert (float(model.kept_per_token), model.keeps_cache) == (0.0, False)
+    assert lower_model(Varied(describe(**plain_choices))).keeps_cache
+
+
+def test_an_encoder_that_rotates_touches_queries_and_keys(describe: Describe) -> None:
+    model = lower_model(Varied(describe(causal=False)))
+    assert "rotary_and_cache" in {op.name for op in served(model).vectors}
+    assert all(not op.cached_keys for op in served(model).attentions)

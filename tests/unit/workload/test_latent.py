@@ -15,7 +15,7 @@ from cosim.overrides import Varied
 from cosim.records import array
 from cosim.workload.blocks import attention_block
 from cosim.workload.graph import attention_flop, decode_graph, model_flop, parameters
-from cosim.workload.latent import latent_attention, latent_block
+from cosim.workload.latent import latent_attention, latent_block, latent_ends, latent_up
 from cosim.workload.load import load_model
 from cosim.workload.model import ModelArrays, lower_model
 from cosim.workload.ops import Attention, Graph, Matmul
@@ -247,3 +247,28 @@ def test_widths_may_vary_by_point(lowered: Lowered, latent_choices: Choices, lat
     together = parameters(dataclasses.replace(base, kv_latent=array(latent)))
     alone = [float(parameters(lowered(**{**latent_choices, "kv_latent": width}))) for width in latent]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("absorbed", [True, False])
+def test_a_block_is_its_ends_around_its_form(lowered: Lowered, latent_choices: Choices, absorbed: bool) -> None:
+    model = lowered(**latent_choices)
+    whole = latent_block(model, tokens(), absorbed=absorbed)
+    up = latent_up(model, tokens(), absorbed=absorbed)
+    parts = latent_ends(model, tokens(), up, (latent_attention(model, tokens(), absorbed=absorbed),))
+    assert [op.name for op in parts.matmuls] == [op.name for op in whole.matmuls]
+    assert flop(parts) == flop(whole)
+    ends = latent_ends(model, tokens(), (), ())
+    assert flop(ends) == pytest.approx(flop(whole) - flop(dataclasses.replace(whole, matmuls=up)), rel=1e-12)
+    assert [op.name for op in ends.vectors] == [op.name for op in whole.vectors]
+
+
+def test_an_index_stands_between_down_and_up(lowered: Lowered, latent_choices: Choices) -> None:
+    index = {"index_heads": 4, "index_dim": 8, "index_keys": 16}
+    plain, indexed = (latent_block(lowered(**latent_choices, **more), tokens(), absorbed=True) for more in ({}, index))
+    names, more = ([op.name for op in block.matmuls] for block in (plain, indexed))
+    assert [name for name in more if name in names] == names
+    added = [name for name in more if name not in names]
+    assert added
+    assert more.index(added[0]) > more.index("query_up")
+    assert more.index(added[-1]) < more.index("key_absorb")
+    assert len(indexed.attentions) == len(plain.attentions) + 1

@@ -117,6 +117,10 @@ def test_a_network_is_one_layer_without_cache_or_hidden_size() -> None:
     assert float(lower_network(network(max_positions=512)).max_positions) == 512.0
 
 
+def test_a_network_is_followed_by_no_answer() -> None:
+    assert not lower_network(network()).keeps_cache
+
+
 def test_tokens_are_asked_for_where_a_layer_has_them() -> None:
     assert lower_network(network()).has_tokens
     assert not lower_network(network(LAYERS[0], LAYERS[2])).has_tokens
@@ -133,10 +137,12 @@ def test_a_network_has_no_decode_step() -> None:
     has_phase(lower_model(Varied(load_model("llama-3.1-8b"))), "decode")
 
 
-@pytest.mark.parametrize(("name", "what"), [("bert-large-pretraining", "an encoder"), ("nemotron-h-56b", "a hybrid")])
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_what_is_described_to_be_trained_is_not_served(name: str, what: str, phase: str) -> None:
-    model = lower_model(Varied(load_model(name)))
-    has_phase(model, "train")
-    with pytest.raises(SpecError, match=f"is not served here: it is {what}"):
-        has_phase(model, phase)
+def test_an_encoder_has_no_decode_step_and_a_hybrid_has_all() -> None:
+    encoder, hybrid = (lower_model(Varied(load_model(name))) for name in ("bert-large-pretraining", "nemotron-h-56b"))
+    for phase in ("prefill", "train"):
+        has_phase(encoder, phase)
+    for phase in ("prefill", "decode", "train"):
+        has_phase(hybrid, phase)
+    with pytest.raises(SpecError, match="has no decode step: it is an encoder") as caught:
+        has_phase(encoder, "decode")
+    assert (caught.value.field, caught.value.value) == ("workload", "bert-large-pretraining")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cosim.errors import SpecError
 from cosim.explore.serving import store
-from cosim.explore.serving.records import COLUMNS, of_tuples
+from cosim.explore.serving.records import COLUMNS, Served, of_tuples
 from cosim.explore.serving.store import RecordWriter, read_records
 
 Row = tuple[float, ...]
@@ -116,3 +117,16 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is missing from the records") as caught:
         list(read_records(path))
     assert caught.value.file == path
+
+
+def test_columns_are_appended_behind_rows(served: Callable[..., Served], tmp_path: Path) -> None:
+    path = tmp_path / "requests.parquet"
+    some = served(3)
+    row = tuple(float(getattr(some, name)[0]) for name in COLUMNS)
+    with RecordWriter(path) as writer:
+        writer.write([row])
+        writer.add(some)
+    (found,) = read_records(path)
+    assert writer.rows == len(found) == 4
+    assert found.arrival_s.tolist() == [0.0, 0.0, 1.0, 2.0]
+    assert found.prompt_tokens.tolist() == [100] * 4

@@ -1,0 +1,108 @@
+"""A request log of a server and the header beside it: what was served, on what, with which settings.
+
+The log is a CSV of requests; `NAME.header.json` beside `NAME.csv` names chip, system, workload, degrees, engine and
+settings of its scheduler. Fields that are not known here are passed over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from cosim import documents, library
+from cosim.errors import SpecError, nearest
+from cosim.explore.serving.serve_file import Deployment
+from cosim.hardware.load import usual_systems
+from cosim.schema import Frozen, validated
+from cosim.validation.inference_rows import FORMATS
+
+
+class _Read(Frozen):
+    """Part of a header: what is not known is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class LogScheduler(_Read):
+    """Settings as the engine calls them; null is the engine's default."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+
+
+class LogCache(_Read):
+    """Blocks of the cache of one engine, as it counted them."""
+
+    num_gpu_blocks: int | None = None
+    block_size: int | None = None
+    gpu_memory_utilization: float | None = None
+
+
+class LogHeader(_Read):
+    """What was served with what."""
+
+    name: str
+    accelerator: str
+    system: str = ""
+    workload: str
+    num_accelerators: int = 1
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    dp: int = 1
+    engine: str
+    weights_dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    scheduler: LogScheduler = LogScheduler()
+    kv_cache: LogCache = LogCache()
+
+
+def header_path(log: Path) -> Path:
+    """Where the header of a log lies."""
+    return log.with_name(f"{log.stem}.header.json")
+
+
+def read_header(log: Path) -> LogHeader:
+    """The header of a log. Raises SpecError where there is none or it lacks something."""
+    document = documents.read(header_path(log))
+    return validated(LogHeader, document.data, document)
+
+
+def deployment_of(header: LogHeader) -> tuple[Deployment, list[str]]:
+    """The deployment that a header describes, and what was completed. Raises SpecError."""
+    completed: list[str] = []
+    stack = header.engine.split()[0].lower() if header.engine.split() else ""
+    known = library.names("serving")
+    if stack not in known:
+        raise SpecError(
+            "is no serving stack of the library", field="engine", value=header.engine, hint=nearest(stack, known)
+        )
+    system = header.system
+    if system not in library.names("systems"):
+        usual = usual_systems().get(header.accelerator)
+        if usual is None:
+            raise SpecError("is not in the library, nor a system of its chip", field="system", value=system)
+        completed.append(f"system {usual} in place of {system or '(blank)'}")
+        system = usual
+    settings, cache = header.scheduler, header.kv_cache
+    scheduler = {
+        "max_sequences": settings.max_num_seqs,
+        "token_budget": settings.max_num_batched_tokens,
+        "max_context": settings.max_model_len,
+        "memory_share": cache.gpu_memory_utilization,
+        "block_tokens": cache.block_size,
+    }
+    weights, kept = (FORMATS.get(word, word) for word in (header.weights_dtype, header.kv_dtype))
+    plan = {
+        "tensor_parallel": header.tp,
+        "pipeline_parallel": header.pp,
+        "data_parallel": header.dp,
+        "expert_parallel": header.ep,
+        "dtype": weights,
+        "kv_dtype": kept,
+    }
+    said = {name: value for name, value in scheduler.items() if value is not None}
+    data = {"system": system, "workload": header.workload, "stack": stack, "plan": plan, "scheduler": said}
+    return validated(Deployment, {**data, "routing": "least_loaded"}), completed

@@ -1,0 +1,192 @@
+"""Tables of steps: equal to direct steps on the grid, close between, rising; blocks of the cache."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosim.engines.case import Case
+from cosim.engines.served import step_seconds
+from cosim.engines.served_memory import room
+from cosim.engines.serving.steps import kv_blocks, step_table
+from cosim.engines.serving.table import StepTable
+from cosim.hardware.load import load_system
+from cosim.hardware.lower import lower_system
+from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
+from cosim.mapping.serving import Serving, lower_serving
+from cosim.overrides import Varied, vary
+from cosim.records import array
+from cosim.workload.load import load_model
+from cosim.workload.model import lower_model
+from cosim.workload.work import Work
+
+STACK = {"name": "plain", "title": "Plain", "token_budget": 2048, "max_sequences": 256, "memory_share": 0.9}
+MODELS = ("llama-3.1-8b", "gpt-oss-20b", "deepseek-v2-lite", "nemotron-3-nano-30b-a3b", "qwen3-30b-a3b")
+LIKE = pytest.mark.parametrize("model", MODELS)
+HOST: dict[str, Any] = {"host_step": array(5e-4), "host_sequence": array(2e-6)}
+
+
+@functools.cache
+def case(model: str, tensor: int = 1, data: int = 1) -> Case:
+    plan = vary(Varied(Plan()), {"tensor_parallel": tensor, "data_parallel": data})
+    return Case(
+        "serve",
+        lower_system(Varied(load_system("dgx-h100"))),
+        lower_model(Varied(load_model(model))),
+        lower_plan(plan),
+        lower_scenario(Varied(Scenario())),
+        stack=replace(lower_serving(Serving.model_validate({**STACK, "policy": "chunked"})), **HOST),
+    )
+
+
+@functools.cache
+def table(model: str, tensor: int = 1, data: int = 1) -> StepTable:
+    return step_table(case(model, tensor, data), most_tokens=4096, most_context=8192)
+
+
+def direct(model: str, work: Work) -> float:
+    return float(np.ravel(step_seconds(case(model), [work])[0])[0])
+
+
+def mixed(chunks: float, chunk: float, past: float, decodes: float, context: float) -> Work:
+    return Work(*(array(x) for x in (chunks, chunk, past, decodes, context, chunks + decodes)))
+
+
+def looked_up(model: str, chunks: int, chunk: int, past: float, decodes: int, context: float) -> float:
+    pairs = chunks * chunk * (past + (chunk + 1) / 2)
+    return table(model).seconds(chunks * chunk, pairs, decodes, decodes * context, chunks + decodes)
+
+
+@LIKE
+@settings(max_examples=8, deadline=None)
+@given(count=st.sampled_from([1, 4, 24, 64, 192, 256]), context=st.sampled_from([1, 64, 512, 1536, 8192]))
+def test_decode_steps_on_the_grid_are_direct_ones(model: str, count: int, context: int) -> None:
+    # Levelled where more tokens take less: at one cached token that is most of what attention takes.
+    found = looked_up(model, 0, 0, 0.0, count, context)
+    assert found == pytest.approx(direct(model, mixed(0, 0, 0, count, context)), rel=0.03)
+
+
+@LIKE
+@settings(max_examples=8, deadline=None)
+@given(tokens=st.sampled_from([127, 512, 1024, 2048]), seen=st.sampled_from([0, 512, 3072]))
+def test_one_piece_of_a_prompt_is_a_direct_step(model: str, tokens: int, seen: int) -> None:
+    found = looked_up(model, 1, tokens, seen, 0, 0)
+    assert found == pytest.approx(direct(model, mixed(1, tokens, seen, 0, 0)), rel=0.04)
+
+
+@LIKE
+@settings(max_examples=12, deadline=None)
+@given(
+    chunks=st.integers(1, 6),
+    chunk=st.integers(64, 600),
+    decodes=st.integers(1, 200),
+    context=st.integers(64, 8000),
+)
+def test_mixed_steps_between_are_close(model: str, chunks: int, chunk: int, decodes: int, context: int) -> None:
+    found = looked_up(model, chunks, chunk, 0.0, decodes, context)
+    # Products grow in tiles, and several prompts of odd lengths fill theirs less well than the table's.
+    assert found == pytest.approx(direct(model, mixed(chunks, chunk, 0, decodes, context)), rel=0.12)
+
+
+@LIKE
+def test_many_short_prompts_cost_less_than_a_long_one_of_as_many_tokens(model: str) -> None:
+    many, one = looked_up(model, 32, 128, 0.0, 0, 0), looked_up(model, 1, 4096, 0.0, 0, 0)
+    assert many < one
+    assert many == pytest.approx(direct(model, mixed(32, 128, 0, 0, 0)), rel=0.08)
+
+
+@LIKE
+def test_every_term_rises_along_tokens_and_keys(model: str) -> None:
+    made = table(model)
+    for values in (made.linear_s, made.head_s):
+        assert np.all(np.diff(values) >= 0.0)
+    for values in (made.prefill_s, made.decode_s):
+        assert np.all(np.diff(values, axis=0) >= 0.0)
+        assert np.all(np.diff(values, axis=1) >= 0.0)
+        assert np.all(values >= 0.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    model=st.sampled_from(MODELS),
+    new=st.integers(0, 3000),
+    decodes=st.integers(1, 256),
+    context=st.integers(1, 8000),
+    more=st.tuples(st.integers(0, 500), st.integers(0, 100), st.integers(0, 2000)),
+)
+def test_more_in_a_step_never_takes_less(
+    model: str, new: int, decodes: int, context: int, more: tuple[int, int, int]
+) -> None:
+    def seconds(new: int, decodes: int, context: int) -> float:
+        return table(model).seconds(new, new * 500.0, decodes, decodes * float(context), decodes)
+
+    least = seconds(new, decodes, context)
+    assert seconds(new, decodes, context + more[2]) >= least * (1.0 - 1e-12)
+    assert seconds(new, decodes + more[1], context) >= least * (1.0 - 1e-12)
+    assert new == 0 or seconds(new + more[0], decodes, context) >= least * (1.0 - 1e-12)
+
+
+def test_the_grid_reaches_what_is_asked() -> None:
+    made = step_table(case("llama-3.1-8b"), most_tokens=1000, most_context=5000)
+    assert (made.tokens[0], made.tokens[-1]) == (1.0, 1000.0)
+    assert (made.contexts[0], made.contexts[1], made.contexts[-1]) == (1.0, 64.0, 5000.0)
+    assert np.all(np.diff(made.tokens) > 0.0)
+    assert {64.0, 96.0, 128.0, 192.0} <= set(made.contexts.tolist())
+
+
+def test_the_host_is_told_apart() -> None:
+    made = table("llama-3.1-8b")
+    assert (made.host_step_s, made.host_sequence_s, made.host_hidden) == (5e-4, 2e-6, False)
+    without = replace(case("llama-3.1-8b"), stack=None)
+    own = float(without.system.chip.launch.host_step)
+    plain = step_table(without, most_tokens=64, most_context=128)
+    assert (plain.host_step_s, plain.host_sequence_s) == (own, 0.0)
+    np.testing.assert_allclose(plain.linear_s, made.linear_s[: len(plain.linear_s)], rtol=1e-12)
+
+
+def test_a_stack_that_does_not_say_has_the_host_of_the_chip() -> None:
+    known = case("llama-3.1-8b")
+    assert known.stack is not None
+    silent = replace(known, stack=replace(known.stack, host_step=array(np.nan)))
+    made = step_table(silent, most_tokens=8, most_context=64)
+    assert made.host_step_s == float(known.system.chip.launch.host_step)
+
+
+def test_a_draft_is_a_step_of_the_smaller_model() -> None:
+    drafts = case("llama-3.1-8b")
+    made = step_table(case("qwen3-30b-a3b"), most_tokens=64, most_context=8192, draft=drafts)
+    assert made.draft_s is not None
+    # Drawn from a table like its own: at the nearest context to 4,096 tokens, without a host.
+    whole = direct("llama-3.1-8b", mixed(0, 0, 0, 64, 4096)) - 5e-4 - 64 * 2e-6
+    assert float(made.draft_s[-1]) == pytest.approx(whole, rel=0.01)
+    assert table("llama-3.1-8b").draft_s is None
+
+
+def test_the_busiest_of_several_replicas_has_whole_sequences() -> None:
+    one, two = table("qwen3-30b-a3b"), table("qwen3-30b-a3b", 1, 2)
+    at = {int(count): index for index, count in enumerate(one.tokens)}
+    np.testing.assert_allclose(two.linear_s[at[1]], two.linear_s[at[2]], rtol=1e-12)
+    assert two.linear_s[at[64]] == pytest.approx(one.linear_s[at[32]], rel=0.02)
+
+
+@LIKE
+def test_blocks_are_as_many_as_the_room_holds(model: str) -> None:
+    known = case(model)
+    blocks = kv_blocks(known, 16)
+    held = room(known, array(4096.0))
+    assert blocks * float(held.per_sequence[0]) * 16 / 4096 <= float(held.left[0])
+    assert (blocks + 1) * float(held.per_sequence[0]) * 16 / 4096 > float(held.left[0])
+    assert kv_blocks(known, 32) == pytest.approx(blocks / 2, abs=1)
+
+
+def test_replicas_have_as_many_blocks_each_and_weights_too_large_leave_none() -> None:
+    known = case("llama-3.1-8b")
+    assert kv_blocks(case("llama-3.1-8b", 1, 2), 16) == pytest.approx(2 * kv_blocks(known, 16), abs=1)
+    assert known.stack is not None
+    assert kv_blocks(replace(known, stack=replace(known.stack, memory_share=array(0.1))), 16) == 0

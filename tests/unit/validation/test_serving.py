@@ -1,0 +1,164 @@
+"""Request logs replayed: the header, our own times without error, scaled ones with it, what is skipped and why."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cosim
+from cosim.errors import InfeasibleError, SpecError
+from cosim.validation.cases import read_cases
+from cosim.validation.serving import QUANTITIES, replay, validate_serving
+from cosim.validation.serving_log import deployment_of, header_path, read_header
+
+pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
+Write = Callable[..., Path]
+HEADER: dict[str, Any] = {
+    "name": "mine",
+    "accelerator": "h100-sxm",
+    "system": "dgx-h100",
+    "workload": "llama-3.1-8b",
+    "num_accelerators": 1,
+    "engine": "vLLM 0.19.0",
+    "weights_dtype": "bf16",
+    "kv_dtype": "bf16",
+    "scheduler": {"max_num_seqs": 64, "max_num_batched_tokens": 2048, "max_model_len": None, "policy": "fcfs"},
+    "kv_cache": {"num_gpu_blocks": 2000, "block_size": 16, "gpu_memory_utilization": 0.9},
+    "dataset": "drawn",
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A log of so many requests with made-up times, or with `times` by quantity, and its header."""
+
+    def _write(count: int = 40, times: dict[str, Any] | None = None, **header: Any) -> Path:
+        random = np.random.default_rng(0)
+        path = tmp_path / "log.csv"
+        arrival = np.cumsum(random.exponential(0.1, count))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            file.write("# made up\n")
+            out = csv.writer(file)
+            out.writerow(["request_id", "arrival", "input_len", "output_len", *QUANTITIES])
+            for index in range(count):
+                row = [f"r{index}", arrival[index], 200 + 10 * index, 1 + index % 7]
+                out.writerow([*row, *((1.0 if times is None else times[name][index]) for name in QUANTITIES)])
+        header_path(path).write_text(json.dumps({**HEADER, **header}), encoding="utf-8")
+        return path
+
+    return _write
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_a_log_of_our_own_times_is_met(write: Write, factor: float) -> None:
+    first = write()
+    own = replay(read_cases("serving", first), first).predicted
+    found = validate_serving(write(times={name: values * factor for name, values in own.items()}))
+    assert found["kind"] == "serving"
+    assert set(found["groups"]) == set(QUANTITIES)
+    for group in found["groups"].values():
+        for name in ("median_abs_error", "p90_abs_error"):
+            assert group[name] == pytest.approx(abs(1.0 / factor - 1.0), abs=1e-9)
+        for name in ("mean", "p50", "p90", "p99"):
+            assert group[f"error_of_{name}"] == pytest.approx(1.0 / factor - 1.0, abs=1e-9)
+    assert found["evaluated"] + len(found["skipped"]) == found["cases"] == 120
+    assert {row["id"] for row in found["rows"]} >= {"r0 ttft_s", "r39 e2e_s"}
+
+
+def test_what_has_no_answer_is_skipped_with_its_reason(write: Write) -> None:
+    found = validate_serving(write(scheduler={"max_model_len": 500}))
+    reasons = {each["id"]: each["reason"] for each in found["skipped"]}
+    assert reasons["r0 tpot_s"] == "tpot_s was not measured" or "one token" in reasons["r0 tpot_s"]
+    assert reasons["r39 e2e_s"] == "the request is refused"
+    assert found["about"]["refused"]["max_context"] > 0
+    blank = {name: [""] * 40 if name == "tpot_s" else [1.0] * 40 for name in QUANTITIES}
+    found = validate_serving(write(times=blank))
+    assert found["groups"]["tpot_s"]["evaluated"] == 0
+    assert found["groups"]["tpot_s"]["error_of_mean"] is None
+    assert found["groups"]["ttft_s"]["evaluated"] == 40
+
+
+def test_the_order_of_the_log_does_not_matter(write: Write) -> None:
+    path = write()
+    straight = replay(read_cases("serving", path), path)
+    cases = list(reversed(read_cases("serving", path)))
+    for name in QUANTITIES:
+        assert np.array_equal(replay(cases, path).predicted[name][::-1], straight.predicted[name], equal_nan=True)
+
+
+def test_a_header_is_a_deployment(write: Write) -> None:
+    header = read_header(write())
+    asked, completed = deployment_of(header)
+    assert completed == []
+    assert (asked.system, asked.workload, asked.stack) == ("dgx-h100", "llama-3.1-8b", "vllm")
+    assert (asked.scheduler.token_budget, asked.scheduler.max_sequences) == (2048, 64)
+    assert (asked.scheduler.memory_share, asked.scheduler.block_tokens, asked.scheduler.max_context) == (0.9, 16, None)
+    assert asked.plan.dtype == "bf16"
+    path = write(weights_dtype="fp16", system="not-known")
+    asked, completed = deployment_of(read_header(path))
+    assert asked.plan.dtype == "bf16"
+    assert completed == [f"system {asked.system} in place of not-known"]
+
+
+def test_blocks_that_the_engine_counted_are_taken(write: Write) -> None:
+    path = write()
+    found = replay(read_cases("serving", path), path)
+    assert (found.used_blocks, max(found.run.most_blocks) <= 2000) == (2000, True)
+    assert found.modelled_blocks > 20_000
+    path = write(kv_cache={})
+    assert replay(read_cases("serving", path), path).used_blocks > 20_000
+
+
+def test_ranks_that_share_experts_hold_their_blocks_each(write: Write) -> None:
+    moe = {"workload": "qwen3-30b-a3b", "num_accelerators": 2, "ep": 2, "dp": 2}
+    path = write(**moe)
+    found = replay(read_cases("serving", path), path)
+    assert found.used_blocks == 4000
+    path = write(num_accelerators=2, dp=2)
+    assert len(replay(read_cases("serving", path), path).run.busy_s) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"engine": "vlm 1"}, "engine: is no serving stack of the library.*nearest: vllm"),
+        ({"accelerator": "abacus", "system": ""}, "system: is not in the library, nor a system of its chip"),
+        ({"workload": "llama"}, "workload: no workload has this name"),
+        ({"tp": 0}, "tensor_parallel"),
+    ],
+)
+def test_a_header_that_cannot_be_served(write: Write, header: dict[str, Any], message: str) -> None:
+    path = write(**header)
+    with pytest.raises(SpecError, match=message) as error:
+        validate_serving(path)
+    assert error.value.file == header_path(path)
+
+
+def test_a_log_needs_its_header_and_its_numbers(write: Write) -> None:
+    path = write()
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(",200,", ",zero,"), encoding="utf-8")
+    with pytest.raises(SpecError, match="input_len: is no such number") as error:
+        validate_serving(path)
+    assert (error.value.file, error.value.line) == (path, 3)
+    header_path(path).unlink()
+    with pytest.raises(SpecError, match="no such file"):
+        validate_serving(path)
+
+
+def test_a_model_that_does_not_fit_says_so(write: Write) -> None:
+    with pytest.raises(InfeasibleError, match="memory"):
+        validate_serving(write(workload="llama-3.1-70b"))
+
+
+def test_from_python_and_with_a_group(write: Write) -> None:
+    path = write()
+    assert cosim.validate("serving", path)["cases"] == 120
+    with pytest.raises(SpecError, match="--group: does not go with --kind serving"):
+        cosim.validate("serving", path, group="arrival")

@@ -27,6 +27,7 @@ def shipped() -> None:
     print(line("systolic cycles (exact forms)", found))
     print(line("collectives, published figures", cosim.validate(suite="collective")))
     print(line("training steps (Korthikanti 2022, not fitted)", cosim.validate(suite="training")))
+    print(line("inference, published points", cosim.validate(suite="inference")))
 
 
 def measured(folder: Path) -> None:

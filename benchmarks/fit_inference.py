@@ -4,7 +4,7 @@ Usage: python benchmarks/fit_inference.py FOLDER [STACK ...]
 
 FOLDER holds inference.csv in the schema of `cosim validate --kind inference`. STACK is a fit of
 experiments/validation/inference_known.yaml, where the constants of each stack are listed; without one all are fitted
-(some minutes). At most one constant is fitted for 30 rows, and none of a stack of fewer than 50. Runs whose name has an
+(some minutes). At most one constant is fitted for 20 rows, and none of a stack of fewer than 50. Runs whose name has an
 even MD5 are fitted, the others held out; models with draft heads are never fitted. Nothing is written: a value that
 moved is for a person to look at and to put into the file of its stack.
 """

@@ -311,3 +311,55 @@ def write_steps() -> Callable[..., Path]:
         return path
 
     return written
+
+
+SERVED: dict[str, object] = {
+    "id": "r",
+    "source": "lab: table 1",
+    "source_key": "lab",
+    "accelerator": "h100-sxm",
+    "system": "dgx-h100",
+    "software_stack": "vllm",
+    "workload": "llama-3.1-8b",
+    "weights_dtype": "bf16",
+    "kv_dtype": "",
+    "num_accelerators": 1,
+    "tp": 1,
+    "pp": 1,
+    "ep": "",
+    "dp": 1,
+    "batch": 16,
+    "batch_kind": "max_concurrency",
+    "offered_qps": "",
+    "input_len": 1024,
+    "output_len": 128,
+    "mode": "server",
+    "measured_quantity": "tpot_s",
+    "measured_value": 0.01,
+    "spec_decode": "no",
+    "point_id": "",
+    "notes": "",
+}
+"""A measured served point that is quick to answer."""
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., Case]:
+    """Makes a row of a file of measured inference runs: `served(id, column=value, ...)`."""
+
+    def made(name: str = "r", **values: object) -> Case:
+        return Case(name, 1, {key: str(value) for key, value in {**SERVED, "id": name, **values}.items()})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def write_served() -> Callable[..., Path]:
+    """Writes rows as a file: `write_served(path, row, ...)`."""
+
+    def written(path: Path, *rows: Case) -> Path:
+        lines = [",".join(SERVED), *(",".join(row.values[name] for name in SERVED) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return written

@@ -22,7 +22,7 @@ from cosim.validation.cases import read_cases
 from cosim.validation.inference import Answer, answers
 from cosim.validation.inference_known import Known, RowFile, RowSet, in_fitted_half, known
 from cosim.validation.inference_left_out import left_out, specified
-from cosim.validation.inference_rows import lowered
+from cosim.validation.named import lowered
 from cosim.validation.row_system import names_of
 from cosim.validation.statistics import macro_median, summary
 from cosim.validation.training_known import is_fitted

@@ -33,6 +33,7 @@ from cosim.validation.training_known import Fit, fits_of
 
 START = "request_start"
 """The constant that times to the first token are for."""
+ROWS_PER_CONSTANT = 20
 STEPS = (0.4, 0.2, 0.1, 0.05)
 """In logarithms."""
 MOST = 4
@@ -83,7 +84,7 @@ def fit_inference(fit: Fit, what: Known, folder: Path) -> Fitted:
     """The constants of one fit, on the fitted halves of the files of `folder` that are fitted on. Raises SpecError."""
     read, _ = read_rows(folder, what)
     rows = [row for row, file in read if file.fitted and not what.may_draft(row) and fits_of(row, [fit])]
-    check_rows(fit, len(rows))
+    check_rows(fit, len(rows), ROWS_PER_CONSTANT)
     stack = load_serving(fit.name)
     present = present_values(fit, stack)
     halves = {

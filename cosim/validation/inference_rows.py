@@ -13,25 +13,21 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 
 from cosim.dtypes import DTYPES, EITHER, bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served import Demand
-from cosim.errors import SpecError
-from cosim.hardware.load import load_system
 from cosim.hardware.lower import SystemArrays
-from cosim.hardware.system import System
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.serving import Serving, ServingArrays, load_serving, lower_serving
-from cosim.overrides import Varied
+from cosim.mapping.serving import Serving
 from cosim.records import array
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_known import Known, known
-from cosim.validation.row_system import CannotAnswerError, Systems, names_of, row_system
-from cosim.workload.load import Workload, load_workload, lower_workload
+from cosim.validation.named import named_model, named_stack, stack_arrays, workload
+from cosim.validation.named import system as named_system
+from cosim.validation.row_system import CannotAnswerError, Systems, row_system
 from cosim.workload.model import ModelArrays
 
 QUANTITIES = (
@@ -134,11 +130,16 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
     quantity = reader.given("measured_quantity")
     if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
         raise CannotAnswerError("measured quantity or value is unknown")
-    model, stack = _model(reader), _stack(reader)
+    model, stack = named_model(reader.given("workload")), named_stack(_stack_name(reader))
     run = _run(reader, model)
     chips = reader.degree("num_accelerators") or math.prod(reader.degree(name) or 1 for name in ("tp", "pp", "dp"))
     _, system = row_system(
-        reader.given("system"), reader.given("accelerator"), chips, systems or _system, reader.completed, roomy=False
+        reader.given("system"),
+        reader.given("accelerator"),
+        chips,
+        systems or named_system,
+        reader.completed,
+        roomy=False,
     )
     if reader.is_apart:
         return _apart(reader, (model, stack), system, chips)
@@ -153,15 +154,15 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
         model,
         plan,
         ScenarioArrays(one, one, one, most, most),
-        stack=_arrays(_stack_name(reader)),
+        stack=stack_arrays(_stack_name(reader)),
     )
     demand = _demand(reader, facts, run, quantity)
     if not model.network:
         _needs_lengths(reader, quantity)
-        longest, most = float(demand.prompt + demand.output), float(model.max_positions)
+        longest, stated = float(demand.prompt + demand.output), float(model.max_positions)
         # Runs go a little beyond the positions that a model was made for, none many times.
-        if longest > BEYOND * most:
-            raise CannotAnswerError(f"{longest:g} tokens are many times the model's {most:g} positions")
+        if longest > BEYOND * stated:
+            raise CannotAnswerError(f"{longest:g} tokens are many times the model's {stated:g} positions")
     if model.network:
         demand = _items(reader, demand, float(plan.data))
     items = _per_sample(reader) if model.network else 1.0
@@ -184,7 +185,7 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
     fill, plan = (replace(each, dtype=dtype, kv_dtype=cache, weights_dtype=stored) for each in plans)
     most = array(np.inf)
     scenario = ScenarioArrays(one, one, one, most, most)
-    case = Case("serve", system, model, plan, scenario, stack=_arrays(_stack_name(reader)))
+    case = Case("serve", system, model, plan, scenario, stack=stack_arrays(_stack_name(reader)))
     quantity = reader.given("measured_quantity")
     demand = _demand(reader, facts, "in_flight", quantity)
     return Asked("apart", case, demand, quantity, tuple(reader.completed), 1.0, fill, workers)
@@ -217,7 +218,7 @@ def _per_sample(reader: Reader) -> float:
 
     Raises CannotAnswerError where that is not known.
     """
-    network = _workload(reader.given("workload"))
+    network = workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)
     mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
     if items is None and mlperf and network.name in UNKNOWN_ITEMS:
@@ -298,51 +299,8 @@ def _needs_lengths(reader: Reader, quantity: str) -> None:
         raise CannotAnswerError("output_len is unknown")
 
 
-def _model(reader: Reader) -> ModelArrays:
-    name = reader.given("workload")
-    if name not in names_of("workloads"):
-        raise CannotAnswerError(f"workload {name or '(blank)'} is not in the library")
-    return lowered(name)
-
-
-@lru_cache(maxsize=256)
-def lowered(name: str) -> ModelArrays:
-    """A workload of the library, without its name: models of one structure make one batch. Raises SpecError."""
-    return replace(lower_workload(Varied(_workload(name))), name="")
-
-
-@lru_cache(maxsize=256)
-def _workload(name: str) -> Workload:
-    return load_workload(name)
-
-
-@lru_cache(maxsize=512)
-def _system(name: str) -> System:
-    return load_system(name)
-
-
 def _stack_name(reader: Reader) -> str:
     return reader.given("software_stack") or "other"
-
-
-def _stack(reader: Reader) -> Serving:
-    name = _stack_name(reader)
-    if name not in names_of("serving"):
-        raise CannotAnswerError(f"serving stack {name} is not in the library")
-    return _serving(name)
-
-
-@lru_cache(maxsize=64)
-def _serving(name: str) -> Serving:
-    try:
-        return load_serving(name)
-    except SpecError as error:
-        raise CannotAnswerError(str(error)) from None
-
-
-@lru_cache(maxsize=64)
-def _arrays(name: str) -> ServingArrays:
-    return lower_serving(_serving(name))
 
 
 def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:

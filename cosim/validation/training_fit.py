@@ -104,12 +104,12 @@ def fit_training(fit: Fit, what: Known, folder: Path) -> Fitted:
     return Fitted(fit, count, values, present, {steps.file: _errors(steps, values) for steps in tables})
 
 
-def check_rows(fit: Fit, rows: int) -> None:
-    """Raises SpecError where there are too few rows for the constants."""
+def check_rows(fit: Fit, rows: int, each: int = ROWS_PER_CONSTANT) -> None:
+    """Raises SpecError where there are too few rows for the constants: fewer than `each` for one."""
     if not fit.chips and rows < LEAST_ROWS:
         raise SpecError(f"has {rows} rows: of fewer than {LEAST_ROWS} nothing is fitted", field=fit.name)
-    if rows < ROWS_PER_CONSTANT * len(fit.constants):
-        hint = f"one constant for each {ROWS_PER_CONSTANT} rows"
+    if rows < each * len(fit.constants):
+        hint = f"one constant for each {each} rows"
         raise SpecError(f"has {rows} rows for {len(fit.constants)} constants", field=fit.name, hint=hint)
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from cosim import library
+from cosim import documents, library
 from cosim.errors import SpecError
+from cosim.mapping.serving import load_serving
+from cosim.overrides import value_at
 from cosim.schema import validated
 from cosim.validation.cases import Case
-from cosim.validation.inference_known import Known, known
+from cosim.validation.inference_fit import ROWS_PER_CONSTANT
+from cosim.validation.inference_known import DATA, DraftHeads, Known, RowFile, RowSet, in_fitted_half, known
+from cosim.validation.training_fit import LEAST_ROWS
+from cosim.workload.load import load_workload
 
 TASK = {"prompt": 300, "output": 200, "source": "a test"}
 
@@ -78,3 +86,108 @@ def test_a_fault_is_named_by_its_field(change: dict[str, Any], field: str) -> No
     with pytest.raises(SpecError) as caught:
         validated(Known, {"tasks": {}, "clients": [], **change})
     assert field in str(caught.value)
+
+
+Make = Callable[..., Case]
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "cases"
+HEADS = Known(tasks={}, clients=(), draft_heads=(DraftHeads(workloads=("deepseek-v3",), reason="one head"),))
+
+
+@given(st.text(min_size=1, max_size=20), st.sampled_from(["tpot_s", "ttft_s"]))
+def test_all_rows_of_a_run_are_in_one_half(name: str, quantity: str) -> None:
+    row = Case("a", 1, {"point_id": name, "measured_quantity": quantity})
+    other = Case("b", 2, {"point_id": name})
+    assert in_fitted_half(row) == in_fitted_half(other)
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(), min_size=200, max_size=200, unique=True))
+def test_about_half_of_the_runs_may_be_fitted(names: list[int]) -> None:
+    assert 50 < sum(in_fitted_half(Case("a", 1, {"point_id": f"run {name}"})) for name in names) < 150
+
+
+def test_halves_by_hand() -> None:
+    # MD5 of "a" ends in 1, of "e" in 2, of "" it is never asked.
+    assert not in_fitted_half(Case("e", 1, {"point_id": "a"}))
+    assert in_fitted_half(Case("a", 1, {"point_id": "e"}))
+    # A row without a run is one of its own.
+    assert in_fitted_half(Case("e", 1, {"point_id": " "}))
+    assert not in_fitted_half(Case("a", 1, {}))
+
+
+@pytest.mark.parametrize(
+    ("workload", "said", "may"),
+    [
+        ("deepseek-v3", "not stated", True),
+        ("deepseek-v3", "unknown", True),
+        ("deepseek-v3", "", True),
+        ("deepseek-v3", "no", False),
+        ("deepseek-v2", "not stated", False),
+        ("llama-3.1-8b", "not stated", False),
+    ],
+)
+def test_a_row_may_draft_where_its_model_has_heads_and_it_does_not_say_no(
+    served: Make, workload: str, said: str, *, may: bool
+) -> None:
+    assert HEADS.may_draft(served(workload=workload, spec_decode=said)) is may
+
+
+def test_sets_leave_out_what_is_apart_unless_they_say_so() -> None:
+    plain = RowSet(name="plain")
+    assert (plain.drafts, plain.disaggregated) == (False, False)
+    assert (plain.experts, plain.loaded, plain.starved) == (None, None, None)
+    with pytest.raises(ValidationError, match="Input should be"):
+        RowSet.model_validate({"name": "x", "asked": {"worst": 0.1}})
+    with pytest.raises(ValidationError, match="greater than"):
+        RowSet.model_validate({"name": "x", "asked": {"median_abs_error": 0.0}})
+
+
+def test_the_shipped_file_names_stacks_models_and_constants_of_the_library() -> None:
+    what = known()
+    for fit in what.fits:
+        stack = load_serving(fit.name)
+        assert fit.stacks == (fit.name,)
+        for path in fit.constants:
+            assert getattr(value_at(stack, path), "source", "").startswith("fitted on"), (fit.name, path)
+    for heads in what.draft_heads:
+        for name in heads.workloads:
+            assert getattr(load_workload(name), "experts", None) is not None
+        assert len(heads.reason) > 10
+
+
+def test_every_constant_that_a_stack_calls_fitted_is_listed() -> None:
+    listed = {(fit.name, path) for fit in known().fits for path in fit.constants}
+    for name, path in library.names("serving").items():
+        if library.shipped() not in path.parents:
+            continue
+        data = documents.read(path).data
+        flat = {**data, **{f"rates.{key}": value for key, value in data.get("rates", {}).items()}}
+        fitted = {
+            (name, key) for key, value in flat.items() if isinstance(value, dict) and value.get("source") == "fit"
+        }
+        assert fitted <= listed
+        assert {pair for pair in listed if pair[0] == name} <= fitted
+
+
+def test_files_and_sets_of_the_shipped_file() -> None:
+    what = known()
+    assert [each.file for each in what.files if each.fitted] == ["inference.csv"]
+    assert [each.file for each in what.files if each.disaggregated] == ["inference_disaggregated.csv"]
+    names = [each.name for each in what.sets]
+    assert len(set(names)) == len(names)
+    assert all(file in {each.file for each in what.files} for each in what.sets for file in each.files)
+    assert sum(len(each.asked) for each in what.sets) == 11
+    assert RowFile(file="x").model_dump() == {"file": "x", "disaggregated": False, "fitted": False}
+    assert DATA.name == "inference_known.yaml"
+
+
+@pytest.mark.skipif(not (SHARED / "inference.csv").is_file(), reason="measured runs do not ship with cosim")
+def test_fitted_stacks_have_rows_enough_and_halves_are_halves() -> None:
+    from cosim.validation.cases import read_cases
+
+    what = known()
+    rows = [row for row in read_cases("inference", SHARED / "inference.csv") if not what.may_draft(row)]
+    for fit in what.fits:
+        own = [row for row in rows if row.values["software_stack"] == fit.name]
+        assert len(own) >= max(LEAST_ROWS, ROWS_PER_CONSTANT * len(fit.constants))
+        assert 0.35 < sum(in_fitted_half(row) for row in own) / len(own) < 0.65

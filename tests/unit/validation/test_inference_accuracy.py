@@ -67,7 +67,7 @@ def folder(tmp_path: Path, served: Make, write_served: Write) -> Path:
         served("a", point_id="e"),
         served("b", batch=64, measured_quantity="ttft_s"),
         served("c", measured_quantity="output_tokens_per_s", measured_value=1500, software_stack="sglang"),
-        served("d", workload="deepseek-v3", spec_decode="not stated", num_accelerators=16, tp=16),
+        served("d", workload="deepseek-v3", spec_decode="not stated", num_accelerators=16, tp=16, weights_dtype="fp8"),
         served("nowhere", workload="no such model"),
     )
     rows = [served("s", mode="static", batch_kind="static_batch", batch=1, measured_quantity="e2e_s")]

@@ -134,7 +134,10 @@ def _searched(inputs: Inputs, progress: Progress) -> Row | None:
         return None
     system = vary_system(Varied(load_system(study.system)), changes["system"])
     model = vary(Varied(load_workload(study.workload)), changes["workload"], root="workload.")
-    asked = study.search.model_dump(exclude_unset=True)
+    limits = {"ttft_limit": study.limits.ttft, "tpot_limit": study.limits.tpot}
+    # What the search does not say is the study's.
+    usual = {"stack": study.stack, **{name: value for name, value in limits.items() if value is not None}}
+    asked = {**usual, **study.search.model_dump(exclude_unset=True)}
     return search_deployments(asked, [system], model, progress).findings
 
 

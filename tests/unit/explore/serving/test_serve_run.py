@@ -180,6 +180,15 @@ def test_where_nothing_fits_the_first_says_why(go: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_has_the_limits_and_the_stack_of_the_study(go: Run) -> None:
+    section = "search: {prompt: 300, output: 20, space: {layout: together, tensor: [1, 2]}, check: none%s}\n"
+    own = read_run(go(TEXT + section % ", ttft_limit: 60 s"))["search"]
+    shared = read_run(go("stack: sglang\n" + TEXT.replace("ttft: 500 ms", "ttft: 1 ms") + section % ""))["search"]
+    assert shared["stack"] == "sglang"
+    assert shared["feasible"] == 0
+    assert own["feasible"] > 0
+
+
 def test_a_search_stands_beside_the_deployments(go: Run) -> None:
     section = "search: {prompt: 300, output: 20, space: {layout: together, tensor: [1, 2]}, check: none}\n"
     run = read_run(go(TEXT + section))

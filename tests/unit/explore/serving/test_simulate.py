@@ -160,6 +160,8 @@ def test_requests_that_can_never_be_served_are_counted(ready: Ready, pattern: Pa
     assert row["requests"] == 200
     assert row["finished"] + row["refused"] == 200
     assert 60 < row["refused"] < 140
+    # Who is refused has no answer within any limit.
+    assert row["good_share"] <= row["finished"] / 200
     with pytest.raises(SpecError, match=r"none of 200 can be served .200 by max_context"):
         run(ready(scheduler={"max_context": 20}), pattern())
 

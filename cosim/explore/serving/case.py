@@ -157,6 +157,8 @@ def _placed(
         completed["plan.tensor_parallel"] = tensor
     else:
         tensor = asked.tensor_parallel or 1
+    if asked.micro_batches is None and asked.pipeline_parallel not in (None, 1):
+        completed["plan.micro_batches"] = asked.pipeline_parallel
     expert = asked.expert_parallel or 1
     ranks = max(expert // tensor, 1)
     case = _case(wanted, formats, parts, tensor, ranks)
@@ -174,10 +176,12 @@ def _case(
     """One replica: `ranks` of them run in step where they share out experts."""
     system, model, stack = parts
     asked = wanted.plan
-    micro = asked.micro_batches or 1
+    stages = asked.pipeline_parallel or 1
+    # Every stage always has one micro-batch in hand, as engines run them.
+    micro = asked.micro_batches or stages
     plan = Plan(
         tensor_parallel=tensor,
-        pipeline_parallel=asked.pipeline_parallel or 1,
+        pipeline_parallel=stages,
         data_parallel=ranks,
         expert_parallel=asked.expert_parallel or 1,
         micro_batches=micro,

@@ -53,6 +53,7 @@ def about(name: str, deployed: Deployed) -> Row:
         "plan.pipeline_parallel": float(plan.pipeline),
         "plan.data_parallel": float(plan.data) * deployed.pool.count,
         "plan.expert_parallel": float(plan.expert),
+        "plan.micro_batches": float(plan.micro_batches),
         "plan.dtype": plan.dtype,
         "plan.weights_dtype": plan.weights_dtype or plan.dtype,
         "plan.kv_dtype": plan.kv_dtype,

@@ -72,6 +72,16 @@ def test_blocks_by_hand(wanted: Made) -> None:
     assert replicas_of(wanted(scheduler={"kv_blocks": 10_000_000})).scheduler.kv_blocks < 10_000_000
 
 
+def test_a_pipeline_has_as_many_micro_batches_as_stages_unless_said(wanted: Made) -> None:
+    own, said = (replicas_of(wanted(plan={"pipeline_parallel": 4, **more})) for more in ({}, {"micro_batches": 1}))
+    assert float(own.case.plan.micro_batches) == own.completed["plan.micro_batches"] == 4.0
+    assert float(said.case.plan.micro_batches) == 1.0
+    assert "plan.micro_batches" not in said.completed
+    assert "plan.micro_batches" not in replicas_of(wanted()).completed
+    # Four stages that take turns do a large step in 4 + 3 quarters of stages, one after the other in 4 whole ones.
+    assert own.table.linear_s[-1] < 0.6 * said.table.linear_s[-1]
+
+
 def test_the_stack_gives_what_the_scheduler_leaves_open(wanted: Made) -> None:
     stack = load_serving("vllm")
     found = replicas_of(wanted())

@@ -69,12 +69,16 @@ def test_units(name: str, unit: str) -> None:
     assert unit_of(name) == unit
 
 
+STAGES = {"tensor_parallel": 1, "pipeline_parallel": 2, "dtype": "bf16"}
+
+
 @pytest.mark.usefixtures("shipped_files_read_once")
 def test_what_a_deployment_is(ready: Callable[..., Deployed]) -> None:
     row = about("mine", ready(replicas=2, prefill={"replicas": 1}))
     assert (row["deployment"], row["system"], row["workload"]) == ("mine", "dgx-h100", "llama-3.1-8b")
     assert (row["replicas"], row["prefill_replicas"], row["chips_per_replica"]) == (2, 1, 1.0)
     assert (row["plan.dtype"], row["plan.weights_dtype"], row["plan.kv_dtype"]) == ("bf16", "bf16", "bf16")
+    assert (row["plan.micro_batches"], about("p", ready(plan=STAGES))["plan.micro_batches"]) == (1.0, 2.0)
     assert row["memory_bytes.weights"] == pytest.approx(16.06e9, rel=0.01)
     assert row["feasible"] is True
     moe = about(

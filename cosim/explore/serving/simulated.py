@@ -1,7 +1,7 @@
 """A deployment as a cluster of the event simulation, and what requests see there at a concurrency or a rate.
 
-The first requests find an empty cluster, the last a draining one: neither counts. The front end's time is in every first
-token, and between an answer and the next request of a loop. Same seed, same answer.
+The first requests find an empty cluster, the last a draining one: neither counts. The front end's time is in every
+first token, and between an answer and the next request of a loop. Same seed, same answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cosim.errors import SpecError
 from cosim.explore.serving.deployments import Cell, Ground, case_of
 from cosim.explore.serving.metrics import percentiles
 from cosim.explore.serving.pools import transfer_of
-from cosim.explore.serving.records import later, latencies, of_tuples, steady
+from cosim.explore.serving.records import latencies, later, of_tuples, steady
 from cosim.records import Array, array
 
 BLOCK = 16
@@ -79,8 +79,9 @@ def cluster_of(cell: Cell, row: Mapping[str, float], ground: Ground) -> Cluster:
     if not row["apart"]:
         return Cluster(answers, routing="least_loaded")
     prompts = _pool(cell, row, ground, "prefill_")
-    ranks = [row[f"{side}tensor"] * row[f"{side}pipeline"] for side in ("", "prefill_")]
-    move = transfer_of(cell, array(min(ranks)), ground)
+    degrees = ("tensor", "pipeline")
+    first, second = ({name: array(row[f"{side}{name}"]) for name in degrees} for side in ("prefill_", ""))
+    move = transfer_of(cell, first, second, ground)
     pairs = int(min(row["replicas"], row["prefill_replicas"]))
     moved = Transfer(float(move.latency_s), float(move.bandwidth), float(move.token_bytes), pairs)
     return Cluster(answers, routing="least_loaded", prefill=prompts, transfer=moved)

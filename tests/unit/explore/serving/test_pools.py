@@ -71,7 +71,7 @@ def test_the_queue_of_prompts_by_hand(study: Study, ground: Grounds, machine: Ma
     load = rate * took[0]
     assert scores.requests_per_s[0] == pytest.approx(rate)
     assert scores.ttft_s[0] == pytest.approx(START + took[0] + load * took[0] / (2 * (1 - load)))
-    moved = float(transfer_of(cell, array(1.0), own).seconds(1000.0))
+    moved = float(transfer_of(cell, one, one, own).seconds(1000.0))
     moving = moved + rate * moved * moved / (2 * (1 - rate * moved))
     assert scores.tpot_s[0] == pytest.approx(step[0] + (moving + step[0] / 2) / 99)
 
@@ -118,13 +118,15 @@ def test_the_cache_moves_over_the_network(study: Study, ground: Grounds, machine
     # 131,072 B a token over the switch of a node, and half of it by each of two ranks.
     asked = study()
     (cell,) = cells_of(asked.space, [machine()], ground())
-    one, two = (transfer_of(cell, array(lanes), ground()) for lanes in (1.0, 2.0))
+    alone, pair = ({"tensor": array(tensor), "pipeline": array(1.0)} for tensor in (1.0, 2.0))
+    one, two = (transfer_of(cell, ranks, ranks, ground()) for ranks in (alone, pair))
     system = cell.machine.system
-    assert float(one.token_bytes) == pytest.approx(131_072)
+    assert [float(each.token_bytes) for each in (one, two)] == pytest.approx([131_072, 131_072 / 2])
+    assert float(transfer_of(cell, alone, pair, ground()).token_bytes) == pytest.approx(131_072)
     assert float(one.seconds(1000.0)) == pytest.approx(float(send(array(131_072e3), 0, system)))
     assert float(two.seconds(1000.0)) == pytest.approx(float(send(array(131_072e3 / 2), 0, system)))
     far = replace(ground(), chips=64)
-    slow = transfer_of(Cell(machine(chips=64), "bf16", None, "bf16"), array(1.0), far)
+    slow = transfer_of(Cell(machine(chips=64), "bf16", None, "bf16"), alone, alone, far)
     assert float(slow.seconds(1000.0)) > float(one.seconds(1000.0))
 
 

@@ -90,7 +90,7 @@ def test_pools_apart_as_a_cluster(cell: Cell, ground: Callable[..., Ground]) -> 
     assert made.prefill is not None
     assert made.transfer is not None
     assert (made.prefill.replicas, made.pool.replicas, made.transfer.concurrent) == (1, 1, 1)
-    assert made.transfer.token_bytes == pytest.approx(131_072)
+    assert made.transfer.token_bytes == pytest.approx(131_072 / 2)
     seen = in_loop(made, poisson_requests(1000, 100, 100, 0), 8, 0)
     assert seen.requests_per_s > 0.0
 

@@ -13,6 +13,7 @@ from cosim.engines.serving.cluster import serve
 from cosim.engines.serving.replica import Segment
 from cosim.engines.serving.result import Record, ServingRun
 from cosim.errors import SpecError
+from cosim.explore.serving.case import Replicas
 from cosim.explore.serving.demand import chunks_of, loop_of
 from cosim.explore.serving.deployed import Deployed
 from cosim.explore.serving.metrics import Limits
@@ -96,10 +97,7 @@ class _Counters:
         self.kept: list[Segment] = []
         scale = deployed.cluster.autoscale
         self.decoding = deployed.pool.count if scale is None else scale.most
-        self.joules: list[Joules] | None = None
-        pools = [pool for pool, _ in deployed.pools]
-        if all(pool.energy is not None for pool in pools):
-            self.joules = [_joules(pool) for pool in pools if pool.energy is not None]
+        self.joules = [_joules(pool) for pool, _ in deployed.pools]
 
     def records(self, rows: list[Record]) -> None:
         """Records of served requests, with the front end's time on them."""
@@ -107,9 +105,8 @@ class _Counters:
         shift = self.deployed.start_s
         served = served_of({name: columns[at] + shift if name in _LATER else columns[at] for name, at in _AT.items()})
         self.tally.add(served)
-        if self.joules is not None:
-            self.joules[-1].add_prompts(served)
-            self.joules[0].add_answers(served)
+        self.joules[-1].add_prompts(served)
+        self.joules[0].add_answers(served)
         if self.taken is not None:
             self.taken(served)
         if self.progress is not None:
@@ -123,15 +120,14 @@ class _Counters:
             own = [row for row in rows if row[-1] < self.decoding]
             before = [row for row in rows if row[-1] >= self.decoding]
         self.series.add(own)
-        if self.joules is not None:
-            self.joules[0].add_steps(own)
-            self.joules[-1].add_steps(before)
+        self.joules[0].add_steps(own)
+        self.joules[-1].add_steps(before)
 
 
-def _joules(pool: Any) -> Joules:  # noqa: ANN401  # a pool whose energy is known
+def _joules(pool: Replicas) -> Joules:
     speculation = pool.scheduler.speculation
     mean = 1.0 if speculation is None else speculation.mean_tokens
-    return Joules(pool.energy, pool.scheduler.verified, mean)
+    return Joules(pool.energy, pool.scheduler.verified, mean, pool.draft_energy)
 
 
 def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, Any]:
@@ -178,11 +174,11 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
     }
 
 
-def _money(deployed: Deployed, run: ServingRun, joules: list[Joules] | None, seconds: list[float]) -> dict[str, Any]:
-    """Power, tokens of a joule, cost of a million output tokens over the whole run; NaN where energy is unknown."""
+def _money(deployed: Deployed, run: ServingRun, joules: list[Joules], seconds: list[float]) -> dict[str, Any]:
+    """Power, tokens of a joule, cost of a million output tokens over the whole run."""
     nan, span, tokens = float("nan"), run.makespan_s, float(run.output_tokens)
     names = ("power_w", "tokens_per_j_chip", "tokens_per_j_facility", "usd_per_million_tokens")
-    if joules is None or not span > 0.0:
+    if not span > 0.0:
         return dict.fromkeys(names, nan)
     chip_j = facility_j = chip_s = 0.0
     usd: float | None = 0.0

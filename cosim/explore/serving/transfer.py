@@ -5,8 +5,8 @@
 
 One copy goes over the network: ranks that hold the same, a latent or a head that is shared by several of them, receive
 a part each and gather the rest among themselves. Of pools that differ the larger cache says how much, the slower
-network how fast. Pools of one system that fit into a node together meet there, all others outside of it. As many caches move at
-once as the smaller pool has replicas.
+network how fast. Pools of one system that fit into a node together meet there, all others outside of it. As many
+caches move at once as the smaller pool has replicas.
 """
 
 from __future__ import annotations

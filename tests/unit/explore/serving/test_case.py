@@ -105,11 +105,19 @@ def test_fewer_sequences_where_a_step_has_no_room_for_all_drafts(wanted: Made) -
         replicas_of(wanted(scheduler={"token_budget": 1024, "max_sequences": 300}, speculation=drafts))
 
 
-def test_a_model_that_drafts_takes_time_and_its_energy_is_unknown(wanted: Made) -> None:
+def test_a_model_that_drafts_takes_time_memory_and_energy(wanted: Made) -> None:
     settings_ = SpeculationSettings(draft="llama-3.1-8b", acceptance=(0.7,))
     small = Varied(load_workload("llama-3.1-8b"))
     found = replicas_of(wanted(model="llama-3.1-70b", plan={"tensor_parallel": 4}, speculation=settings_, draft=small))
-    assert found.energy is None
+    plain = replicas_of(wanted(model="llama-3.1-70b", plan={"tensor_parallel": 4}))
+    alone = replicas_of(wanted(plan={"tensor_parallel": 4}))
+    assert float(found.room.weights) == pytest.approx(float(plain.room.weights + alone.room.weights))
+    assert found.token_bytes == pytest.approx(plain.token_bytes + alone.token_bytes)
+    assert float(found.room.activations) == max(float(plain.room.activations), float(alone.room.activations))
+    assert found.scheduler.kv_blocks == int(float(found.room.left) // (16 * found.token_bytes))
+    assert plain.draft_energy is None
+    assert found.draft_energy is not None
+    assert found.draft_energy.linear_j[0] == pytest.approx(alone.energy.linear_j[0])
     assert found.table.draft_s is not None
     assert 0.0 < found.table.draft_s[0] < found.table.linear_s[0]
 

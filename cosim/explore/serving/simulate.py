@@ -133,6 +133,8 @@ def _joules(pool: Replicas) -> Joules:
 def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, Any]:
     """All figures of a run by column name; what is not known is NaN."""
     rates, means = counters.tally.rates(), counters.series.means()
+    latencies = counters.tally.percentiles()
+    token_s = latencies["tpot_s.mean"]
     span = run.makespan_s
     before = 0 if deployed.prefill is None else deployed.prefill.count
     seconds = [run.replica_s - before * span, before * span]
@@ -151,7 +153,7 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
         "transfers": run.transfers,
         "makespan_s": span,
         "chips": chips,
-        **counters.tally.percentiles(),
+        **latencies,
         **{f"itl_s.{name}": value for name, value in of_histogram(counters.series.token_gaps).items()},
         "percentile_error": counters.tally.error,
         "requests_per_s": rates.requests_per_s,
@@ -162,6 +164,8 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
         "good_tokens_per_s": rates.good_tokens_per_s,
         "output_tokens_per_s_per_chip": rates.output_tokens_per_s / chips,
         "good_tokens_per_s_per_chip": rates.good_tokens_per_s / chips,
+        "tokens_per_s_per_chip": rates.output_tokens_per_s / chips,
+        "tokens_per_s_per_user": 1.0 / token_s if token_s > 0.0 else float("nan"),
         "hit_rate": run.hit_rate,
         "mean_batch": means.batch,
         "mean_waiting": means.waiting,
@@ -175,9 +179,9 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
 
 
 def _money(deployed: Deployed, run: ServingRun, joules: list[Joules], seconds: list[float]) -> dict[str, Any]:
-    """Power, tokens of a joule, cost of a million output tokens over the whole run."""
+    """Energy and power of chips, tokens of a joule, cost of a million output tokens over the whole run."""
     nan, span, tokens = float("nan"), run.makespan_s, float(run.output_tokens)
-    names = ("power_w", "tokens_per_j_chip", "tokens_per_j_facility", "usd_per_million_tokens")
+    names = ("energy_j", "power_w", "tokens_per_j_chip", "tokens_per_j_facility", "usd_per_million_tokens")
     if not span > 0.0:
         return dict.fromkeys(names, nan)
     chip_j = facility_j = chip_s = 0.0
@@ -190,7 +194,7 @@ def _money(deployed: Deployed, run: ServingRun, joules: list[Joules], seconds: l
         cost = _cost(system, own_s / span, tokens / span, whole / tokens)
         usd = None if usd is None or cost is None else usd + cost
         chip_j, facility_j, chip_s = chip_j + own, facility_j + whole, chip_s + own_s
-    found = (chip_j / chip_s, tokens / chip_j, tokens / facility_j, nan if usd is None else usd)
+    found = (chip_j, chip_j / chip_s, tokens / chip_j, tokens / facility_j, nan if usd is None else usd)
     return dict(zip(names, found, strict=True))
 
 

@@ -109,6 +109,9 @@ def test_money_by_hand(ready: Ready, pattern: Pattern) -> None:
     assert chip.price is not None
     seconds = facility.lifetime_years.si * 365.25 * 86400.0
     rate = 200 * 32 / row["makespan_s"]
+    assert row["energy_j"] == pytest.approx(row["power_w"] * row["makespan_s"])
+    assert row["tokens_per_s_per_chip"] == row["output_tokens_per_s_per_chip"]
+    assert row["tokens_per_s_per_user"] == pytest.approx(1.0 / row["tpot_s.mean"])
     capital = chip.price.si / seconds / rate
     energy = facility.energy_price.si / row["tokens_per_j_facility"]
     assert row["usd_per_million_tokens"] == pytest.approx(1e6 * (capital + energy))

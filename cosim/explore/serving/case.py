@@ -3,6 +3,7 @@
     replica   tensor x pipeline chips, times the ranks that share out experts beyond the tensor ranks
     replicas  data_parallel / those ranks, or as many as are asked for
     cache     what the stack's share of memory leaves beside weights and activations, in blocks
+    drafter   a smaller model on the same chips, cut the same way: its weights, and its cache of every sequence
 
 What is left open is completed by the stack and the chip, and told in `completed`.
 """
@@ -19,7 +20,7 @@ from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served_memory import Room, room
 from cosim.engines.serving.settings import Batching, Scheduler, Speculation, Swap
-from cosim.engines.serving.steps import LONG, StepEnergy, kv_blocks, step_energy, step_table
+from cosim.engines.serving.steps import LONG, StepEnergy, step_energy, step_table
 from cosim.engines.serving.table import StepTable
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.explain import plan_text
@@ -67,12 +68,13 @@ class Replicas:
     case: Case
     count: int
     table: StepTable
-    energy: StepEnergy | None
-    """None where a model that drafts has its own."""
+    energy: StepEnergy
     scheduler: Scheduler
     room: Room
     """Memory of the fullest chip at a cache of LONG tokens a sequence."""
     completed: Mapping[str, object]
+    draft_energy: StepEnergy | None = None
+    """Of the model that drafts, if one does."""
 
     @property
     def chips(self) -> float:
@@ -98,15 +100,33 @@ def replicas_of(wanted: Wanted) -> Replicas:
     scheduler = _scheduler(wanted, case, completed)
     most = max(scheduler.token_budget, scheduler.max_sequences * scheduler.verified)
     longest = min(int(model.max_positions), LONGEST)
-    draft = None if wanted.draft is None else replace(case, model=lower_workload(wanted.draft))
+    draft = _drafter(wanted, case)
     table = step_table(case, most_tokens=most, most_context=longest, draft=draft)
-    energy = None if draft is not None else step_energy(case, most_tokens=most, most_context=longest)
-    return Replicas(case, count, table, energy, scheduler, held(case), completed)
+    energy = step_energy(case, most_tokens=most, most_context=longest)
+    drafted = None if draft is None else step_energy(draft, most_tokens=most, most_context=longest)
+    return Replicas(case, count, table, energy, scheduler, held(case, draft), completed, drafted)
 
 
-def held(case: Case) -> Room:
-    """What takes how much of the fullest chip of a replica, leaves (), with sequences of LONG tokens."""
-    return at(room(case, array(LONG)), 0)
+def held(case: Case, draft: Case | None = None) -> Room:
+    """What takes how much of the fullest chip of a replica, leaves (), with sequences of LONG tokens.
+
+    A model that drafts adds weights and cache; one of the two models works at a time.
+    """
+    own = at(room(case, array(LONG)), 0)
+    if draft is None:
+        return own
+    other = at(room(draft, array(LONG)), 0)
+    return replace(
+        own,
+        weights=own.weights + other.weights,
+        activations=np.maximum(own.activations, other.activations),
+        per_sequence=own.per_sequence + other.per_sequence,
+    )
+
+
+def _drafter(wanted: Wanted, case: Case) -> Case | None:
+    """The model that drafts as a replica on the same chips."""
+    return None if wanted.draft is None else replace(case, model=lower_workload(wanted.draft))
 
 
 def _stack(wanted: Wanted) -> ServingArrays:
@@ -157,10 +177,12 @@ def _placed(
         completed["plan.tensor_parallel"] = tensor
     else:
         tensor = asked.tensor_parallel or 1
+    if asked.micro_batches is None and asked.pipeline_parallel not in (None, 1):
+        completed["plan.micro_batches"] = asked.pipeline_parallel
     expert = asked.expert_parallel or 1
     ranks = max(expert // tensor, 1)
     case = _case(wanted, formats, parts, tensor, ranks)
-    _check(case, wanted, held(case))
+    _check(case, wanted, held(case, _drafter(wanted, case)))
     return case, _count(wanted, case, ranks, completed)
 
 
@@ -174,10 +196,12 @@ def _case(
     """One replica: `ranks` of them run in step where they share out experts."""
     system, model, stack = parts
     asked = wanted.plan
-    micro = asked.micro_batches or 1
+    stages = asked.pipeline_parallel or 1
+    # Every stage always has one micro-batch in hand, as engines run them.
+    micro = asked.micro_batches or stages
     plan = Plan(
         tensor_parallel=tensor,
-        pipeline_parallel=asked.pipeline_parallel or 1,
+        pipeline_parallel=stages,
         data_parallel=ranks,
         expert_parallel=asked.expert_parallel or 1,
         micro_batches=micro,
@@ -227,7 +251,7 @@ def _least_tensor(
         ).code
     ]
     for degree in legal:
-        found = held(_case(wanted, formats, parts, degree, 1))
+        found = held(case := _case(wanted, formats, parts, degree, 1), _drafter(wanted, case))
         if float(found.sequences) >= LEAST_SEQUENCES:
             return degree
     return legal[-1] if legal else 1
@@ -263,7 +287,9 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
     asked, stack, ranks = wanted.scheduler, case.stack, int(case.plan.data)
     if stack is None:
         raise SpecError("is missing", field="stack")
-    blocks = kv_blocks(case, asked.block_tokens)
+    own = held(case, _drafter(wanted, case))
+    each = float(own.per_sequence) * asked.block_tokens / LONG
+    blocks = int(max(float(own.left), 0.0) // each) * ranks
     blocks = blocks if asked.kv_blocks is None else min(blocks, asked.kv_blocks)
     batching = asked.batching or BATCHINGS[stack.policy]
     drafts = wanted.speculation
@@ -289,7 +315,7 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
         max_sequences=most,
         block_tokens=asked.block_tokens,
         watermark=asked.watermark,
-        swap=_swap(case) if asked.swap else None,
+        swap=_swap(case, own) if asked.swap else None,
         prefix_tokens=prefix,
         ageing_s=asked.ageing,
         output_weight=asked.output_weight,
@@ -298,7 +324,7 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
     )
 
 
-def _swap(case: Case) -> Swap:
+def _swap(case: Case, own: Room) -> Swap:
     """The way to the host's memory: bytes of a token on a chip over the link of a chip. Raises SpecError."""
     chip = case.system.chip
     level = chip.memory.get("host")
@@ -306,4 +332,4 @@ def _swap(case: Case) -> Swap:
     if bandwidth is None:
         hint = f"{chip.name} does not say how fast it reaches its host: give links.host"
         raise SpecError("needs a link to the host", field="scheduler.swap", hint=hint)
-    return Swap(float(held(case).per_sequence) / LONG, float(bandwidth))
+    return Swap(float(own.per_sequence) / LONG, float(bandwidth))

@@ -8,8 +8,9 @@
 
 So the queue of prompts keeps ttft at rho = 2 w / (T + 2 w) or less, w the wait that the limit leaves, and at BUSIEST
 or less in any case. Where the prompts set the rate, fewer than n are in flight: their step is taken as that of n. The
-cache moves over the innermost tier that joins the chips, the ranks of the smaller replica side by side, a transfer at a
-time for each pair of replicas. Of plans of a pool that take as many chips only those go into pairs that no other beats
+cache moves over the innermost tier that joins the chips, one copy side by side between the ranks of the smaller
+replica, and on to ranks that hold the same (see `cosim.explore.serving.transfer`), a transfer at a time for each pair
+of replicas. Of plans of a pool that take as many chips only those go into pairs that no other beats
 in both T, or the step, and the rate.
 """
 
@@ -28,6 +29,7 @@ from cosim.explore.pareto import pareto
 from cosim.explore.serving.deployments import Cell, Ground, Table, case_of, crossed, kept, size_of
 from cosim.explore.serving.scores import NONE, Scores, blank, broken, memory_lacks, steps_of, within
 from cosim.explore.serving.search_file import ServingSearch
+from cosim.explore.serving.transfer import gathered
 from cosim.records import Array, array, joined, take
 from cosim.timing.collective import send
 from cosim.workload.work import Work
@@ -42,7 +44,7 @@ FIRST = ("tensor", "pipeline", "data", "expert", "token_budget")
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Moving the cache of a prompt: latency [s], bytes per second of a pair of replicas, bytes of a token."""
+    """Moving the cache of a prompt: latency [s], bytes per second of a pair of ranks, their bytes of a token."""
 
     latency_s: Array
     bandwidth: Array
@@ -73,16 +75,19 @@ def scored_apart(
     return _with_refused(table, scores, refused_first, refused)
 
 
-def transfer_of(cell: Cell, lanes: Array, ground: Ground) -> Transfer:
-    """Moving caches between pools of a deployment, `lanes` ranks of a replica side by side."""
+def transfer_of(cell: Cell, first: Table, second: Table, ground: Ground) -> Transfer:
+    """Moving caches from the pool of prompts to that of answers: `tensor` and `pipeline` of either."""
     system = cell.machine.system
     held = np.cumprod([float(size) for size in system.sizes])
     tier = int(np.argmax(held >= ground.chips))
     one = {name: array(1.0) for name in ("tensor", "pipeline", "data", "expert")}
     size = room(case_of(cell, one, ground), array(ground.prompt)).per_sequence.reshape(())
-    start = send(array(0.0), tier, system)
-    seconds = send(size / lanes, tier, system) - start
-    return Transfer(start + 0.0 * lanes, size / seconds, size / ground.prompt)
+    lanes = np.minimum(first["tensor"] * first["pipeline"], second["tensor"] * second["pipeline"])
+    start, whole = (
+        send(each / lanes, tier, system) + gathered(each, second["tensor"], second["pipeline"], ground.model, system)
+        for each in (array(0.0), size)
+    )
+    return Transfer(start + 0.0 * lanes, size / lanes / (whole - start), size / lanes / ground.prompt)
 
 
 def _prompts(cell: Cell, table: Table, ground: Ground) -> tuple[Table, tuple[Table, Array]]:
@@ -163,8 +168,7 @@ def _matched(cell: Cell, first: Table, second: Table, pairs: Array, ground: Grou
     one, two = kept(first, pairs[0].astype(np.intp)), kept(second, pairs[1].astype(np.intp))
     replicas = (ground.chips - pairs[2] * size_of(one)) / size_of(two)
     after, step, took = max(ground.output - 1.0, 0.0), two["seconds"], one["seconds"]
-    lanes = np.minimum(one["tensor"] * one["pipeline"], two["tensor"] * two["pipeline"])
-    moved = transfer_of(cell, lanes, ground).seconds(ground.prompt)
+    moved = transfer_of(cell, one, two, ground).seconds(ground.prompt)
     links, start = np.minimum(pairs[2], replicas), float(ground.stack.request_start)
     ended = replicas * two["max_sequences"] * two["data"] / (step / 2.0 + after * step)
     wait = np.maximum(ttft_limit - start - took, 0.0)

@@ -1,6 +1,7 @@
 """Energy of a run: of every step beyond idle, of attention by request, and of chips that stand by.
 
     steps      linear(tokens) + head(rows), by the tokens of each run of steps
+    drafts     of a model that drafts: its own steps and attention, once for each draft of a decoding sequence
     attention  prompt tokens not in a cache x prefill(mean keys) + (output - 1) x decode(prompt + output / 2)
     idle       power of idle chips x the time that replicas were paid for
 
@@ -21,11 +22,14 @@ from cosim.records import Array, array
 class Joules:
     """Sums the energy of a pool's steps and of the attention of its requests [J].
 
-    A decoding sequence puts `verified` tokens into a step and takes `step_tokens` from it on average.
+    A decoding sequence puts `verified` tokens into a step and takes `step_tokens` from it on average; `draft` is the
+    model that makes all but one of them, None where nothing does.
     """
 
-    def __init__(self, energy: StepEnergy, verified: int = 1, step_tokens: float = 1.0) -> None:
-        self.energy, self.verified, self.step_tokens = energy, verified, step_tokens
+    def __init__(
+        self, energy: StepEnergy, verified: int = 1, step_tokens: float = 1.0, draft: StepEnergy | None = None
+    ) -> None:
+        self.energy, self.verified, self.step_tokens, self.draft = energy, verified, step_tokens, draft
         self.steps_j = self.attention_j = 0.0
 
     def add_steps(self, rows: list[Segment]) -> None:
@@ -40,6 +44,10 @@ class Joules:
         drawn = decoding + (prompts > 0.0)
         each = _over(self.energy.tokens, self.energy.linear_j, new)
         each = each + _over(self.energy.tokens, self.energy.head_j, drawn)
+        if self.draft is not None:
+            sequences = columns["decodes"]
+            one = _over(self.draft.tokens, self.draft.linear_j, sequences)
+            each = each + (self.verified - 1) * (one + _over(self.draft.tokens, self.draft.head_j, sequences))
         self.steps_j += float((each * steps).sum())
 
     def add_prompts(self, served: Served) -> None:
@@ -52,6 +60,8 @@ class Joules:
         """Counts attention of answers: a step for each token after the first."""
         keys = served.prompt_tokens + served.output_tokens / 2.0
         each = np.interp(keys, self.energy.contexts, self.energy.decode_j)
+        if self.draft is not None:
+            each = each + (self.verified - 1) * np.interp(keys, self.draft.contexts, self.draft.decode_j)
         self.attention_j += float(((served.output_tokens - 1.0) / self.step_tokens * each).sum())
 
     def total_j(self, replica_s: float) -> float:

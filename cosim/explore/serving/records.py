@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -70,6 +70,11 @@ def of_tuples(rows: Sequence[Sequence[float]]) -> Served:
 def where(served: Served, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Served:
     """The rows that a mask or an index (M,) names."""
     return Served(**{name: getattr(served, name)[chosen] for name in COLUMNS})
+
+
+def later(served: Served, seconds: float) -> Served:
+    """The same requests with the time of a front end [s] between their arrival and all that follows."""
+    return replace(served, **{name: getattr(served, name) + seconds for name in _ORDER[1:]})
 
 
 def latencies(served: Served) -> dict[str, Array]:

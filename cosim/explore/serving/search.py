@@ -25,7 +25,7 @@ from cosim.explore.serving.metrics import Limits
 from cosim.explore.serving.pools import scored_apart
 from cosim.explore.serving.scores import columns_of, scored_together
 from cosim.explore.serving.search_file import ServingSearch
-from cosim.explore.serving.simulated import WAVES, Seen, at_rate, cluster_of, in_loop, poisson_requests
+from cosim.explore.serving.simulated import WAVES, Requests, Seen, at_rate, cluster_of, in_loop, poisson_requests
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System
@@ -185,7 +185,7 @@ def simulate(study: ServingSearch, ground: Ground, found: Found, index: int) -> 
     row = found.row(index)
     flying = int(row["concurrency"])
     count = max(study.requests, WAVES * flying)
-    requests = poisson_requests(ground.prompt, ground.output, count, study.seed)
+    requests = _requests(ground, count, study.seed)
     cluster = cluster_of(found.cell_of(index), row, ground)
     if study.check == "poisson":
         seen = at_rate(cluster, requests, row["requests_per_s"], study.seed)
@@ -201,9 +201,14 @@ def capacity_of(study: ServingSearch, ground: Ground, found: Found, index: int) 
     """The largest rate of requests that a deployment serves within the limits."""
     row = found.row(index)
     count = max(study.requests, WAVES * int(row["concurrency"]))
-    requests = poisson_requests(ground.prompt, ground.output, count, study.seed)
+    requests = _requests(ground, count, study.seed)
     cluster = cluster_of(found.cell_of(index), row, ground)
     return capacity(cluster, requests, _bounds(study), study.statistic, row["requests_per_s"], seed=study.seed)
+
+
+def _requests(ground: Ground, count: int, seed: int) -> Requests:
+    """Requests of the study, each of which passes the stack's front end."""
+    return poisson_requests(ground.prompt, ground.output, count, seed, float(ground.stack.request_start))
 
 
 def _bounds(study: ServingSearch) -> Limits:

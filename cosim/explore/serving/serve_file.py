@@ -60,6 +60,7 @@ class ServingPlan(Frozen):
     """
     expert_parallel: Degree | None = None
     micro_batches: Degree | None = None
+    """None: as many as stages."""
     dtype: Dtype | None = None
     """None: the chip's best native format."""
     weights_dtype: Dtype | None = None

@@ -1,4 +1,4 @@
-"""Rows of a serving study: one for each deployment and seed, and one that sums up the seeds with intervals."""
+"""Rows of a serving study: one for each deployment that sums up its seeds with intervals, and of several one each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cosim.explore.serving.serve_file import Deployment
 from cosim.records import Array, array
 
 Row = dict[str, Any]
-SEED, SUMMARY = "seed", "summary"
+SEED, SUMMARY, PHASE = "seed", "summary", "serve"
 UNITS = {
     "requests_per_s": "1/s",
     "good_requests_per_s": "1/s",
@@ -32,8 +32,14 @@ UNITS = {
     "memory_bytes.activations": "B",
     "memory_bytes.other": "B",
     "memory_bytes.kv": "B",
+    "memory_bytes.gradients": "B",
+    "memory_bytes.optimizer": "B",
+    "memory_bytes.total": "B",
+    "tokens_per_s_per_chip": "token/s",
+    "tokens_per_s_per_user": "token/s",
+    "energy_j": "J",
 }
-_WORDS = ("deployment", "row", "system", "workload", "stack", "limit", "limit_text")
+_WORDS = ("deployment", "row", "system", "workload", "phase", "stack", "limit", "limit_text", "quality", "confidence")
 
 
 def about(name: str, deployed: Deployed) -> Row:
@@ -41,10 +47,17 @@ def about(name: str, deployed: Deployed) -> Row:
     case, scheduler, found = deployed.pool.case, deployed.pool.scheduler, deployed.pool.room
     plan = case.plan
     prefill = deployed.prefill
+    memory = {
+        **{kind: float(getattr(found, kind)) for kind in ("weights", "activations", "other")},
+        "kv": max(float(found.left), 0.0),
+        "gradients": 0.0,
+        "optimizer": 0.0,
+    }
     return {
         "deployment": name,
         "system": deployed.system.name,
         "workload": deployed.model.name,
+        "phase": PHASE,
         "stack": deployed.asked.stack,
         "replicas": deployed.pool.count,
         "prefill_replicas": 0 if prefill is None else prefill.count,
@@ -53,19 +66,21 @@ def about(name: str, deployed: Deployed) -> Row:
         "plan.pipeline_parallel": float(plan.pipeline),
         "plan.data_parallel": float(plan.data) * deployed.pool.count,
         "plan.expert_parallel": float(plan.expert),
+        "plan.micro_batches": float(plan.micro_batches),
         "plan.dtype": plan.dtype,
         "plan.weights_dtype": plan.weights_dtype or plan.dtype,
         "plan.kv_dtype": plan.kv_dtype,
         "scheduler.token_budget": scheduler.token_budget,
         "scheduler.max_sequences": scheduler.max_sequences,
         "scheduler.kv_blocks": scheduler.kv_blocks,
-        "memory_bytes.weights": float(found.weights),
-        "memory_bytes.activations": float(found.activations),
-        "memory_bytes.other": float(found.other),
-        "memory_bytes.kv": max(float(found.left), 0.0),
+        **{f"memory_bytes.{kind}": size for kind, size in memory.items()},
+        "memory_bytes.total": sum(memory.values()),
         "feasible": True,
         "limit": "",
+        "limit_by": None,
         "limit_text": "",
+        "quality": "own",
+        "confidence": _confidence(deployed),
     }
 
 
@@ -76,11 +91,29 @@ def refused(name: str, asked: Deployment, error: InfeasibleError) -> Row:
         "row": SUMMARY,
         "system": asked.system or "",
         "workload": asked.workload or "",
+        "phase": PHASE,
         "stack": asked.stack,
         "feasible": False,
         "limit": error.limit,
+        # By how much is in the words alone.
+        "limit_by": None,
         "limit_text": str(error),
     }
+
+
+def rows_of(name: str, deployed: Deployed, found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rows of a deployment: one a seed where there are several, then the one that sums them up."""
+    shared = about(name, deployed)
+    if len(found) == 1:
+        return [{**shared, "row": SUMMARY, "seed": 0, **summed_up(found)}]
+    each = [{**shared, "row": SEED, "seed": seed, **row} for seed, row in enumerate(found)]
+    return [*each, {**shared, "row": SUMMARY, "seed": None, **summed_up(found)}]
+
+
+def _confidence(deployed: Deployed) -> str:
+    """How far the chips are known; of several the least known says."""
+    order = ("estimated", "published", "measured")
+    return min((system.chip.confidence for _, system in deployed.pools), key=order.index)
 
 
 def summed_up(rows: Sequence[Mapping[str, Any]], level: float = 0.95) -> Row:
@@ -111,7 +144,9 @@ def table_of(rows: Sequence[Row]) -> Any:  # noqa: ANN401  # pyarrow ships no ty
     fields, arrays = [], []
     for name in names:
         values = [_known(row.get(name)) for row in rows]
-        column = pa.array(values, pa.string()) if _is_text(name) else pa.array(values)
+        # What no row knows is a number all the same.
+        kind = pa.string() if _is_text(name) else pa.float64() if all(value is None for value in values) else None
+        column = pa.array(values, kind)
         unit = unit_of(name)
         fields.append(pa.field(name, column.type, metadata={"unit": unit} if unit else None))
         arrays.append(column)

@@ -175,13 +175,10 @@ def _timeline(inputs: Inputs, folder: RunFolder) -> None:
 
 
 def _rows(inputs: Inputs, parts: Mapping[str, list[Row]]) -> list[Row]:
-    """Rows of all deployments: one a seed, then the one that sums them up."""
+    """Rows of all deployments, then those that break a limit."""
     rows: list[Row] = []
     for name, ready in inputs.ready.items():
-        shared = serve_rows.about(name, ready)
-        found = [_numbers(part["row"]) for part in parts[name]]
-        rows += [{**shared, "row": serve_rows.SEED, "seed": seed, **row} for seed, row in enumerate(found)]
-        rows.append({**shared, "row": serve_rows.SUMMARY, "seed": None, **serve_rows.summed_up(found)})
+        rows += serve_rows.rows_of(name, ready, [_numbers(part["row"]) for part in parts[name]])
     return rows + [serve_rows.refused(name, asked, error) for name, (asked, error) in inputs.infeasible.items()]
 
 

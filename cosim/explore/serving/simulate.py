@@ -13,6 +13,7 @@ from cosim.engines.serving.cluster import serve
 from cosim.engines.serving.replica import Segment
 from cosim.engines.serving.result import Record, ServingRun
 from cosim.errors import SpecError
+from cosim.explore.serving.case import Replicas
 from cosim.explore.serving.demand import chunks_of, loop_of
 from cosim.explore.serving.deployed import Deployed
 from cosim.explore.serving.metrics import Limits
@@ -96,10 +97,7 @@ class _Counters:
         self.kept: list[Segment] = []
         scale = deployed.cluster.autoscale
         self.decoding = deployed.pool.count if scale is None else scale.most
-        self.joules: list[Joules] | None = None
-        pools = [pool for pool, _ in deployed.pools]
-        if all(pool.energy is not None for pool in pools):
-            self.joules = [_joules(pool) for pool in pools if pool.energy is not None]
+        self.joules = [_joules(pool) for pool, _ in deployed.pools]
 
     def records(self, rows: list[Record]) -> None:
         """Records of served requests, with the front end's time on them."""
@@ -107,9 +105,8 @@ class _Counters:
         shift = self.deployed.start_s
         served = served_of({name: columns[at] + shift if name in _LATER else columns[at] for name, at in _AT.items()})
         self.tally.add(served)
-        if self.joules is not None:
-            self.joules[-1].add_prompts(served)
-            self.joules[0].add_answers(served)
+        self.joules[-1].add_prompts(served)
+        self.joules[0].add_answers(served)
         if self.taken is not None:
             self.taken(served)
         if self.progress is not None:
@@ -123,20 +120,21 @@ class _Counters:
             own = [row for row in rows if row[-1] < self.decoding]
             before = [row for row in rows if row[-1] >= self.decoding]
         self.series.add(own)
-        if self.joules is not None:
-            self.joules[0].add_steps(own)
-            self.joules[-1].add_steps(before)
+        self.joules[0].add_steps(own)
+        self.joules[-1].add_steps(before)
 
 
-def _joules(pool: Any) -> Joules:  # noqa: ANN401  # a pool whose energy is known
+def _joules(pool: Replicas) -> Joules:
     speculation = pool.scheduler.speculation
     mean = 1.0 if speculation is None else speculation.mean_tokens
-    return Joules(pool.energy, pool.scheduler.verified, mean)
+    return Joules(pool.energy, pool.scheduler.verified, mean, pool.draft_energy)
 
 
 def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, Any]:
     """All figures of a run by column name; what is not known is NaN."""
     rates, means = counters.tally.rates(), counters.series.means()
+    latencies = counters.tally.percentiles()
+    token_s = latencies["tpot_s.mean"]
     span = run.makespan_s
     before = 0 if deployed.prefill is None else deployed.prefill.count
     seconds = [run.replica_s - before * span, before * span]
@@ -155,7 +153,7 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
         "transfers": run.transfers,
         "makespan_s": span,
         "chips": chips,
-        **counters.tally.percentiles(),
+        **latencies,
         **{f"itl_s.{name}": value for name, value in of_histogram(counters.series.token_gaps).items()},
         "percentile_error": counters.tally.error,
         "requests_per_s": rates.requests_per_s,
@@ -167,6 +165,8 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
         "good_tokens_per_s": rates.good_tokens_per_s,
         "output_tokens_per_s_per_chip": rates.output_tokens_per_s / chips,
         "good_tokens_per_s_per_chip": rates.good_tokens_per_s / chips,
+        "tokens_per_s_per_chip": rates.output_tokens_per_s / chips,
+        "tokens_per_s_per_user": 1.0 / token_s if token_s > 0.0 else float("nan"),
         "hit_rate": run.hit_rate,
         "mean_batch": means.batch,
         "mean_waiting": means.waiting,
@@ -179,11 +179,11 @@ def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, 
     }
 
 
-def _money(deployed: Deployed, run: ServingRun, joules: list[Joules] | None, seconds: list[float]) -> dict[str, Any]:
-    """Power, tokens of a joule, cost of a million output tokens over the whole run; NaN where energy is unknown."""
+def _money(deployed: Deployed, run: ServingRun, joules: list[Joules], seconds: list[float]) -> dict[str, Any]:
+    """Energy and power of chips, tokens of a joule, cost of a million output tokens over the whole run."""
     nan, span, tokens = float("nan"), run.makespan_s, float(run.output_tokens)
-    names = ("power_w", "tokens_per_j_chip", "tokens_per_j_facility", "usd_per_million_tokens")
-    if joules is None or not span > 0.0:
+    names = ("energy_j", "power_w", "tokens_per_j_chip", "tokens_per_j_facility", "usd_per_million_tokens")
+    if not span > 0.0:
         return dict.fromkeys(names, nan)
     chip_j = facility_j = chip_s = 0.0
     usd: float | None = 0.0
@@ -195,7 +195,7 @@ def _money(deployed: Deployed, run: ServingRun, joules: list[Joules] | None, sec
         cost = _cost(system, own_s / span, tokens / span, whole / tokens)
         usd = None if usd is None or cost is None else usd + cost
         chip_j, facility_j, chip_s = chip_j + own, facility_j + whole, chip_s + own_s
-    found = (chip_j / chip_s, tokens / chip_j, tokens / facility_j, nan if usd is None else usd)
+    found = (chip_j, chip_j / chip_s, tokens / chip_j, tokens / facility_j, nan if usd is None else usd)
     return dict(zip(names, found, strict=True))
 
 

@@ -1,6 +1,7 @@
 """A deployment as a cluster of the event simulation, and what requests see there at a concurrency or a rate.
 
-The first requests find an empty cluster, the last a draining one: neither counts. Same seed, same answer.
+The first requests find an empty cluster, the last a draining one: neither counts. The front end's time is in every
+first token, and between an answer and the next request of a loop. Same seed, same answer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cosim.errors import SpecError
 from cosim.explore.serving.deployments import Cell, Ground, case_of
 from cosim.explore.serving.metrics import percentiles
 from cosim.explore.serving.pools import transfer_of
-from cosim.explore.serving.records import latencies, of_tuples, steady
+from cosim.explore.serving.records import latencies, later, of_tuples, steady
 from cosim.records import Array, array
 
 BLOCK = 16
@@ -41,6 +42,8 @@ class Requests:
     gaps: Array
     prompt: Array
     output: Array
+    start_s: float = 0.0
+    """From the arrival of each to the scheduler, and from its token back: the front end."""
 
     def at_rate(self, rate: float) -> Chunk:
         """The same requests at `rate` per second: only the clock changes."""
@@ -64,10 +67,10 @@ class Seen:
     requests: int
 
 
-def poisson_requests(prompt: float, output: float, count: int, seed: int) -> Requests:
+def poisson_requests(prompt: float, output: float, count: int, seed: int, start_s: float = 0.0) -> Requests:
     """`count` requests of one length whose gaps are exponential, a second on average."""
     gaps = np.random.default_rng(seed).exponential(1.0, count)
-    return Requests(gaps, np.full(count, prompt), np.full(count, output))
+    return Requests(gaps, np.full(count, prompt), np.full(count, output), start_s)
 
 
 def cluster_of(cell: Cell, row: Mapping[str, float], ground: Ground) -> Cluster:
@@ -76,8 +79,9 @@ def cluster_of(cell: Cell, row: Mapping[str, float], ground: Ground) -> Cluster:
     if not row["apart"]:
         return Cluster(answers, routing="least_loaded")
     prompts = _pool(cell, row, ground, "prefill_")
-    ranks = [row[f"{side}tensor"] * row[f"{side}pipeline"] for side in ("", "prefill_")]
-    move = transfer_of(cell, array(min(ranks)), ground)
+    degrees = ("tensor", "pipeline")
+    first, second = ({name: array(row[f"{side}{name}"]) for name in degrees} for side in ("prefill_", ""))
+    move = transfer_of(cell, first, second, ground)
     pairs = int(min(row["replicas"], row["prefill_replicas"]))
     moved = Transfer(float(move.latency_s), float(move.bandwidth), float(move.token_bytes), pairs)
     return Cluster(answers, routing="least_loaded", prefill=prompts, transfer=moved)
@@ -115,7 +119,7 @@ def in_loop(cluster: Cluster, requests: Requests, concurrency: int, seed: int) -
     """What requests see of which `concurrency` are always in flight. Raises SpecError for more than there are."""
     if concurrency > len(requests):
         raise SpecError("is more than there are requests", field="concurrency", value=concurrency)
-    return _seen(cluster, requests, 1.0, seed, ClosedLoop(concurrency, total=len(requests)))
+    return _seen(cluster, requests, 1.0, seed, ClosedLoop(concurrency, requests.start_s, len(requests)))
 
 
 def at_rate(cluster: Cluster, requests: Requests, rate: float, seed: int) -> Seen:
@@ -132,7 +136,7 @@ def _seen(cluster: Cluster, requests: Requests, rate: float, seed: int, loop: Cl
         raise SpecError("refuses requests", field=reason, hint=f"{run.refused[reason]} of {run.requests}")
     served = of_tuples(rows)
     late = float(np.mean(served.scheduled_s > served.arrival_s.max()))
-    own = latencies(steady(served, WARM, COOL))
+    own = latencies(steady(later(served, requests.start_s), WARM, COOL))
     return Seen(
         percentiles(own["ttft_s"]),
         percentiles(own["tpot_s"]),

@@ -1,21 +1,33 @@
 """The way of a cache from the pool that prefills to the pool that decodes, over the modelled network.
 
-Every chip sends what it holds of a token, all chips of a replica at once; the pool whose chips hold more of it says how
-much, the slower network how fast. Pools of one system that fit into a node together meet there, all others outside of
-it. As many caches move at once as the smaller pool has replicas.
+    lanes    tensor x pipeline ranks of the smaller replica, side by side
+    seconds  send(cache / lanes) + all-gather among ranks of the decoding replica that hold the same part
+
+One copy goes over the network: ranks that hold the same, a latent or a head that is shared by several of them, receive
+a part each and gather the rest among themselves. Of pools that differ the larger cache says how much, the slower
+network how fast. Pools of one system that fit into a node together meet there, all others outside of it. As many
+caches move at once as the smaller pool has replicas.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from cosim.engines.case import Case
+from cosim.engines.served_memory import room
 from cosim.engines.serving.settings import Transfer
+from cosim.engines.serving.steps import LONG
 from cosim.errors import SpecError
 from cosim.explore.serving.case import Replicas
 from cosim.explore.serving.serve_file import TransferSettings
 from cosim.hardware.lower import SystemArrays
-from cosim.records import array
-from cosim.timing.collective import send
+from cosim.mapping.placement import tensor_placement
+from cosim.mapping.shard import kv_heads_per_rank
+from cosim.records import Array, array
+from cosim.timing.collective import all_gather, send
+from cosim.workload.model import ModelArrays
 
 PIECE = 2.0**30
 """Bytes from which the bandwidth of a link is told."""
@@ -31,12 +43,40 @@ def transfer_of(prefill: Replicas, decode: Replicas, asked: TransferSettings, *,
         found = [_link(system, inside=inside) for system in (systems[:1] if together else systems)]
         latency = max(start for start, _ in found) if latency is None else latency
         bandwidth = min(rate for _, rate in found) if bandwidth is None else bandwidth
+    lanes = min(float(pool.case.plan.tensor * pool.case.plan.pipeline) for pool in (prefill, decode))
+    whole = max(_whole(prefill.case), _whole(decode.case))
+    plan, model, system = decode.case.plan, decode.case.model, decode.case.system
+    start, ended = (
+        float(gathered(array(size), plan.tensor, plan.pipeline, model, system)) for size in (0.0, whole * LONG)
+    )
+    token_bytes = whole / lanes
+    if ended > 0.0:
+        # What ranks hand on among themselves takes its time beside the link's, by the byte of a lane.
+        bandwidth = 1.0 / (1.0 / bandwidth + (ended - start) / (token_bytes * LONG))
     return Transfer(
-        latency_s=latency,
+        latency_s=latency + start,
         bandwidth=bandwidth,
-        token_bytes=max(prefill.token_bytes, decode.token_bytes),
+        token_bytes=token_bytes,
         concurrent=asked.concurrent or min(prefill.count, decode.count),
     )
+
+
+def gathered(size: Array, tensor: Array, pipeline: Array, model: ModelArrays, system: SystemArrays) -> Array:
+    """Seconds in which ranks of a replica that hold the same part of a cache of `size` bytes hand it on, (P,).
+
+    0 where every rank has heads of its own.
+    """
+    held = size / pipeline * kv_heads_per_rank(model.cache_heads, tensor) / model.cache_heads
+    copies = np.maximum(np.ceil(tensor / model.cache_heads), 1.0)
+    found: Array = all_gather(held, tensor_placement(copies, system.sizes), system).time
+    return found
+
+
+def _whole(case: Case) -> float:
+    """Bytes of one copy of the cache of a token, of sequences of LONG tokens."""
+    one = array(1.0)
+    alone = replace(case.plan, tensor=one, pipeline=one, data=one, expert=one, micro_batches=one)
+    return room(replace(case, plan=alone), array(LONG)).per_sequence.item() / LONG
 
 
 def _link(system: SystemArrays, *, inside: bool) -> tuple[float, float]:

@@ -72,6 +72,16 @@ def test_blocks_by_hand(wanted: Made) -> None:
     assert replicas_of(wanted(scheduler={"kv_blocks": 10_000_000})).scheduler.kv_blocks < 10_000_000
 
 
+def test_a_pipeline_has_as_many_micro_batches_as_stages_unless_said(wanted: Made) -> None:
+    own, said = (replicas_of(wanted(plan={"pipeline_parallel": 4, **more})) for more in ({}, {"micro_batches": 1}))
+    assert float(own.case.plan.micro_batches) == own.completed["plan.micro_batches"] == 4.0
+    assert float(said.case.plan.micro_batches) == 1.0
+    assert "plan.micro_batches" not in said.completed
+    assert "plan.micro_batches" not in replicas_of(wanted()).completed
+    # Four stages that take turns do a large step in 4 + 3 quarters of stages, one after the other in 4 whole ones.
+    assert own.table.linear_s[-1] < 0.6 * said.table.linear_s[-1]
+
+
 def test_the_stack_gives_what_the_scheduler_leaves_open(wanted: Made) -> None:
     stack = load_serving("vllm")
     found = replicas_of(wanted())
@@ -95,11 +105,19 @@ def test_fewer_sequences_where_a_step_has_no_room_for_all_drafts(wanted: Made) -
         replicas_of(wanted(scheduler={"token_budget": 1024, "max_sequences": 300}, speculation=drafts))
 
 
-def test_a_model_that_drafts_takes_time_and_its_energy_is_unknown(wanted: Made) -> None:
+def test_a_model_that_drafts_takes_time_memory_and_energy(wanted: Made) -> None:
     settings_ = SpeculationSettings(draft="llama-3.1-8b", acceptance=(0.7,))
     small = Varied(load_workload("llama-3.1-8b"))
     found = replicas_of(wanted(model="llama-3.1-70b", plan={"tensor_parallel": 4}, speculation=settings_, draft=small))
-    assert found.energy is None
+    plain = replicas_of(wanted(model="llama-3.1-70b", plan={"tensor_parallel": 4}))
+    alone = replicas_of(wanted(plan={"tensor_parallel": 4}))
+    assert float(found.room.weights) == pytest.approx(float(plain.room.weights + alone.room.weights))
+    assert found.token_bytes == pytest.approx(plain.token_bytes + alone.token_bytes)
+    assert float(found.room.activations) == max(float(plain.room.activations), float(alone.room.activations))
+    assert found.scheduler.kv_blocks == int(float(found.room.left) // (16 * found.token_bytes))
+    assert plain.draft_energy is None
+    assert found.draft_energy is not None
+    assert found.draft_energy.linear_j[0] == pytest.approx(alone.energy.linear_j[0])
     assert found.table.draft_s is not None
     assert 0.0 < found.table.draft_s[0] < found.table.linear_s[0]
 

@@ -14,6 +14,7 @@ from cosim.explore.serving.deployments import Cell, Ground, Machine, cells_of, l
 from cosim.explore.serving.pools import BUSIEST, scored_apart, transfer_of
 from cosim.explore.serving.scores import LIMITS, Scores, steps_of
 from cosim.explore.serving.search_file import ServingSearch
+from cosim.mapping.serving import load_serving, lower_serving
 from cosim.records import Array, array
 from cosim.timing.collective import send
 
@@ -21,6 +22,8 @@ Study = Callable[..., ServingSearch]
 Grounds = Callable[..., Ground]
 Machines = Callable[..., Machine]
 Table = dict[str, Array]
+START = float(lower_serving(load_serving("vllm")).request_start)
+"""The front end of the stack that is searched with [s]."""
 
 
 def apart(asked: ServingSearch, own: Ground, one: Machine) -> tuple[Cell, Table, Scores]:
@@ -67,15 +70,15 @@ def test_the_queue_of_prompts_by_hand(study: Study, ground: Grounds, machine: Ma
     rate = min(8.0 / (99.5 * step[0]), 1.0 / took[0])
     load = rate * took[0]
     assert scores.requests_per_s[0] == pytest.approx(rate)
-    assert scores.ttft_s[0] == pytest.approx(took[0] + load * took[0] / (2 * (1 - load)))
-    moved = float(transfer_of(cell, array(1.0), own).seconds(1000.0))
+    assert scores.ttft_s[0] == pytest.approx(START + took[0] + load * took[0] / (2 * (1 - load)))
+    moved = float(transfer_of(cell, one, one, own).seconds(1000.0))
     moving = moved + rate * moved * moved / (2 * (1 - rate * moved))
     assert scores.tpot_s[0] == pytest.approx(step[0] + (moving + step[0] / 2) / 99)
 
 
 def test_prompts_set_the_rate_and_just_keep_the_limit(study: Study, ground: Grounds, machine: Machines) -> None:
     space = {"tensor": 1, "pipeline": 1, "max_sequences": 128, "prefill_replicas": 1, "token_budget": 4096}
-    limits = [0.04, 0.06, 0.1, 0.2, 1.0, 1000.0]
+    limits = [START + wait for wait in (0.04, 0.06, 0.1, 0.2, 1.0, 1000.0)]
     rates = []
     for limit in limits:
         asked = study(space, chips=4, ttft_limit=limit, tpot_limit=None)
@@ -90,7 +93,7 @@ def test_prompts_set_the_rate_and_just_keep_the_limit(study: Study, ground: Grou
     asked = study({**space, "max_sequences": 256}, chips=4, ttft_limit=None, tpot_limit=None)
     _, _, free = apart(asked, ground(asked), machine())
     assert rates[-1] == pytest.approx(free.requests_per_s[0])
-    took = free.ttft_s[0] / (1.0 + BUSIEST / (2 * (1 - BUSIEST)))
+    took = (free.ttft_s[0] - START) / (1.0 + BUSIEST / (2 * (1 - BUSIEST)))
     assert free.requests_per_s[0] * took == pytest.approx(BUSIEST)
 
 
@@ -115,13 +118,15 @@ def test_the_cache_moves_over_the_network(study: Study, ground: Grounds, machine
     # 131,072 B a token over the switch of a node, and half of it by each of two ranks.
     asked = study()
     (cell,) = cells_of(asked.space, [machine()], ground())
-    one, two = (transfer_of(cell, array(lanes), ground()) for lanes in (1.0, 2.0))
+    alone, pair = ({"tensor": array(tensor), "pipeline": array(1.0)} for tensor in (1.0, 2.0))
+    one, two = (transfer_of(cell, ranks, ranks, ground()) for ranks in (alone, pair))
     system = cell.machine.system
-    assert float(one.token_bytes) == pytest.approx(131_072)
+    assert [float(each.token_bytes) for each in (one, two)] == pytest.approx([131_072, 131_072 / 2])
+    assert float(transfer_of(cell, alone, pair, ground()).token_bytes) == pytest.approx(131_072)
     assert float(one.seconds(1000.0)) == pytest.approx(float(send(array(131_072e3), 0, system)))
     assert float(two.seconds(1000.0)) == pytest.approx(float(send(array(131_072e3 / 2), 0, system)))
     far = replace(ground(), chips=64)
-    slow = transfer_of(Cell(machine(chips=64), "bf16", None, "bf16"), array(1.0), far)
+    slow = transfer_of(Cell(machine(chips=64), "bf16", None, "bf16"), alone, alone, far)
     assert float(slow.seconds(1000.0)) > float(one.seconds(1000.0))
 
 

@@ -52,6 +52,16 @@ def test_drafts_are_verified_tokens_and_fewer_steps(served: Made) -> None:
     assert joules.attention_j == plain.attention_j / 2.0
 
 
+def test_a_model_that_drafts_by_hand(served: Made) -> None:
+    # Two drafts a step of 7 sequences, each 9.9 + 0.1 a token and 1 J of its head.
+    drafted, plain = Joules(ENERGY, 3, 2.0, ENERGY), Joules(ENERGY, 3, 2.0)
+    for joules in (drafted, plain):
+        joules.add_steps([run(4, 0, 7), run(1, 101, 0)])
+        joules.add_answers(served(1))
+    assert drafted.steps_j - plain.steps_j == pytest.approx(4 * 2 * (9.9 + 0.7 + 1.0))
+    assert drafted.attention_j == pytest.approx(3 * plain.attention_j)
+
+
 def test_attention_by_hand(served: Made) -> None:
     joules = Joules(ENERGY)
     joules.add_prompts(served(1))

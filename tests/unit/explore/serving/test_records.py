@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosim.errors import SpecError
-from cosim.explore.serving.records import COLUMNS, LATENCIES, Served, latencies, of_tuples, served_of, steady, where
+from cosim.explore.serving.records import (
+    COLUMNS,
+    LATENCIES,
+    Served,
+    latencies,
+    later,
+    of_tuples,
+    served_of,
+    steady,
+    where,
+)
 
 Make = Callable[..., Served]
 SPANS = st.lists(st.tuples(*[st.floats(0, 100)] * 4, st.integers(1, 50)), min_size=1, max_size=20)
@@ -27,6 +37,12 @@ def test_latencies_by_hand(served: Make) -> None:
         "normalized_s": 12.0 / 11.0,
     }
     assert tuple(found) == LATENCIES
+
+
+def test_a_front_end_is_in_all_that_follows_the_arrival(served: Make) -> None:
+    before, after = latencies(served(3)), latencies(later(served(3), 0.25))
+    for name, more in {"ttft_s": 0.25, "e2e_s": 0.25, "queueing_s": 0.25, "tpot_s": 0.0}.items():
+        np.testing.assert_allclose(after[name], before[name] + more)
 
 
 def test_one_token_has_no_time_per_next_token(served: Make) -> None:

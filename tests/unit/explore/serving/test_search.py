@@ -115,6 +115,8 @@ def test_both_figures_stand_side_by_side(searched: Search) -> None:
     table = found.found.table
     for each in found.checked:
         assert each.seen.requests >= 100
+        # The front end alone takes that of every first token.
+        assert each.seen.ttft_s["mean"] > float(found.ground.stack.request_start) > 0.0
         if not each.broken:
             assert each.seen.ttft_s["p90"] <= 0.5
             assert each.seen.tpot_s["p90"] <= 0.02

@@ -109,6 +109,9 @@ def test_money_by_hand(ready: Ready, pattern: Pattern) -> None:
     assert chip.price is not None
     seconds = facility.lifetime_years.si * 365.25 * 86400.0
     rate = 200 * 32 / row["makespan_s"]
+    assert row["energy_j"] == pytest.approx(row["power_w"] * row["makespan_s"])
+    assert row["tokens_per_s_per_chip"] == row["output_tokens_per_s_per_chip"]
+    assert row["tokens_per_s_per_user"] == pytest.approx(1.0 / row["tpot_s.mean"])
     capital = chip.price.si / seconds / rate
     energy = facility.energy_price.si / row["tokens_per_j_facility"]
     assert row["usd_per_million_tokens"] == pytest.approx(1e6 * (capital + energy))
@@ -120,9 +123,15 @@ def test_what_is_unknown_is_not_a_number(ready: Ready, pattern: Pattern) -> None
     asic = run(ready(system="asic-8", plan={"tensor_parallel": 1}), pattern()).row
     assert np.isnan(asic["usd_per_million_tokens"])
     assert asic["power_w"] > 0.0
+
+
+def test_a_model_that_drafts_takes_energy(ready: Ready, pattern: Pattern) -> None:
     fields = {"workload": "llama-3.1-70b", "plan": {"tensor_parallel": 4, "dtype": "bf16"}}
-    drafts = {"draft": "llama-3.1-8b", "acceptance": 0.7, "drafts": 2}
-    assert np.isnan(run(ready(**fields, speculation=drafts), pattern()).row["power_w"])
+    drafts = {"acceptance": 0.7, "drafts": 2}
+    looked_up = run(ready(**fields, speculation=drafts), pattern()).row
+    made = run(ready(**fields, speculation={"draft": "llama-3.1-8b", **drafts}), pattern()).row
+    assert 0.0 < made["tokens_per_j_facility"] < looked_up["tokens_per_j_facility"]
+    assert made["kv_occupancy"] > looked_up["kv_occupancy"]
 
 
 def test_drafts_that_are_accepted_shorten_answers(ready: Ready, pattern: Pattern) -> None:

@@ -52,6 +52,19 @@ def test_a_lone_request_by_hand(even_cluster: Callable[..., Cluster]) -> None:
     assert (seen.kept_up, seen.preemptions, seen.requests) == (True, 0, 20)
 
 
+def test_the_front_end_is_in_the_first_token_and_in_the_loop(even_cluster: Callable[..., Cluster]) -> None:
+    # The same lone request, 50 ms later; its tokens follow as fast, and the next one comes after 50 ms more.
+    columns = (np.ones(20), np.full(20, 100.0), np.full(20, 20.0))
+    seen = in_loop(even_cluster(), Requests(*columns, start_s=0.05), 1, 0)
+    assert seen.ttft_s["mean"] == pytest.approx(0.062)
+    assert seen.tpot_s["p99"] == pytest.approx(0.01002)
+    assert seen.requests_per_s == pytest.approx(1.0 / (0.062 + 19 * 0.01002))
+    # Requests that come at a rate are late, not fewer.
+    early, late = (at_rate(even_cluster(), poisson_requests(100, 20, 200, 0, start), 3.0, 0) for start in (0.0, 0.05))
+    assert late.ttft_s["p90"] == pytest.approx(early.ttft_s["p90"] + 0.05)
+    assert (late.requests_per_s, late.kept_up) == (pytest.approx(early.requests_per_s), early.kept_up)
+
+
 def test_a_rate_is_served_while_it_can_be(even_cluster: Callable[..., Cluster]) -> None:
     requests = poisson_requests(100, 20, 300, seed=0)
     few = at_rate(even_cluster(), requests, 5.0, 0)
@@ -77,7 +90,7 @@ def test_pools_apart_as_a_cluster(cell: Cell, ground: Callable[..., Ground]) -> 
     assert made.prefill is not None
     assert made.transfer is not None
     assert (made.prefill.replicas, made.pool.replicas, made.transfer.concurrent) == (1, 1, 1)
-    assert made.transfer.token_bytes == pytest.approx(131_072)
+    assert made.transfer.token_bytes == pytest.approx(131_072 / 2)
     seen = in_loop(made, poisson_requests(1000, 100, 100, 0), 8, 0)
     assert seen.requests_per_s > 0.0
 

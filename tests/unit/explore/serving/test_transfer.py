@@ -7,7 +7,19 @@ from collections.abc import Callable
 import pytest
 
 from cosim.errors import SpecError
+from cosim.explore.serving import pools
 from cosim.explore.serving.deployed import Deployed
+from cosim.explore.serving.deployments import Cell
+from cosim.explore.serving.search import ground_of, machines_of
+from cosim.explore.serving.search_file import ServingSearch
+from cosim.hardware.load import load_system
+from cosim.hardware.lower import lower_system
+from cosim.hardware.vary import vary_system
+from cosim.mapping.placement import Placement
+from cosim.overrides import Varied
+from cosim.records import array
+from cosim.timing.collective import all_gather
+from cosim.workload.load import load_workload
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
 Ready = Callable[..., Deployed]
@@ -24,6 +36,40 @@ def test_a_node_is_faster_inside(ready: Ready) -> None:
     assert 0.5 * 50e9 < outside.bandwidth <= 50e9
     assert inside.latency_s < outside.latency_s
     assert (inside.concurrent, outside.concurrent) == (1, 2)
+
+
+def test_a_latent_is_sent_once_and_handed_on(ready: Ready) -> None:
+    # 512 + 64 elements of one byte in 61 layers; eight ranks send an eighth each, and gather the whole of it.
+    plan = {"tensor_parallel": 8, "dtype": "fp8", "kv_dtype": "fp8"}
+    fields = {"system": "dgx-h200", "workload": "deepseek-v3", "changes": {"system": {"nodes": 2}}}
+    found = ready(**fields, plan=plan, prefill={"replicas": 1}).cluster.transfer
+    assert found is not None
+    assert found.token_bytes == pytest.approx(576 * 61 / 8)
+    system = lower_system(vary_system(Varied(load_system("dgx-h200")), {"nodes": 2}))
+    size = array(576.0 * 61 * 4096)
+    eight = Placement((array(8.0), array(1.0)), (array(1.0), array(1.0)))
+    link = 4096 * found.token_bytes / 50e9
+    handed = float(all_gather(size, eight, system).time)
+    assert found.seconds(4096) > handed + link
+    assert found.seconds(4096) == pytest.approx(handed + link, rel=0.15)
+    # Every rank with a copy of its own would be seven times as long on the network.
+    assert found.seconds(4096) < 0.5 * 576 * 61 * 4096 / 50e9
+
+
+@pytest.mark.parametrize(("model", "tensor"), [("deepseek-v3", 8), ("llama-3.1-8b", 8), ("qwen3-30b-a3b", 8)])
+def test_the_search_moves_caches_by_the_same_rule(ready: Ready, model: str, tensor: int) -> None:
+    plan = {"tensor_parallel": tensor, "dtype": "fp8", "kv_dtype": "fp8"}
+    nodes = {"system": {"nodes": 2}}
+    own = ready(system="dgx-h200", workload=model, plan=plan, prefill={"replicas": 1}, changes=nodes).cluster.transfer
+    assert own is not None
+    systems, lowered = [Varied(load_system("dgx-h200"))], Varied(load_workload(model))
+    ground = ground_of(ServingSearch(prompt=4096, output=100, chips=16), systems[0], lowered)
+    (machine,) = machines_of(systems, 16)
+    ranks = {"tensor": array(float(tensor)), "pipeline": array(1.0)}
+    other = pools.transfer_of(Cell(machine, "fp8", None, "fp8"), ranks, ranks, ground)
+    assert float(other.token_bytes) == pytest.approx(own.token_bytes)
+    # One tells the bandwidth of a link at a large size, the other at that of the cache.
+    assert float(other.seconds(4096.0)) == pytest.approx(own.seconds(4096), rel=0.1)
 
 
 def test_every_chip_sends_what_it_holds(ready: Ready) -> None:

@@ -82,6 +82,9 @@ def _print_serving(found: dict[str, Any]) -> None:
     about = found["about"]
     blocks = f"{about['kv_blocks_used']:,} KV blocks (memory model: {about['kv_blocks_modelled']:,})"
     print(f"{about['log']}: {blocks}, {about['preemptions']:,} preempted, {about['steps']:,} steps")
+    if about["requests_left_out"]:
+        whole = about["requests"] + about["requests_left_out"]
+        print(f"left out of the replay: {about['requests_left_out']:,} of {whole:,} requests, for the reasons below")
     for text in about["completed"]:
         print(f"completed: {text}")
 

@@ -15,6 +15,8 @@ from cosim.errors import SpecError, nearest
 from cosim.explore.serving.serve_file import Deployment
 from cosim.hardware.load import usual_systems
 from cosim.schema import Frozen, validated
+from cosim.validation.cases import Case
+from cosim.validation.faults import LARGEST
 from cosim.validation.inference_rows import FORMATS
 
 
@@ -106,3 +108,13 @@ def deployment_of(header: LogHeader) -> tuple[Deployment, list[str]]:
     said = {name: value for name, value in scheduler.items() if value is not None}
     data = {"system": system, "workload": header.workload, "stack": stack, "plan": plan, "scheduler": said}
     return validated(Deployment, {**data, "routing": "least_loaded"}), completed
+
+
+def request_fault(case: Case) -> str:
+    """Why a line of the log says no request that can be replayed; empty where it says one."""
+    for name, least in (("arrival", 0.0), ("input_len", 1.0), ("output_len", 1.0)):
+        value = case.number(name)
+        if value is None or not least <= value <= LARGEST or (name != "arrival" and value != round(value)):
+            what = "a number" if name == "arrival" else "a whole number"
+            return f"{name} is not {what} from {least:g}"
+    return ""

@@ -140,13 +140,46 @@ def test_a_header_that_cannot_be_served(write: Write, header: dict[str, Any], me
     assert error.value.file == header_path(path)
 
 
-def test_a_log_needs_its_header_and_its_numbers(write: Write) -> None:
+def _with_line(path: Path, request: str, column: int, value: str) -> Path:
+    """The log with another value in a column of one request."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    place = next(index for index, line in enumerate(lines) if line.startswith(f"{request},"))
+    fields = lines[place].split(",")
+    lines[place] = ",".join([*fields[:column], value, *fields[column + 1 :]])
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        (1, "", "arrival is not a number from 0"),
+        (1, "-1", "arrival is not a number from 0"),
+        (2, "zero", "input_len is not a whole number from 1"),
+        (2, "1e300", "input_len is not a whole number from 1"),
+        (3, "0", "output_len is not a whole number from 1"),
+        (3, "2.5", "output_len is not a whole number from 1"),
+    ],
+)
+def test_a_bad_line_is_left_out_and_the_rest_is_replayed(write: Write, column: int, value: str, reason: str) -> None:
+    found = validate_serving(_with_line(write(), "r1", column, value))
+    assert {each["reason"] for each in found["skipped"] if each["id"].startswith("r1 ")} == {reason}
+    assert (found["about"]["requests"], found["about"]["requests_left_out"]) == (39, 1)
+    assert found["evaluated"] + len(found["skipped"]) == found["cases"] == 120
+    # The rest is as if the line were not there.
     path = write()
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace(",200,", ",zero,"), encoding="utf-8")
-    with pytest.raises(SpecError, match="input_len: is no such number") as error:
-        validate_serving(path)
-    assert (error.value.file, error.value.line) == (path, 3)
+    without = [case for case in read_cases("serving", path) if case.id != "r1"]
+    own = dict(zip((case.id for case in without), replay(without, path).predicted["e2e_s"], strict=True))
+    assert {row["id"].split()[0]: row["predicted"] for row in found["rows"] if row["id"].endswith(" e2e_s")} == own
+
+
+def test_a_log_of_bad_lines_alone_has_no_figure(write: Write) -> None:
+    found = validate_serving(_with_line(write(1), "r0", 1, ""))
+    assert (found["evaluated"], len(found["skipped"]), found["median_abs_error"]) == (0, 3, None)
+
+
+def test_a_log_needs_its_header(write: Write) -> None:
+    path = write()
     header_path(path).unlink()
     with pytest.raises(SpecError, match="no such file"):
         validate_serving(path)

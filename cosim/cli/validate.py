@@ -87,6 +87,8 @@ def _print_serving(found: dict[str, Any]) -> None:
         print(f"left out of the replay: {about['requests_left_out']:,} of {whole:,} requests, for the reasons below")
     for text in about["completed"]:
         print(f"completed: {text}")
+    for text in about["not_modelled"]:
+        print(f"not modelled: {text}")
 
 
 def _print_silicon(found: dict[str, Any]) -> None:

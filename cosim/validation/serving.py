@@ -24,7 +24,7 @@ from cosim.explore.serving.records import Served, latencies, of_tuples
 from cosim.hardware.load import load_system
 from cosim.records import Array, array
 from cosim.validation.cases import Case, read_cases
-from cosim.validation.serving_log import LogHeader, deployment_of, header_path, read_header, request_fault
+from cosim.validation.serving_log import LogHeader, deployment_of, header_path, not_modelled, read_header, request_fault
 from cosim.validation.statistics import macro_median, summary
 
 QUANTITIES = ("ttft_s", "tpot_s", "e2e_s")
@@ -83,6 +83,7 @@ def replay(cases: Sequence[Case], log: Path) -> Replayed:
     except SpecError as error:
         raise error.at(file=header_path(log)) from None
     cluster, modelled, used = _with_blocks(ready, header)
+    cluster = _with_host(cluster, header)
     faults = {place: fault for place, case in enumerate(cases) if (fault := request_fault(case))}
     chunk, order = _chunk([(place, case) for place, case in enumerate(cases) if place not in faults])
     rows: list[Record] = []
@@ -114,6 +115,14 @@ def _with_blocks(ready: Deployed, header: LogHeader) -> tuple[Cluster, int, int]
     used = given * int(ready.pool.case.plan.data)
     scheduler = replace(pool.scheduler, kv_blocks=used)
     return replace(ready.cluster, pool=Pool(pool.table, scheduler, pool.replicas)), modelled, used
+
+
+def _with_host(cluster: Cluster, header: LogHeader) -> Cluster:
+    """The cluster with the host beside or before the chip, where the header says which; else as the stack has it."""
+    hidden, pool = header.scheduler.async_scheduling, cluster.pool
+    if hidden is None:
+        return cluster
+    return replace(cluster, pool=replace(pool, table=replace(pool.table, host_hidden=hidden)))
 
 
 def _chunk(requests: Sequence[tuple[int, Case]]) -> tuple[Chunk, Any]:
@@ -166,6 +175,7 @@ def _about(replayed: Replayed) -> dict[str, Any]:
         "requests": len(replayed.predicted["e2e_s"]) - len(replayed.faults),
         "requests_left_out": len(replayed.faults),
         "completed": list(replayed.completed),
+        "not_modelled": not_modelled(replayed.header),
         "kv_blocks_modelled": replayed.modelled_blocks,
         "kv_blocks_used": replayed.used_blocks,
         "preemptions": run.preemptions,

@@ -1,11 +1,13 @@
 """A request log of a server and the header beside it: what was served, on what, with which settings.
 
 The log is a CSV of requests; `NAME.header.json` beside `NAME.csv` names chip, system, workload, degrees, engine and
-settings of its scheduler. Fields that are not known here are passed over.
+settings of its scheduler. Fields that are not known here are passed over; settings of scheduler and cache that the
+replay does not follow are told.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -20,21 +22,45 @@ from cosim.validation.faults import LARGEST
 from cosim.validation.inference_rows import FORMATS
 
 
+AS_MODELLED: dict[str, tuple[object, ...]] = {
+    "policy": ("fcfs",),
+    "enable_prefix_caching": (False,),
+    "scheduler_reserve_full_isl": (True,),
+    "max_num_partial_prefills": (1,),
+    "long_prefill_token_threshold": (0,),
+}
+"""Settings that are as every replay has them at these values: first come first served, no text known to be shared, room
+for whole prompts at admission, one prompt cut in a step, wherever the budget ends."""
+BATCHINGS = {True: "chunked", False: "prefill_first"}
+"""With prompts in pieces beside answers, or whole ones first."""
+RESTATED = ("note", "num_kv_tokens")
+"""Words for people, and tokens of the blocks that are given."""
+
+
 class _Read(Frozen):
     """Part of a header: what is not known is passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
-class LogScheduler(_Read):
+class _Settings(_Read):
+    """Settings of an engine; those that are not fields here are kept, to be told as not modelled."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+
+class LogScheduler(_Settings):
     """Settings as the engine calls them; null is the engine's default."""
 
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
+    enable_chunked_prefill: bool | None = None
+    async_scheduling: bool | None = None
+    """The host schedules a step while the chip works on the one before."""
 
 
-class LogCache(_Read):
+class LogCache(_Settings):
     """Blocks of the cache of one engine, as it counted them."""
 
     num_gpu_blocks: int | None = None
@@ -95,6 +121,7 @@ def deployment_of(header: LogHeader) -> tuple[Deployment, list[str]]:
         "max_context": settings.max_model_len,
         "memory_share": cache.gpu_memory_utilization,
         "block_tokens": cache.block_size,
+        "batching": None if settings.enable_chunked_prefill is None else BATCHINGS[settings.enable_chunked_prefill],
     }
     weights, kept = (FORMATS.get(word, word) for word in (header.weights_dtype, header.kv_dtype))
     plan = {
@@ -108,6 +135,16 @@ def deployment_of(header: LogHeader) -> tuple[Deployment, list[str]]:
     said = {name: value for name, value in scheduler.items() if value is not None}
     data = {"system": system, "workload": header.workload, "stack": stack, "plan": plan, "scheduler": said}
     return validated(Deployment, {**data, "routing": "least_loaded"}), completed
+
+
+def not_modelled(header: LogHeader) -> list[str]:
+    """Settings of the header, as `section.name value`, that the replay does not follow."""
+    found = []
+    for section, settings in (("scheduler", header.scheduler), ("kv_cache", header.kv_cache)):
+        for name, value in (settings.model_extra or {}).items():
+            if value is not None and name not in RESTATED and value not in AS_MODELLED.get(name, ()):
+                found.append(f"{section}.{name} {json.dumps(value)}")
+    return found
 
 
 def request_fault(case: Case) -> str:

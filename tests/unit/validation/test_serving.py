@@ -106,6 +106,41 @@ def test_a_header_is_a_deployment(write: Write) -> None:
     assert completed == [f"system {asked.system} in place of not-known"]
 
 
+@pytest.mark.parametrize(
+    ("section", "setting", "said"),
+    [
+        ("kv_cache", {"enable_prefix_caching": True}, ["kv_cache.enable_prefix_caching true"]),
+        ("kv_cache", {"enable_prefix_caching": False, "num_kv_tokens": 32000, "num_cpu_blocks": None}, []),
+        ("scheduler", {"scheduler_reserve_full_isl": True, "max_num_partial_prefills": 1, "policy": "fcfs"}, []),
+        ("scheduler", {"scheduler_reserve_full_isl": False}, ["scheduler.scheduler_reserve_full_isl false"]),
+        ("scheduler", {"max_num_partial_prefills": 2}, ["scheduler.max_num_partial_prefills 2"]),
+        ("scheduler", {"long_prefill_token_threshold": 0, "async_scheduling": True}, []),
+        ("scheduler", {"long_prefill_token_threshold": 512}, ["scheduler.long_prefill_token_threshold 512"]),
+        ("scheduler", {"policy": "priority"}, ['scheduler.policy "priority"']),
+        ("scheduler", {"of_tomorrow": 1}, ["scheduler.of_tomorrow 1"]),
+    ],
+)
+def test_settings_that_are_not_modelled_are_told(
+    write: Write, section: str, setting: dict[str, Any], said: list[str]
+) -> None:
+    assert validate_serving(write(4, **{section: setting}))["about"]["not_modelled"] == said
+
+
+def test_a_host_that_schedules_ahead_is_hidden(write: Write) -> None:
+    def span(**scheduler: Any) -> float:
+        path = write(scheduler=scheduler)
+        return replay(read_cases("serving", path), path).run.busy_s[0]
+
+    plain = span()
+    assert span(async_scheduling=True) < span(async_scheduling=False) == plain
+
+
+def test_prompts_in_pieces_are_as_the_header_says(write: Write) -> None:
+    for said, batching in ((True, "chunked"), (False, "prefill_first"), (None, None)):
+        asked, _ = deployment_of(read_header(write(scheduler={"enable_chunked_prefill": said})))
+        assert asked.scheduler.batching == batching
+
+
 def test_blocks_that_the_engine_counted_are_taken(write: Write) -> None:
     path = write()
     found = replay(read_cases("serving", path), path)

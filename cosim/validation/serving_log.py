@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from cosim import documents, library
+from cosim.dtypes import DTYPES, bytes_per_element, is_wide
 from cosim.errors import SpecError, nearest
 from cosim.explore.serving.serve_file import Deployment
-from cosim.hardware.load import usual_systems
+from cosim.hardware.load import load_system, usual_systems
+from cosim.hardware.lower import lower_chip
+from cosim.mapping.plan import Degree
+from cosim.mapping.serving import load_serving
 from cosim.schema import Frozen, validated
 from cosim.validation.cases import Case
 from cosim.validation.faults import LARGEST
 from cosim.validation.inference_rows import FORMATS
-
 
 AS_MODELLED: dict[str, tuple[object, ...]] = {
     "policy": ("fcfs",),
@@ -75,11 +79,11 @@ class LogHeader(_Read):
     accelerator: str
     system: str = ""
     workload: str
-    num_accelerators: int = 1
-    tp: int = 1
-    pp: int = 1
-    ep: int = 1
-    dp: int = 1
+    num_accelerators: Annotated[int, Field(ge=1)] = 1
+    tp: Degree = 1
+    pp: Degree = 1
+    ep: Degree = 1
+    dp: Degree = 1
     engine: str
     weights_dtype: str = "bf16"
     kv_dtype: str = "bf16"
@@ -123,18 +127,54 @@ def deployment_of(header: LogHeader) -> tuple[Deployment, list[str]]:
         "block_tokens": cache.block_size,
         "batching": None if settings.enable_chunked_prefill is None else BATCHINGS[settings.enable_chunked_prefill],
     }
-    weights, kept = (FORMATS.get(word, word) for word in (header.weights_dtype, header.kv_dtype))
     plan = {
         "tensor_parallel": header.tp,
         "pipeline_parallel": header.pp,
-        "data_parallel": header.dp,
+        "data_parallel": _ranks(header, completed),
         "expert_parallel": header.ep,
-        "dtype": weights,
-        "kv_dtype": kept,
+        **_formats(header, system, stack, completed),
     }
     said = {name: value for name, value in scheduler.items() if value is not None}
     data = {"system": system, "workload": header.workload, "stack": stack, "plan": plan, "scheduler": said}
     return validated(Deployment, {**data, "routing": "least_loaded"}), completed
+
+
+def _ranks(header: LogHeader, completed: list[str]) -> int:
+    """Data ranks: those of the header, or where it says one as many as its chips hold; what is filled in is told."""
+    # Ranks that share out experts beyond the tensor ranks are one replica.
+    together = max(header.ep // header.tp, 1)
+    least = header.tp * header.pp * together
+    ranks = header.dp
+    if header.dp == 1 and header.num_accelerators >= least:
+        ranks = header.num_accelerators // least * together
+    if ranks != header.dp:
+        completed.append(f"data ranks {ranks} on {header.num_accelerators} chips")
+    used = header.tp * header.pp * max(ranks, together)
+    if used > header.num_accelerators:
+        completed.append(f"{used} chips in place of {header.num_accelerators}")
+    elif used < header.num_accelerators:
+        completed.append(f"{header.num_accelerators - used} of {header.num_accelerators} chips idle")
+    return ranks
+
+
+def _formats(header: LogHeader, system: str, stack: str, completed: list[str]) -> dict[str, str]:
+    """Formats of products, weights and cache; one that the chip does not multiply is widened, and told.
+
+    Of 16 bits the chip has one or the other, or neither: then it multiplies in fp32.
+    """
+    chip = lower_chip(load_system(system).chip)
+    peaks = chip.matrix.peak
+    asked, kept = (FORMATS.get(word, word) for word in (header.weights_dtype, header.kv_dtype))
+    wide = next((dtype for dtype in ("bf16", "fp16", "fp32") if dtype in peaks), "bf16")
+    formats = {"dtype": asked, "kv_dtype": "bf16" if kept in ("fp32", "tf32") else kept}
+    if asked == "bf16":
+        formats["dtype"] = wide
+        if bytes_per_element(wide) > bytes_per_element(asked):
+            completed.append(f"products {wide} in place of {header.weights_dtype}")
+    elif asked in load_serving(stack).weight_only or (asked in DTYPES and asked not in peaks and not is_wide(asked)):
+        formats |= {"dtype": wide, "weights_dtype": asked}
+        completed.append(f"products {wide} of weights in {asked}")
+    return formats
 
 
 def not_modelled(header: LogHeader) -> list[str]:

@@ -141,6 +141,53 @@ def test_prompts_in_pieces_are_as_the_header_says(write: Write) -> None:
         assert asked.scheduler.batching == batching
 
 
+@pytest.mark.parametrize(
+    ("header", "ranks", "said"),
+    [
+        ({"num_accelerators": 4}, 4, ["data ranks 4 on 4 chips"]),
+        ({"num_accelerators": 4, "tp": 4}, 1, []),
+        ({"num_accelerators": 5, "tp": 2}, 2, ["data ranks 2 on 5 chips", "1 of 5 chips idle"]),
+        ({"num_accelerators": 4, "dp": 2}, 2, ["2 of 4 chips idle"]),
+        ({"num_accelerators": 4, "dp": 4}, 4, []),
+        ({"num_accelerators": 4, "ep": 2, "workload": "qwen3-30b-a3b"}, 4, ["data ranks 4 on 4 chips"]),
+        ({"num_accelerators": 1, "dp": 2}, 2, ["2 chips in place of 1"]),
+        ({"num_accelerators": 1, "tp": 2}, 1, ["2 chips in place of 1"]),
+    ],
+)
+def test_chips_are_filled_with_replicas_or_idle(
+    write: Write, header: dict[str, Any], ranks: int, said: list[str]
+) -> None:
+    asked, completed = deployment_of(read_header(write(**header)))
+    assert (asked.plan.data_parallel, completed) == (ranks, said)
+
+
+def test_replicas_that_fill_the_chips_share_the_requests(write: Write) -> None:
+    path = write()
+    (one,) = replay(read_cases("serving", path), path).run.busy_s
+    write(num_accelerators=4)
+    several = replay(read_cases("serving", path), path).run.busy_s
+    assert len(several) == 4
+    assert 0.0 < several[1] < several[0] < one
+
+
+@pytest.mark.parametrize(
+    ("header", "formats", "said"),
+    [
+        ({"weights_dtype": "fp16"}, ("fp16", None, "bf16"), []),
+        ({"weights_dtype": "bf16", "kv_dtype": "fp32"}, ("fp16", None, "bf16"), []),
+        ({"weights_dtype": "fp8"}, ("fp16", "fp8", "bf16"), ["products fp16 of weights in fp8"]),
+        ({"weights_dtype": "int4"}, ("fp16", "int4", "bf16"), ["products fp16 of weights in int4"]),
+    ],
+)
+def test_a_format_that_the_chip_has_not_is_widened(
+    write: Write, header: dict[str, Any], formats: tuple[str | None, ...], said: list[str]
+) -> None:
+    path = write(accelerator="v100-32gb-sxm", system="dgx-v100", **header)
+    asked, completed = deployment_of(read_header(path))
+    assert ((asked.plan.dtype, asked.plan.weights_dtype, asked.plan.kv_dtype), completed) == (formats, said)
+    assert validate_serving(path)["evaluated"] > 100
+
+
 def test_blocks_that_the_engine_counted_are_taken(write: Write) -> None:
     path = write()
     found = replay(read_cases("serving", path), path)
@@ -165,7 +212,8 @@ def test_ranks_that_share_experts_hold_their_blocks_each(write: Write) -> None:
         ({"engine": "vlm 1"}, "engine: is no serving stack of the library.*nearest: vllm"),
         ({"accelerator": "abacus", "system": ""}, "system: is not in the library, nor a system of its chip"),
         ({"workload": "llama"}, "workload: no workload has this name"),
-        ({"tp": 0}, "tensor_parallel"),
+        ({"tp": 0}, "tp: .*greater than or equal to 1"),
+        ({"num_accelerators": 0}, "num_accelerators: .*greater than or equal to 1"),
     ],
 )
 def test_a_header_that_cannot_be_served(write: Write, header: dict[str, Any], message: str) -> None:

@@ -14,6 +14,8 @@ from cosim.errors import SpecError
 
 FOLDERS = {"training-accuracy": "measured steps", "inference-accuracy": "measured rows"}
 """Suites that read a folder, and what is counted in them."""
+SHOWN = 8
+"""Completions that are printed."""
 
 
 def validate_command(
@@ -62,6 +64,7 @@ def validate_command(
         print(f"macro median {found['macro_median_abs_error']:.1%}")
     if found["kind"] == "serving":
         _print_serving(found)
+    _print_completed(found["rows"])
     if found.get("left_out"):
         from cosim.report.accuracy import generations
 
@@ -69,6 +72,19 @@ def validate_command(
         print(f"\n{section.title}\n{section.note}\n{table(section.head, section.rows)}")
     for reason, count in Counter(skip["reason"] for skip in found["skipped"]).most_common():
         print(f"skipped {count}: {reason}")
+
+
+def _print_completed(rows: list[dict[str, Any]]) -> None:
+    """How many rows left something open, and what was filled in most often."""
+    filled = [row["completed"] for row in rows if row.get("completed")]
+    if not filled:
+        return
+    print(f"completed {len(filled):,} of {len(rows):,} rows answered; --json has what of each")
+    counts = Counter(text for texts in filled for text in texts)
+    for text, count in counts.most_common(SHOWN):
+        print(f"completed {count:,}: {text}")
+    if len(counts) > SHOWN:
+        print(f"completed otherwise: {len(counts) - SHOWN:,} more")
 
 
 def _print_serving(found: dict[str, Any]) -> None:
@@ -82,8 +98,13 @@ def _print_serving(found: dict[str, Any]) -> None:
     about = found["about"]
     blocks = f"{about['kv_blocks_used']:,} KV blocks (memory model: {about['kv_blocks_modelled']:,})"
     print(f"{about['log']}: {blocks}, {about['preemptions']:,} preempted, {about['steps']:,} steps")
+    if about["requests_left_out"]:
+        whole = about["requests"] + about["requests_left_out"]
+        print(f"left out of the replay: {about['requests_left_out']:,} of {whole:,} requests, for the reasons below")
     for text in about["completed"]:
         print(f"completed: {text}")
+    for text in about["not_modelled"]:
+        print(f"not modelled: {text}")
 
 
 def _print_silicon(found: dict[str, Any]) -> None:

@@ -38,6 +38,8 @@ class Prediction:
     measured: float | None
     group: tuple[str, ...]
     reason: str = ""
+    completed: tuple[str, ...] | None = None
+    """What the row left open and was filled in; None of kinds whose rows say all."""
 
 
 def predict(kind: str, cases: Sequence[Case]) -> list[Prediction]:
@@ -76,7 +78,7 @@ def _training(cases: Sequence[Case]) -> list[Prediction]:
     found = training.answers(cases)
     groups = [tuple(case.values.get(name, "") for name in ("source", "accelerator", "workload")) for case in cases]
     return [
-        Prediction(case, answer.predicted, answer.measured, group, answer.reason)
+        Prediction(case, answer.predicted, answer.measured, group, answer.reason, answer.completed)
         for case, answer, group in zip(cases, found, groups, strict=True)
     ]
 
@@ -87,7 +89,7 @@ def _inference(cases: Sequence[Case]) -> list[Prediction]:
     names = ("source_key" if cases and "source_key" in cases[0].values else "source", "accelerator", "workload")
     groups = [tuple(case.values.get(name, "") for name in names) for case in cases]
     return [
-        Prediction(case, answer.predicted, answer.measured, group, answer.reason)
+        Prediction(case, answer.predicted, answer.measured, group, answer.reason, answer.completed)
         for case, answer, group in zip(cases, found, groups, strict=True)
     ]
 

@@ -62,7 +62,8 @@ def validate(
     predict it (`cosim.validation.left_out`; about half a minute), for suites of folders each chip as its specification
     alone has it.
     Returns kind, cases, evaluated, skipped (id, reason), the error figures as fractions, `groups` by the
-    column `group`, and rows (id, measured, predicted, error). Raises SpecError on a bad file or name.
+    column `group`, and rows (id, measured, predicted, error, and of training and inference `completed`, what a row left
+    open and was filled in). Raises SpecError on a bad file or name.
     """
     if suite == SILICON:
         if cases is not None:
@@ -163,4 +164,5 @@ def _error(prediction: Prediction) -> float:
 
 
 def _row(p: Prediction) -> dict[str, Any]:
-    return {"id": p.case.id, "measured": p.measured, "predicted": p.predicted, "error": _error(p)}
+    row = {"id": p.case.id, "measured": p.measured, "predicted": p.predicted, "error": _error(p)}
+    return row if p.completed is None else {**row, "completed": list(p.completed)}

@@ -24,7 +24,7 @@ from cosim.explore.serving.records import Served, latencies, of_tuples
 from cosim.hardware.load import load_system
 from cosim.records import Array, array
 from cosim.validation.cases import Case, read_cases
-from cosim.validation.serving_log import LogHeader, deployment_of, header_path, read_header
+from cosim.validation.serving_log import LogHeader, deployment_of, header_path, not_modelled, read_header, request_fault
 from cosim.validation.statistics import macro_median, summary
 
 QUANTITIES = ("ttft_s", "tpot_s", "e2e_s")
@@ -41,6 +41,8 @@ class Replayed:
     modelled_blocks: int
     used_blocks: int
     completed: tuple[str, ...]
+    faults: dict[int, str]
+    """Why a line says no request, by its place in the log."""
 
 
 def validate_serving(log: Path) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def validate_serving(log: Path) -> dict[str, Any]:
     groups: dict[str, dict[str, Any]] = {}
     errors: dict[str, list[float]] = {}
     for quantity in QUANTITIES:
-        own, lacking = _compared(cases, replayed.predicted[quantity], quantity)
+        own, lacking = _compared(cases, replayed, quantity)
         skipped += lacking
         rows += own
         measured, predicted = (array([row[name] for row in own]) for name in ("measured", "predicted"))
@@ -81,7 +83,9 @@ def replay(cases: Sequence[Case], log: Path) -> Replayed:
     except SpecError as error:
         raise error.at(file=header_path(log)) from None
     cluster, modelled, used = _with_blocks(ready, header)
-    chunk, order = _chunk(cases, log)
+    cluster = _with_host(cluster, header)
+    faults = {place: fault for place, case in enumerate(cases) if (fault := request_fault(case))}
+    chunk, order = _chunk([(place, case) for place, case in enumerate(cases) if place not in faults])
     rows: list[Record] = []
     run = serve(cluster, [chunk], np.random.default_rng(0), records=rows.extend)
     predicted = {name: np.full(len(cases), np.nan) for name in QUANTITIES}
@@ -91,7 +95,7 @@ def replay(cases: Sequence[Case], log: Path) -> Replayed:
         found = latencies(served)
         for name in QUANTITIES:
             predicted[name][place] = found[name]
-    return Replayed(header, predicted, run, modelled, used, tuple(completed))
+    return Replayed(header, predicted, run, modelled, used, tuple(completed), faults)
 
 
 def _sized(system: str | None, chips: int) -> dict[str, dict[str, Any]]:
@@ -113,21 +117,21 @@ def _with_blocks(ready: Deployed, header: LogHeader) -> tuple[Cluster, int, int]
     return replace(ready.cluster, pool=Pool(pool.table, scheduler, pool.replicas)), modelled, used
 
 
-def _chunk(cases: Sequence[Case], log: Path) -> tuple[Chunk, Any]:
-    """The requests by arrival and their places in the log. Raises SpecError for one without arrival or lengths."""
-    columns = []
-    for name, least in (("arrival", 0.0), ("input_len", 1.0), ("output_len", 1.0)):
-        values = [case.number(name) for case in cases]
-        for case, value in zip(cases, values, strict=True):
-            if value is None or value < least:
-                hint = f"give a number from {least:g}"
-                raise SpecError(
-                    "is no such number", file=log, line=case.line, field=name, value=case.values.get(name), hint=hint
-                )
-        columns.append(array(values))
+def _with_host(cluster: Cluster, header: LogHeader) -> Cluster:
+    """The cluster with the host beside or before the chip, where the header says which; else as the stack has it."""
+    hidden, pool = header.scheduler.async_scheduling, cluster.pool
+    if hidden is None:
+        return cluster
+    return replace(cluster, pool=replace(pool, table=replace(pool.table, host_hidden=hidden)))
+
+
+def _chunk(requests: Sequence[tuple[int, Case]]) -> tuple[Chunk, Any]:
+    """Requests, each with its place in the log, by arrival; and their places in that order."""
+    places = np.array([place for place, _ in requests], dtype=np.int64)
+    columns = [array([case.number(name) for _, case in requests]) for name in ("arrival", "input_len", "output_len")]
     order = np.argsort(columns[0], kind="stable")
     arrival, prompt, output = (column[order] for column in columns)
-    return Chunk(arrival, prompt.astype(np.int64), output.astype(np.int64)), order
+    return Chunk(arrival, prompt.astype(np.int64), output.astype(np.int64)), places[order]
 
 
 def _with_front_end(served: Served, start_s: float) -> Served:
@@ -137,13 +141,15 @@ def _with_front_end(served: Served, start_s: float) -> Served:
 
 
 def _compared(
-    cases: Sequence[Case], predicted: Array, quantity: str
+    cases: Sequence[Case], replayed: Replayed, quantity: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Rows of one quantity, and requests of which it is not known with the reason."""
     rows, skipped = [], []
-    for case, value in zip(cases, predicted.tolist(), strict=True):
+    for place, (case, value) in enumerate(zip(cases, replayed.predicted[quantity].tolist(), strict=True)):
         name, measured = f"{case.id} {quantity}", case.number(quantity)
-        if measured is None or not measured > 0.0:
+        if place in replayed.faults:
+            skipped.append({"id": name, "reason": replayed.faults[place]})
+        elif measured is None or not measured > 0.0:
             skipped.append({"id": name, "reason": f"{quantity} was not measured"})
         elif not value > 0.0:
             reason = "one token has no next one" if quantity == "tpot_s" else "the request is refused"
@@ -166,7 +172,10 @@ def _about(replayed: Replayed) -> dict[str, Any]:
     run = replayed.run
     return {
         "log": replayed.header.name,
+        "requests": len(replayed.predicted["e2e_s"]) - len(replayed.faults),
+        "requests_left_out": len(replayed.faults),
         "completed": list(replayed.completed),
+        "not_modelled": not_modelled(replayed.header),
         "kv_blocks_modelled": replayed.modelled_blocks,
         "kv_blocks_used": replayed.used_blocks,
         "preemptions": run.preemptions,

@@ -140,6 +140,26 @@ def test_the_table_of_training_steps_says_why_rows_were_skipped(call: Call, trai
     assert "skipped 1: system abacus is not in the library" in out
 
 
+def test_what_was_completed_is_in_every_row_and_counted(call: Call, training: Path) -> None:
+    text = training.read_text(encoding="utf-8")
+    # Of the first row the system is left open.
+    training.write_text(text.replace("a100-80gb-sxm,dgx-a100", "a100-80gb-sxm,", 1), encoding="utf-8")
+    _, out, _ = call("validate", "--kind", "training", "--cases", training, "--json", "-")
+    rows = {row["id"]: row["completed"] for row in json.loads(out)["rows"]}
+    assert any(each.startswith("system ") for each in rows["step"])
+    assert not any(each.startswith("system ") for each in rows["rate"])
+    filled = sum(bool(each) for each in rows.values())
+    _, out, _ = call("validate", "--kind", "training", "--cases", training)
+    assert f"completed {filled} of 3 rows answered" in out
+    (system,) = (each for each in rows["step"] if each.startswith("system "))
+    assert f"completed 1: {system}" in out
+
+
+def test_rows_that_say_all_have_nothing_completed(call: Call, cases: Path) -> None:
+    _, out, _ = call("validate", "--kind", "systolic", "--cases", cases)
+    assert "completed" not in out
+
+
 def test_a_table_of_steps_without_its_system_is_one_message(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
     path.write_text("accelerator,num_accelerators,global_batch,seq_len,measured_value\nx,1,1,1,1\n", encoding="utf-8")

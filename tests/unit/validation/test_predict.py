@@ -158,3 +158,13 @@ def test_served_runs_are_grouped_by_source_chip_and_model() -> None:
     assert (second.predicted, second.reason) == (None, "workload no-model is not in the library")
     keyed = [Case(row.id, row.line, {**row.values, "source_key": "bench"}) for row in rows]
     assert {row.group[0] for row in predict("inference", keyed)} == {"bench"}
+
+
+def test_inference_rows_say_what_was_completed() -> None:
+    said = {"accelerator": "h100-sxm", "system": "dgx-h100", "workload": "llama-3.1-8b", "num_accelerators": "1"}
+    said |= {"tp": "1", "software_stack": "vllm", "weights_dtype": "bf16", "kv_dtype": "bf16", "mode": "static"}
+    said |= {"batch": "8", "input_len": "512", "output_len": "64", "measured_quantity": "e2e_s", "measured_value": "1"}
+    whole, open_ = (predict("inference", [Case("c", 2, {**said, **more})])[0] for more in ({}, {"system": ""}))
+    assert whole.completed == ()
+    assert open_.completed is not None
+    assert [each.split()[0] for each in open_.completed] == ["system"]

@@ -125,8 +125,12 @@ def held(case: Case, draft: Case | None = None) -> Room:
 
 
 def _drafter(wanted: Wanted, case: Case) -> Case | None:
-    """The model that drafts as a replica on the same chips."""
-    return None if wanted.draft is None else replace(case, model=lower_workload(wanted.draft))
+    """The model that drafts as a replica on the same chips; a dense one has no experts to share out."""
+    if wanted.draft is None:
+        return None
+    model = lower_workload(wanted.draft)
+    plan = case.plan if model.is_moe else replace(case.plan, expert=array(1.0))
+    return replace(case, model=model, plan=plan)
 
 
 def _stack(wanted: Wanted) -> ServingArrays:
@@ -212,13 +216,15 @@ def _case(
 
 
 def _check(case: Case, wanted: Wanted, found: Room) -> None:
-    """Raises InfeasibleError for a plan that does not divide or has no room for a cache."""
-    verdict = divisibility(case.plan, case.scenario, case.model, case.system.chips, case.phase)
-    text = f"{case.model.name} on {case.system.name}, {plan_text(case, 0)}"
-    code = int(verdict.code)
-    if code:
-        limit = LIMITS[code]
-        raise InfeasibleError(limit.name, f"{text}, {limit.says.format(f'{float(verdict.shortfall):.4g}')}", limit.hint)
+    """Raises InfeasibleError for a plan that does not divide, a model that drafts too, or has no room for a cache."""
+    draft = _drafter(wanted, case)
+    for each in (case,) if draft is None else (draft, case):
+        verdict = divisibility(each.plan, each.scenario, each.model, each.system.chips, each.phase)
+        text = f"{each.model.name} on {each.system.name}, {plan_text(each, 0)}"
+        code = int(verdict.code)
+        if code:
+            limit, lacks = LIMITS[code], f"{float(verdict.shortfall):.4g}"
+            raise InfeasibleError(limit.name, f"{text}, {limit.says.format(lacks)}", limit.hint)
     if float(found.left) >= float(found.per_sequence) / LONG * wanted.scheduler.block_tokens:
         return
     hint = "use more tensor parallelism, a narrower plan.dtype, a smaller scheduler.token_budget or a larger "

@@ -72,6 +72,19 @@ def test_blocks_by_hand(wanted: Made) -> None:
     assert replicas_of(wanted(scheduler={"kv_blocks": 10_000_000})).scheduler.kv_blocks < 10_000_000
 
 
+def test_a_model_that_drafts_is_cut_as_the_other(wanted: Made) -> None:
+    drafts = SpeculationSettings(draft="qwen3-0.6b", acceptance=(0.7,))
+    small = vary(Varied(load_workload("llama-3.1-8b")), {"heads": 6, "kv_heads": 2}, root="workload.")
+    with pytest.raises(InfeasibleError, match=r"llama-3\.1-8b on dgx-h100"):
+        replicas_of(wanted(model="llama-3.1-70b", plan={"tensor_parallel": 4}, speculation=drafts, draft=small))
+    # A dense one beside shared experts has none to share.
+    dense = Varied(load_workload("llama-3.1-8b"))
+    plan = {"tensor_parallel": 1, "expert_parallel": 2}
+    beside = replicas_of(wanted(model="qwen3-30b-a3b", plan=plan, speculation=drafts, draft=dense))
+    alone = replicas_of(wanted(model="qwen3-30b-a3b", plan=plan))
+    assert float(beside.room.weights - alone.room.weights) == pytest.approx(2 * 8.03e9, rel=0.01)
+
+
 def test_a_pipeline_has_as_many_micro_batches_as_stages_unless_said(wanted: Made) -> None:
     own, said = (replicas_of(wanted(plan={"pipeline_parallel": 4, **more})) for more in ({}, {"micro_batches": 1}))
     assert float(own.case.plan.micro_batches) == own.completed["plan.micro_batches"] == 4.0

@@ -218,3 +218,34 @@ def test_silicon_without_its_package_says_what_to_install(call: Call, monkeypatc
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
     assert "pip install 'cosim[silicon]'" in err
+
+
+LOG = """\
+request_id,arrival,input_len,output_len,ttft_s,tpot_s,e2e_s
+a,0.0,512,8,0.1,0.01,0.2
+b,,512,8,0.1,0.01,0.2
+c,0.1,512,8,0.1,0.01,0.2
+"""
+HEADER = {
+    "name": "mine",
+    "accelerator": "h100-sxm",
+    "system": "dgx-h100",
+    "workload": "llama-3.1-8b",
+    "num_accelerators": 2,
+    "engine": "vLLM 0.19.0",
+    "scheduler": {"max_num_partial_prefills": 2, "async_scheduling": True},
+}
+
+
+def test_a_request_log_tells_what_is_left_out_completed_and_not_modelled(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(LOG, encoding="utf-8")
+    path.with_name("log.header.json").write_text(json.dumps(HEADER), encoding="utf-8")
+    code, out, err = call("validate", "--kind", "serving", "--cases", path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "serving: 6 of 9 cases answered"
+    assert "left out of the replay: 1 of 3 requests" in out
+    assert "skipped 3: arrival is not a number from 0" in out
+    assert "completed: data ranks 2 on 2 chips" in out
+    assert "not modelled: scheduler.max_num_partial_prefills 2" in out
+    assert "async_scheduling" not in out

@@ -6,6 +6,9 @@
     prefill  T tokens of prompts that see C keys on average, less linear: one piece, or where C is less than its own
              tokens give, as many whole prompts as see C
 
+Ranks that share out experts beyond the tensor ranks run in step: it lasts as long as the busiest of them, which has a
+whole prompt where there are fewer prompts than ranks. Its experts see the tokens of all ranks either way.
+
 Every term is what a whole step takes more, so that pipelines, limits of power and kernels that no graph replays are in
 it. The host's time is told apart. Tables rise: what a finer tiling makes a little faster at more tokens is levelled.
 """
@@ -19,15 +22,17 @@ from functools import partial
 import numpy as np
 
 from cosim.engines.analytic import timed_step
-from cosim.engines.case import Case
+from cosim.engines.case import Case, device_graph, micro_batch_graph
 from cosim.engines.served_memory import room
 from cosim.engines.served_split import Split, split_step
 from cosim.engines.serving.table import StepTable
+from cosim.engines.step import op_costs
 from cosim.records import Array, array, map_leaves, take
+from cosim.workload.moe import repeats
 from cosim.workload.work import Work
 
-Timed = Callable[[Work], tuple[Array, Array]]
-"""Seconds of a step over some work, and of its attention at one cached token."""
+Timed = Callable[[Work], tuple[Array, Array, Array]]
+"""Seconds of a step over some work, of its attention at one cached token, and of what experts do in it."""
 LONG = 4096.0
 """Cached tokens at which the cache of a block is taken: a window is then full."""
 LEAST_CONTEXT = 64.0
@@ -85,23 +90,34 @@ def kv_blocks(case: Case, block_tokens: int) -> int:
 
 
 def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:
-    """linear [T], head [T], decode [T, C], prefill [T, C] in seconds, each rising."""
+    """linear [T], head [T], decode [T, C], prefill [T, C] in seconds, each rising; of ranks, linear + prefill.
+
+    What a rank with a whole prompt takes longer than an even share falls where more prompts make up the tokens.
+    """
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
     # The busiest of several ranks has whole sequences.
     busy = np.ceil(tokens / ranks) * ranks
-    bare, attention = timed(Work(zero, zero, zero, busy, one, zero))
-    drawn, _ = timed(Work(zero, zero, zero, busy, one, busy))
+    bare, attention, _ = timed(Work(zero, zero, zero, busy, one, zero))
+    drawn, _, _ = timed(Work(zero, zero, zero, busy, one, busy))
     linear = np.maximum.accumulate(bare - attention)
     head = np.maximum.accumulate(np.maximum(drawn - bare, 0.0))
     size = (tokens.size, contexts.size)
     rows, keys = (each.reshape(-1) for each in np.meshgrid(tokens, contexts, indexing="ij"))
     many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
-    decode, _ = timed(Work(none, none, none, many, keys, none))
+    decode, _, _ = timed(Work(none, none, none, many, keys, none))
     # Tokens of one prompt see half of it: of few keys there are several short prompts.
     each = np.minimum(rows, 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
     past = np.maximum(keys - (each + 1.0) / 2.0, 0.0)
-    prefill, _ = timed(Work(rows / each, each, past, none, none, none))
-    return linear, head, _risen(decode.reshape(size), linear), _risen(prefill.reshape(size), linear)
+    prompts = rows / each
+    even, _, shared = timed(Work(prompts, each, past, none, none, none))
+    added = _risen(even.reshape(size), linear)
+    if ranks > 1.0:
+        # Ranks without a prompt are no work: the experts have the tokens that there are.
+        busiest, _, experts = timed(Work(np.maximum(prompts, ranks), each, past, none, none, none))
+        longer = np.maximum(busiest - np.maximum(experts - shared, 0.0) - even, 0.0).reshape(size)
+        whole = linear[:, None] + added + np.maximum.accumulate(longer, axis=1)
+        added = np.maximum.accumulate(whole, axis=0) - linear[:, None]
+    return linear, head, _risen(decode.reshape(size), linear), added
 
 
 def _risen(whole: Array, linear: Array) -> Array:
@@ -117,19 +133,39 @@ def _draft(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> Array:
     return linear + head + decode[:, at]
 
 
-def _split_seconds(split: Split, work: Work) -> tuple[Array, Array]:
-    """The same of a split deployment, whose attention at one cached token stays in the term that is linear."""
+def _split_seconds(split: Split, work: Work) -> tuple[Array, Array, Array]:
+    """The same of a split deployment, whose attention at one cached token stays in the term that is linear.
+
+    Its experts are those of all ranks whoever has the prompts.
+    """
     count = max(leaf.size for leaf in (work.chunk, work.decodes))
     time = np.broadcast_to(split_step(split, work).time, (count,))
-    return time, np.zeros(count)
+    return time, np.zeros(count), np.zeros(count)
 
 
-def _seconds(case: Case, work: Work) -> tuple[Array, Array]:
-    """Seconds of a step of each point of `work`, and of its attention, (P,)."""
+def _seconds(case: Case, work: Work) -> tuple[Array, Array, Array]:
+    """Seconds of a step of each point of `work`, of its attention, and of its experts, (P,)."""
     count = max(leaf.size for leaf in (work.chunk, work.decodes))
     whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
-    timed, parts = timed_step(replace(take(case, np.zeros(count, dtype=np.intp)), work=whole))
-    return np.broadcast_to(timed["time"], (count,)), np.broadcast_to(parts["attention"], (count,))
+    wide = replace(take(case, np.zeros(count, dtype=np.intp)), work=whole)
+    timed, parts = timed_step(wide)
+    found = (timed["time"], parts["attention"], _experts(wide))
+    time, attention, experts = (np.broadcast_to(each, (count,)) for each in found)
+    return time, attention, experts
+
+
+def _experts(case: Case) -> Array:
+    """Seconds that kernels of routed experts take in a step; 0 where no data ranks share them out."""
+    plan = case.plan
+    if not case.model.is_moe or np.all(plan.expert <= plan.tensor):
+        return array(0.0)
+    graph = micro_batch_graph(case)
+    routed = {op.name for op in graph.matmuls if op.routed is not None}
+    routed |= {op.name for op in graph.vectors if op.routed is not None}
+    ops = op_costs(case, device_graph(case, graph))
+    layer = sum((op.count * op.cost.time for op in ops if op.name in routed), array(0.0))
+    # Of a pipeline: through all stages, or on one as often as it has micro-batches.
+    return repeats(case.model, "moe") * np.maximum(plan.micro_batches / plan.pipeline, 1.0) * layer
 
 
 def _without_host(case: Case) -> Case:

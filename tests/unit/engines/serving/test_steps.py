@@ -33,8 +33,8 @@ HOST: dict[str, Any] = {"host_step": array(5e-4), "host_sequence": array(2e-6)}
 
 
 @functools.cache
-def case(model: str, tensor: int = 1, data: int = 1) -> Case:
-    plan = vary(Varied(Plan()), {"tensor_parallel": tensor, "data_parallel": data})
+def case(model: str, tensor: int = 1, data: int = 1, expert: int = 1) -> Case:
+    plan = vary(Varied(Plan()), {"tensor_parallel": tensor, "data_parallel": data, "expert_parallel": expert})
     return Case(
         "serve",
         lower_system(Varied(load_system("dgx-h100"))),
@@ -46,12 +46,12 @@ def case(model: str, tensor: int = 1, data: int = 1) -> Case:
 
 
 @functools.cache
-def table(model: str, tensor: int = 1, data: int = 1) -> StepTable:
-    return step_table(case(model, tensor, data), most_tokens=4096, most_context=8192)
+def table(model: str, tensor: int = 1, data: int = 1, expert: int = 1) -> StepTable:
+    return step_table(case(model, tensor, data, expert), most_tokens=4096, most_context=8192)
 
 
-def direct(model: str, work: Work) -> float:
-    return float(np.ravel(step_seconds(case(model), [work])[0])[0])
+def direct(model: str, work: Work, data: int = 1, expert: int = 1) -> float:
+    return float(np.ravel(step_seconds(case(model, 1, data, expert), [work])[0])[0])
 
 
 def mixed(chunks: float, chunk: float, past: float, decodes: float, context: float) -> Work:
@@ -173,6 +173,59 @@ def test_the_busiest_of_several_replicas_has_whole_sequences() -> None:
     at = {int(count): index for index, count in enumerate(one.tokens)}
     np.testing.assert_allclose(two.linear_s[at[1]], two.linear_s[at[2]], rtol=1e-12)
     assert two.linear_s[at[64]] == pytest.approx(one.linear_s[at[32]], rel=0.02)
+
+
+PROMPT = st.sampled_from([128, 256, 512, 1024, 2048, 4096])
+
+
+def prompt(model: str, tokens: int, data: int = 1, expert: int = 1) -> float:
+    """Seconds of a step of one whole prompt, from the table."""
+    return table(model, 1, data, expert).seconds(tokens, tokens * (tokens + 1) / 2, 0, 0, 0)
+
+
+@settings(max_examples=6, deadline=None)
+@given(tokens=PROMPT, ranks=st.sampled_from([2, 4]))
+def test_one_prompt_is_the_work_of_one_rank(tokens: int, ranks: int) -> None:
+    # Ranks of a dense model share nothing: the one with the prompt is as a replica alone, to the grid of contexts.
+    assert prompt("llama-3.1-8b", tokens, ranks) == pytest.approx(prompt("llama-3.1-8b", tokens), rel=2e-3)
+
+
+@settings(max_examples=6, deadline=None)
+@given(tokens=PROMPT, ranks=st.sampled_from([2, 4]))
+def test_one_prompt_takes_longer_than_its_parts_and_less_than_one_for_each_rank(tokens: int, ranks: int) -> None:
+    found = prompt("qwen3-30b-a3b", tokens, ranks, ranks) + 5e-4
+    # Tables rise, where finer tiles make a direct step of few tokens up to 2 % shorter.
+    past = (tokens - tokens / ranks) / 2  # so that its parts see as many keys
+    parts = direct("qwen3-30b-a3b", mixed(ranks, tokens / ranks, past, 0, 1), ranks, ranks) - ranks * 2e-6
+    each = direct("qwen3-30b-a3b", mixed(ranks, tokens, 0, 0, 1), ranks, ranks) - ranks * 2e-6
+    assert parts < found < 1.02 * each
+
+
+def test_experts_of_one_prompt_are_shared_by_all_ranks() -> None:
+    # Products and attention of 4,096 tokens on one rank; half of its experts' work, which is most of a step, and sends.
+    alone, shared = prompt("qwen3-30b-a3b", 4096), prompt("qwen3-30b-a3b", 4096, 2, 2)
+    assert 0.5 * alone < shared < 0.95 * alone
+    # Ranks that hold all experts each share none.
+    assert prompt("qwen3-30b-a3b", 4096, 2) == pytest.approx(alone, rel=2e-3)
+
+
+@settings(max_examples=6, deadline=None)
+@given(tokens=st.sampled_from([128, 256, 512, 1024]), ranks=st.sampled_from([2, 4]))
+def test_as_many_prompts_as_ranks_are_dealt_out(tokens: int, ranks: int) -> None:
+    # Each rank has one, as a direct step has them.
+    made = table("qwen3-30b-a3b", 1, ranks, ranks)
+    dealt = made.seconds(ranks * tokens, ranks * tokens * (tokens + 1) / 2, 0, 0, 0)
+    whole = direct("qwen3-30b-a3b", mixed(ranks, tokens, 0, 0, 1), ranks, ranks) - 5e-4 - ranks * 2e-6
+    assert dealt == pytest.approx(whole, rel=0.04)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=st.integers(1, 4000), more=st.integers(0, 96), keys=st.integers(1, 8000), ranks=st.sampled_from([2, 4]))
+def test_more_of_prompts_on_ranks_never_takes_less(tokens: int, more: int, keys: int, ranks: int) -> None:
+    made = table("qwen3-30b-a3b", 1, ranks, ranks)
+    less = made.seconds(tokens, tokens * keys, 0, 0, 0)
+    assert made.seconds(tokens + more, (tokens + more) * keys, 0, 0, 0) >= less * (1 - 1e-12)
+    assert made.seconds(tokens, tokens * (keys + more), 0, 0, 0) >= less * (1 - 1e-12)
 
 
 @LIKE

@@ -62,8 +62,9 @@ class Station:
         return self.replica.crash(float(self.env.now))
 
     def settle(self) -> None:
-        """Ends the span that is paid for once nothing is left to do."""
-        if self.since >= 0.0 and not self.live and self.replica.idle:
+        """Ends the span that is paid for once nothing is left to do; one that is to start again stays paid for."""
+        wanted = self.live or self.starting
+        if self.since >= 0.0 and not wanted and self.replica.idle:
             self.paid_s += float(self.env.now) - self.since
             self.since = -1.0
 

@@ -97,3 +97,13 @@ def test_what_is_not_live_is_paid_for_until_it_is_idle(fixed: Any) -> None:
     assert made.since == 0.0
     made.env.run()
     assert (made.since, made.paid_s) == (-1.0, 40.0)
+
+
+def test_what_is_to_start_again_stays_paid_for(fixed: Any) -> None:
+    made, _, _ = station(fixed)
+    made.submit(request(0, 40))
+    made.env.run(until=20.0)
+    made.live, made.starting = False, True
+    made.env.run()
+    made.settle()
+    assert (made.since, made.paid_s) == (0.0, 0.0)

@@ -104,7 +104,7 @@ class Replica:
         decodes = request.output > 1 and not self.prefill_only
         tokens = request.prompt + (request.output - 2 + self.verified if decodes else 0)
         room = settings.kv_blocks - settings.watermark_blocks
-        return "kv_blocks" if -(-tokens // settings.block_tokens) > room else None
+        return "kv_blocks" if settings.blocks(tokens) > room else None
 
     def submit(self, request: Request, now: float) -> bool:
         """A request waits from now on; says whether what is under way, if anything, may change for it."""

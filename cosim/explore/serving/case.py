@@ -19,7 +19,7 @@ from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served_memory import Room, room
 from cosim.engines.serving.settings import Batching, Scheduler, Speculation, Swap
-from cosim.engines.serving.steps import LONG, StepEnergy, kv_blocks, step_energy, step_table
+from cosim.engines.serving.steps import LONG, StepEnergy, kv_layout, step_energy, step_table
 from cosim.engines.serving.table import StepTable
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.explain import plan_text
@@ -195,7 +195,8 @@ def _check(case: Case, wanted: Wanted, found: Room) -> None:
     if code:
         limit = LIMITS[code]
         raise InfeasibleError(limit.name, f"{text}, {limit.says.format(f'{float(verdict.shortfall):.4g}')}", limit.hint)
-    if float(found.left) >= float(found.per_sequence) / LONG * wanted.scheduler.block_tokens:
+    blocks, layout = kv_layout(case, wanted.scheduler.block_tokens)
+    if blocks >= layout.blocks(1, wanted.scheduler.block_tokens):
         return
     hint = "use more tensor parallelism, a narrower plan.dtype, a smaller scheduler.token_budget or a larger "
     raise InfeasibleError(
@@ -263,8 +264,8 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
     asked, stack, ranks = wanted.scheduler, case.stack, int(case.plan.data)
     if stack is None:
         raise SpecError("is missing", field="stack")
-    blocks = kv_blocks(case, asked.block_tokens)
-    blocks = blocks if asked.kv_blocks is None else min(blocks, asked.kv_blocks)
+    blocks, layout = kv_layout(case, asked.block_tokens)
+    blocks = blocks if asked.kv_blocks is None else min(blocks, asked.kv_blocks * layout.unit)
     batching = asked.batching or BATCHINGS[stack.policy]
     drafts = wanted.speculation
     speculation = None
@@ -295,6 +296,7 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
         output_weight=asked.output_weight,
         max_context=asked.max_context or int(case.model.max_positions),
         speculation=speculation,
+        layout=layout,
     )
 
 

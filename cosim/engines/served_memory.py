@@ -55,6 +55,20 @@ def room(case: Case, tokens: Array) -> Room:
     return Room(whole * shown, cache, held.weights, step.activations, held.other, held.kv)
 
 
+def room_of(case: Case, tokens: Array, draft: Case | None = None) -> Room:
+    """Room of a replica that may hold a model that drafts too: weights and cache add, one works at a time."""
+    own = room(case, tokens)
+    if draft is None:
+        return own
+    other = room(draft, tokens)
+    return replace(
+        own,
+        weights=own.weights + other.weights,
+        activations=np.maximum(own.activations, other.activations),
+        per_sequence=own.per_sequence + other.per_sequence,
+    )
+
+
 def _memory(case: Case) -> Memory:
     reserved = case.system.chip.memory["dram"].reserved
     return serving_memory(device_graph(case), stage_classes(case), case.model, case.plan, case.scenario, reserved)

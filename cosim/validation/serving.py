@@ -109,11 +109,13 @@ def _sized(system: str | None, chips: int) -> dict[str, dict[str, Any]]:
 def _with_blocks(ready: Deployed, header: LogHeader) -> tuple[Cluster, int, int]:
     """The cluster with the blocks that the engine counted, the blocks of the model of memory, those taken."""
     pool, given = ready.cluster.pool, header.kv_cache.num_gpu_blocks
-    modelled = pool.scheduler.kv_blocks
+    # Engines count blocks of tokens, each of all that a long sequence keeps of them.
+    unit = pool.scheduler.layout.unit
+    modelled = pool.scheduler.kv_blocks // unit
     if given is None:
         return ready.cluster, modelled, modelled
     used = given * int(ready.pool.case.plan.data)
-    scheduler = replace(pool.scheduler, kv_blocks=used)
+    scheduler = replace(pool.scheduler, kv_blocks=used * unit)
     return replace(ready.cluster, pool=Pool(pool.table, scheduler, pool.replicas)), modelled, used
 
 

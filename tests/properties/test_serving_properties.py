@@ -13,6 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from cosim.engines.serving.cluster import serve
+from cosim.engines.serving.layout import USUAL, Layout
 from cosim.engines.serving.request import Chunk
 from cosim.engines.serving.result import SEGMENT, ServingRun
 from cosim.engines.serving.settings import Cluster, Pool, Routing, Scheduler, Swap
@@ -34,6 +35,7 @@ SCHEDULERS = st.builds(
     st.sampled_from([0.0, 0.05]),
     st.just(Swap(1e4, 1e9)),
     st.sampled_from([0, 8, 32]),
+    layout=st.sampled_from([USUAL, Layout(3), Layout(0, 3, 1, 100)]),
 )
 
 

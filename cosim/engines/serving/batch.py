@@ -85,7 +85,8 @@ class Batch:
         """Blocks that must stay free: those of the next decode step, with this sequence if it joins at once."""
         if not self.running:
             return 0
-        own = 2 + self.settings.verified // self.settings.block_tokens if request.stored else 0
+        settings = self.settings
+        own = (2 + settings.verified // settings.block_tokens) * settings.layout.near if request.stored else 0
         return self.memory.growth.next_need(self.decoding.step) + own
 
     def _restore(self, request: Request) -> float:
@@ -161,7 +162,7 @@ class Batch:
             if not self.drafts:
                 # Even growth counts a sequence's blocks only when it leaves.
                 grown = zip(decodes, lengths, strict=True)
-                own += sum(-(-int(length) // memory.block) - request.blocks for request, length in grown)
+                own += sum(self.settings.blocks(int(length)) - request.blocks for request, length in grown)
             _same("decoding", decoding.count, len(decodes))
             _same("context", decoding.context, sum(lengths))
             _same("sequences", len(self.running), len(decodes) + len(self.prefilling))

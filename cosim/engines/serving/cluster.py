@@ -194,6 +194,8 @@ class _Cluster:
             self.parked.append(request)
             return
         place = 0
+        for station in live:
+            station.catch_up()
         if len(live) > 1:
             place = router.choose(request, [station.replica for station in live], float(self.env.now))
         live[place].submit(request)

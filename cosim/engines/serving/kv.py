@@ -2,8 +2,9 @@
 
     capacity = free + blocks of requests of their own + nodes of the prefix tree x blocks of a node
 
-A request's own blocks are ceil(cached tokens / block) less those that it shares. Nodes that nobody holds are room as
-well: they go when it is needed.
+A request's own blocks are those of its layout, usually ceil(cached tokens / block), less those that it shares. Nodes
+that nobody holds are room as well: they go when it is needed. A node is what layers keep past their window: what they
+keep inside of it, and a state, is everyone's own.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ class Memory:
     """The cache of one replica."""
 
     def __init__(self, settings: Scheduler) -> None:
-        self.capacity, self.block = settings.kv_blocks, settings.block_tokens
+        self.capacity, self.block, self.layout = settings.kv_blocks, settings.block_tokens, settings.layout
         self.free = settings.kv_blocks
         self.lent = 0
         """Own blocks of requests whose cache is being moved elsewhere."""
         self.watermark = settings.watermark_blocks
         self.prefix_tokens = settings.prefix_tokens
-        self.node_blocks = settings.prefix_tokens // settings.block_tokens
+        self.node_blocks = settings.prefix_tokens // settings.block_tokens * settings.layout.far
         self.tree = PrefixTree() if settings.prefix_tokens else None
         ahead = settings.verified - 1
-        self.growth: Growth = UnevenGrowth(self.block, ahead) if ahead else EvenGrowth(self.block)
+        self.growth: Growth = (
+            UnevenGrowth(self.block, ahead, self.layout) if ahead else EvenGrowth(self.block, self.layout)
+        )
 
     @property
     def available(self) -> int:
@@ -50,7 +53,7 @@ class Memory:
 
         What the prefix cache has of it is shared and needs no computing, but for the last token.
         """
-        blocks = -(-tokens // self.block)
+        blocks = self.layout.blocks(tokens, self.block)
         node = None
         if self.tree is not None:
             most = 0 if request.stored else (request.target - 1) // self.prefix_tokens

@@ -4,7 +4,8 @@
     priority     by arrival + priority x ageing: one class (a smaller number is served first) is worth so much waiting
     shortest     by arrival + prompt tokens / 1,000 x ageing
     fair         the client that was given least: prompt tokens at admission, generated ones (weighted) when it is known
-                 how many; a client that comes anew starts at the least of those that wait
+                 how many; a client that comes anew starts at the least of those that wait, or where nobody does at
+                 what the one was given that was served last
 
 The order of two that wait never changes with time, so that a heap holds it and nobody starves: who comes later than
 the ageing allows stands behind. Those that lost their place go back in front of their kind.
@@ -127,6 +128,8 @@ class Fair:
         self._given: dict[int, float] = {}
         self._waiting: dict[int, deque[Request]] = {}
         self._order: list[tuple[float, int]] = []
+        self._last: int | None = None
+        """The client whose request left the queue last."""
 
     def __len__(self) -> int:
         return self._size
@@ -140,9 +143,10 @@ class Fair:
         if mine is None:
             mine = self._waiting[request.client] = deque()
             given = self._given.get(request.client, 0.0)
-            if not front and self._size > 1:
-                # Whoever was away may not make up for it: others would wait for as long as it was.
-                given = max(given, self._given[self._least()])
+            # Whoever was away may not make up for it: others would wait for as long as it was.
+            beside = self._least() if self._size > 1 else self._last
+            if not front and beside is not None:
+                given = max(given, self._given.get(beside, 0.0))
             self._given[request.client] = given
             heapq.heappush(self._order, (given, request.client))
         if front:
@@ -157,7 +161,7 @@ class Fair:
 
     def pop(self) -> Request:
         """Takes the next out."""
-        client = self._least()
+        self._last = client = self._least()
         mine = self._waiting[client]
         request = mine.popleft()
         if not mine:

@@ -104,13 +104,18 @@ class Replica:
         decodes = request.output > 1 and not self.prefill_only
         tokens = request.prompt + (request.output - 2 + self.verified if decodes else 0)
         room = settings.kv_blocks - settings.watermark_blocks
-        return "kv_blocks" if -(-tokens // settings.block_tokens) > room else None
+        return "kv_blocks" if settings.blocks(tokens) > room else None
+
+    def reach(self, now: float) -> None:
+        """The clock of one that does nothing goes to `now`, unless that is the moment at which it is already."""
+        if now > self.clock + CLOSE_S:
+            self.clock = now
 
     def submit(self, request: Request, now: float) -> bool:
         """A request waits from now on; says whether what is under way, if anything, may change for it."""
         flight = self.flight
         if flight is None:
-            self.clock = max(self.clock, now, request.arrival_s)
+            self.reach(max(now, request.arrival_s))
         self.batch.wait(request)
         return flight is None or not (flight.chunks or flight.steps == 1 or self.batch.full())
 
@@ -127,7 +132,7 @@ class Replica:
     def _context(self, now: float) -> float:
         """Cached tokens of those that decode, with the steps of a run that have ended by now."""
         flight, decoding = self.flight, self.batch.decoding
-        if flight is None or flight.chunks or flight.steps == 1:
+        if flight is None or flight.chunks:
             return decoding.context
         span = now - self.clock - flight.moves_s + CLOSE_S
         if span <= 0.0:

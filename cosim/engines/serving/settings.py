@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from cosim.engines.serving.layout import USUAL, Layout
 from cosim.engines.serving.table import StepTable
 from cosim.errors import SpecError, nearest
 
@@ -71,7 +72,8 @@ class Scheduler:
     `token_budget` of a step, `max_sequences` in a batch, `kv_blocks` of `block_tokens` each, `watermark` share of them
     that admission leaves free. `prefix_tokens` of a block of shared prefixes, 0 without a cache. `ageing_s` of waiting
     outweigh one class of priority, or 1,000 prompt tokens where the shortest goes first. `output_weight` of a
-    generated token in fair shares, where a prompt token counts 1. `max_context` refuses longer requests.
+    generated token in fair shares, where a prompt token counts 1. `max_context` refuses longer requests. `layout` is
+    what a sequence takes of the cache.
     """
 
     kv_blocks: int
@@ -88,6 +90,7 @@ class Scheduler:
     max_context: int | None = None
     speculation: Speculation | None = None
     jump: bool = True
+    layout: Layout = USUAL
 
     def __post_init__(self) -> None:
         _known("batching", self.batching, get_args(Batching))
@@ -103,6 +106,9 @@ class Scheduler:
         if self.prefix_tokens % self.block_tokens:
             hint = f"give a multiple of block_tokens, {self.block_tokens}"
             raise SpecError("does not fill blocks", field="prefix_tokens", value=self.prefix_tokens, hint=hint)
+        if self.prefix_tokens and not self.layout.far:
+            hint = "set prefix_tokens to 0: no layer keeps all of a text"
+            raise SpecError("has nothing to share", field="prefix_tokens", value=self.prefix_tokens, hint=hint)
         least = self.max_sequences * self.verified
         if self.batching == "chunked" and self.token_budget < least:
             hint = f"a batch that only decodes takes {least}: give more, or fewer max_sequences"
@@ -114,6 +120,10 @@ class Scheduler:
     def verified(self) -> int:
         """Tokens of a decoding sequence in a step."""
         return 1 + (self.speculation.drafts if self.speculation else 0)
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks of the cache that a sequence of so many tokens takes."""
+        return self.layout.blocks(tokens, self.block_tokens)
 
     @property
     def watermark_blocks(self) -> int:

@@ -1,4 +1,8 @@
-"""A replica among events: it sleeps to the end of what is under way, or until a request cuts that short."""
+"""A replica among events: it sleeps to the end of what is under way, or until a request cuts that short.
+
+Moments within CLOSE_S are one, and at one moment steps end first, then requests come, then steps begin: so rounding
+does not tell whether a request still gets into a step.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cosim.engines.serving.replica import Replica
+from cosim.engines.serving.replica import CLOSE_S, Replica
 from cosim.engines.serving.request import Request
 
 if TYPE_CHECKING:
@@ -53,7 +57,16 @@ class Station:
         """Begins once all that happens at this moment has happened: requests that come together run together."""
         if not self._asked:
             self._asked = True
-            self.env.timeout(0.0).callbacks.append(self._begin)
+            if self.replica.flight is None:
+                self.replica.reach(float(self.env.now))
+            self.env.timeout(CLOSE_S).callbacks.append(self._begin)
+
+    def catch_up(self) -> None:
+        """Ends what ends at this moment: who looks at the replica now sees it so."""
+        if self.replica.flight is not None and self.replica.end <= self.env.now + CLOSE_S:
+            self._version += 1
+            self._complete()
+            self.ask()
 
     def crash(self) -> list[Request]:
         """Goes down; returns the requests that it had."""
@@ -62,8 +75,9 @@ class Station:
         return self.replica.crash(float(self.env.now))
 
     def settle(self) -> None:
-        """Ends the span that is paid for once nothing is left to do."""
-        if self.since >= 0.0 and not self.live and self.replica.idle:
+        """Ends the span that is paid for once nothing is left to do; one that is to start again stays paid for."""
+        wanted = self.live or self.starting
+        if self.since >= 0.0 and not wanted and self.replica.idle:
             self.paid_s += float(self.env.now) - self.since
             self.since = -1.0
 
@@ -71,7 +85,6 @@ class Station:
         self._asked = False
         replica = self.replica
         if replica.flight is None and self.up:
-            replica.clock = max(replica.clock, float(self.env.now))
             if self.watch is not None:
                 self.watch(replica)
             if replica.begin():
@@ -86,11 +99,14 @@ class Station:
         if version != self._version:
             # It was cut short, or is down.
             return
+        self._complete()
+        if self.env.peek() > self.env.now + CLOSE_S:
+            self._begin()
+        else:
+            self.ask()
+
+    def _complete(self) -> None:
         self.replica.complete()
         if self.watch is not None:
             self.watch(self.replica)
         self.settle()
-        if self.env.peek() > self.env.now:
-            self._begin()
-        else:
-            self.ask()

@@ -15,19 +15,23 @@ it. The host's time is told apart. Tables rise: what a finer tiling makes a litt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
 
 from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case, device_graph, micro_batch_graph
-from cosim.engines.served_memory import room
+from cosim.engines.served_memory import room_of
 from cosim.engines.served_split import Split, split_step
+from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.table import StepTable
 from cosim.engines.step import op_costs
-from cosim.records import Array, array, map_leaves, take
+from cosim.errors import SpecError
+from cosim.records import Array, array, at, map_leaves, take
 from cosim.workload.moe import repeats
 from cosim.workload.work import Work
 
@@ -35,6 +39,8 @@ Timed = Callable[[Work], tuple[Array, Array, Array]]
 """Seconds of a step over some work, of its attention at one cached token, and of what experts do in it."""
 LONG = 4096.0
 """Cached tokens at which the cache of a block is taken: a window is then full."""
+PARTS = 16
+"""Parts that a block may have, so that whole numbers of them tell what is kept inside and past a window."""
 LEAST_CONTEXT = 64.0
 MANY, PIECE = 64.0, 2048.0
 """Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all."""
@@ -83,10 +89,37 @@ def split_table(split: Split, *, most_tokens: int, most_context: int) -> StepTab
 
 
 def kv_blocks(case: Case, block_tokens: int) -> int:
-    """Blocks of the cache that a replica holds, 0 where its weights do not fit."""
-    held = room(case, array(LONG))
-    each = held.per_sequence * block_tokens / LONG
-    return int(np.floor(np.maximum(held.left, 0.0) / each).item() * float(case.plan.data))
+    """Blocks of the cache that a replica holds, 0 where its weights do not fit; see `kv_layout`."""
+    return kv_layout(case, block_tokens)[0]
+
+
+def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:
+    """Blocks of the cache that a replica holds, 0 where its weights do not fit, and what a sequence takes of them.
+
+    bytes = state + near tokens, past a window state + near window + far (tokens - window): lines through the bytes that
+    `room` tells of a half and a whole window, and of two. A block is the part of `block_tokens` tokens that makes both
+    near and far whole numbers. A model that drafts on the same chips adds to each. Raises SpecError for a model that
+    keeps nothing.
+    """
+    model = case.model
+    window = int(at(model.window, 0)) if model.has_window else 0
+    length = float(window or LONG)
+    lengths = (0.5 * length, length, 2.0 * length)
+    half, full, double = (float(at(room_of(case, array(tokens), draft).per_sequence, 0)) for tokens in lengths)
+    near = 2.0 * (full - half) / length
+    state = full - near * length
+    left = max(float(at(room_of(case, array(LONG), draft).left, 0)), 0.0)
+    if near > 0.0:
+        parts = Fraction((double - full) / (full - half) / 2.0).limit_denominator(PARTS)
+        each = near * block_tokens / parts.denominator
+        # What is left of a difference is no state.
+        kept = math.ceil(state / each - 1e-6)
+        layout = Layout(max(kept, 0), parts.denominator, parts.numerator, window)
+    elif state > 0.0:
+        each, layout = state, Layout(1, 0, 0)
+    else:
+        raise SpecError("keeps no cache", field="model", value=model.name)
+    return int(left // each) * int(case.plan.data), layout
 
 
 def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:

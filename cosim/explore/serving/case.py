@@ -18,9 +18,9 @@ import numpy as np
 
 from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
-from cosim.engines.served_memory import Room, room
+from cosim.engines.served_memory import Room, room_of
 from cosim.engines.serving.settings import Batching, Scheduler, Speculation, Swap
-from cosim.engines.serving.steps import LONG, StepEnergy, step_energy, step_table
+from cosim.engines.serving.steps import LONG, StepEnergy, kv_layout, step_energy, step_table
 from cosim.engines.serving.table import StepTable
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.explain import plan_text
@@ -112,16 +112,7 @@ def held(case: Case, draft: Case | None = None) -> Room:
 
     A model that drafts adds weights and cache; one of the two models works at a time.
     """
-    own = at(room(case, array(LONG)), 0)
-    if draft is None:
-        return own
-    other = at(room(draft, array(LONG)), 0)
-    return replace(
-        own,
-        weights=own.weights + other.weights,
-        activations=np.maximum(own.activations, other.activations),
-        per_sequence=own.per_sequence + other.per_sequence,
-    )
+    return at(room_of(case, array(LONG), draft), 0)
 
 
 def _drafter(wanted: Wanted, case: Case) -> Case | None:
@@ -225,7 +216,8 @@ def _check(case: Case, wanted: Wanted, found: Room) -> None:
         if code:
             limit, lacks = LIMITS[code], f"{float(verdict.shortfall):.4g}"
             raise InfeasibleError(limit.name, f"{text}, {limit.says.format(lacks)}", limit.hint)
-    if float(found.left) >= float(found.per_sequence) / LONG * wanted.scheduler.block_tokens:
+    blocks, layout = kv_layout(case, wanted.scheduler.block_tokens, draft)
+    if blocks >= layout.blocks(1, wanted.scheduler.block_tokens):
         return
     hint = "use more tensor parallelism, a narrower plan.dtype, a smaller scheduler.token_budget or a larger "
     raise InfeasibleError(
@@ -293,10 +285,9 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
     asked, stack, ranks = wanted.scheduler, case.stack, int(case.plan.data)
     if stack is None:
         raise SpecError("is missing", field="stack")
-    own = held(case, _drafter(wanted, case))
-    each = float(own.per_sequence) * asked.block_tokens / LONG
-    blocks = int(max(float(own.left), 0.0) // each) * ranks
-    blocks = blocks if asked.kv_blocks is None else min(blocks, asked.kv_blocks)
+    draft = _drafter(wanted, case)
+    blocks, layout = kv_layout(case, asked.block_tokens, draft)
+    blocks = blocks if asked.kv_blocks is None else min(blocks, asked.kv_blocks * layout.unit)
     batching = asked.batching or BATCHINGS[stack.policy]
     drafts = wanted.speculation
     speculation = None
@@ -321,12 +312,13 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
         max_sequences=most,
         block_tokens=asked.block_tokens,
         watermark=asked.watermark,
-        swap=_swap(case, own) if asked.swap else None,
+        swap=_swap(case, held(case, draft)) if asked.swap else None,
         prefix_tokens=prefix,
         ageing_s=asked.ageing,
         output_weight=asked.output_weight,
         max_context=asked.max_context or int(case.model.max_positions),
         speculation=speculation,
+        layout=layout,
     )
 
 

@@ -35,11 +35,12 @@ class Means:
 class Series:
     """Follows the replicas of a pool: `add` takes runs of steps in the order of result.SEGMENT.
 
-    `pauses`: steps of prompts alone delay sequences that decode already (prefill first).
+    `pauses`: steps of prompts alone delay sequences that decode already (prefill first). `step_tokens` are those that a
+    step gives a sequence on average, more than 1 with drafts.
     """
 
-    def __init__(self, *, pauses: bool = False) -> None:
-        self.width_s, self.pauses = WIDTH_S, pauses
+    def __init__(self, *, pauses: bool = False, step_tokens: float = 1.0) -> None:
+        self.width_s, self.pauses, self.step_tokens = WIDTH_S, pauses, step_tokens
         self._bins = np.zeros((len(FOLLOWED), BINS))
         self._sums = np.zeros(len(FOLLOWED))
         self._gaps: dict[int, tuple[float, int]] = {}
@@ -74,16 +75,18 @@ class Series:
 
     def _count_gaps(self, columns: dict[str, Array]) -> None:
         """Times between tokens of a sequence: a step that decodes gives one to each, and what prompts alone took
-        before it delayed those that were decoding already.
+        before it delayed those that were decoding already. With drafts it gives m on average, taken to come evenly:
+        gaps of 1 / m of its seconds, m of them.
         """
+        tokens = self.step_tokens
         each = columns["seconds"] / columns["steps"]
         decodes = columns["decodes"]
         weights = columns["steps"] * decodes
         if self.pauses:
             late = self._delayed(columns)
-            self.token_gaps = counted(self.token_gaps, late[0], late[1])
+            self.token_gaps = counted(self.token_gaps, late[0] / tokens, late[1] * tokens)
             weights = np.maximum(weights - late[2], 0.0)
-        self.token_gaps = counted(self.token_gaps, each, weights)
+        self.token_gaps = counted(self.token_gaps, each / tokens, weights * tokens)
 
     def _delayed(self, columns: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Gaps [s] of sequences that waited for prompts, how many, and tokens of each run that are these (N,)."""

@@ -93,7 +93,9 @@ class _Counters:
         self.deployed, self.taken, self.progress = deployed, taken, progress
         self.tally = Tally(limits, warm_up_s)
         entry = deployed.cluster.entry.scheduler
-        self.series = Series(pauses=entry.batching != "chunked")
+        drafts = deployed.cluster.pool.scheduler.speculation
+        step_tokens = 1.0 if drafts is None else drafts.mean_tokens
+        self.series = Series(pauses=entry.batching != "chunked", step_tokens=step_tokens)
         self.kept: list[Segment] = []
         scale = deployed.cluster.autoscale
         self.decoding = deployed.pool.count if scale is None else scale.most

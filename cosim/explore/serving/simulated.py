@@ -13,10 +13,11 @@ import numpy as np
 
 from cosim.engines.case import Case
 from cosim.engines.serving.cluster import serve
+from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.request import Chunk
 from cosim.engines.serving.result import Record
 from cosim.engines.serving.settings import Batching, ClosedLoop, Cluster, Pool, Scheduler, Transfer
-from cosim.engines.serving.steps import kv_blocks, step_table
+from cosim.engines.serving.steps import kv_layout, step_table
 from cosim.errors import SpecError
 from cosim.explore.serving.deployments import Cell, Ground, case_of
 from cosim.explore.serving.metrics import percentiles
@@ -97,22 +98,25 @@ def _pool(cell: Cell, row: Mapping[str, float], ground: Ground, side: str) -> Po
     most = float(ground.stack.max_sequences) if side else row["max_sequences"]
     # The scheduler asks for a token of each sequence in a step.
     sequences, tokens = int(min(most, budget) * ranks), int(budget * ranks)
+    blocks, layout = _cache(case)
     scheduler = Scheduler(
-        kv_blocks=_blocks(case),
+        kv_blocks=blocks,
         batching=BATCHING[ground.stack.policy],
         token_budget=tokens,
         max_sequences=sequences,
         block_tokens=BLOCK,
+        layout=layout,
     )
     table = step_table(case, most_tokens=tokens, most_context=int(ground.prompt + ground.output))
     return Pool(table, scheduler, int(row[f"{side}replicas"]))
 
 
-def _blocks(case: Case) -> int:
-    blocks = kv_blocks(case, BLOCK)
-    if blocks < 1:
+def _cache(case: Case) -> tuple[int, Layout]:
+    """Blocks of the cache of a replica, and what a sequence takes of them. Raises SpecError where it holds none."""
+    blocks, layout = kv_layout(case, BLOCK)
+    if blocks < layout.blocks(1, BLOCK):
         raise SpecError("holds no block of the cache", field="memory", hint="use more chips or a narrower format")
-    return blocks
+    return blocks, layout
 
 
 def in_loop(cluster: Cluster, requests: Requests, concurrency: int, seed: int) -> Seen:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cosim.engines.serving.batch import Batch, Chunks
+from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.request import Request
 from cosim.engines.serving.settings import Scheduler, Swap
 
@@ -45,6 +46,17 @@ def test_nobody_overtakes_the_one_that_does_not_fit() -> None:
     assert made.blocked
     assert made.full()
     assert len(made.queue) == 2
+
+
+def test_states_and_windows_are_room_as_well() -> None:
+    # 4 tokens are 3 blocks of the cache up to 8 tokens and one after; a sequence keeps 5 more.
+    made = batch(30, layout=Layout(5, 3, 1, 8))
+    first, second = waiting(made, 16, 4, 4)[:2]
+    chunks: Chunks = []
+    made.admit(chunks, 100, 0.0)
+    assert (first.blocks, second.blocks) == (13, 8)
+    assert len(chunks) == 3
+    assert made.memory.free == 30 - 13 - 8 - 8
 
 
 def test_whole_prompts_only() -> None:

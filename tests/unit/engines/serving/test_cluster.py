@@ -229,3 +229,21 @@ def test_what_cannot_end_says_so(table: Any, chunk: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr("cosim.engines.serving.replica.Replica.begin", lambda _: False)
     with pytest.raises(SimulationError, match="1 requests"):
         serve(Cluster(Pool(table(), PLAIN)), [chunk([0.0])])
+
+
+@pytest.mark.parametrize("routing", ["round_robin", "least_loaded", "least_kv"])
+@pytest.mark.parametrize("think_s", [None, 0.1])
+def test_a_request_at_the_end_of_a_step_gets_into_the_next_however_it_is_rounded(
+    fixed: Any, chunk: Any, served: Any, routing: Any, think_s: float | None
+) -> None:
+    # Steps of 0.1 s added up, and arrivals at their multiples: they differ in the last digits, to either side.
+    arrivals = 0.1 * np.arange(1, 90)
+    loop = None if think_s is None else ClosedLoop(3, think_s)
+    ends = []
+    for jump in (True, False):
+        scheduler = Scheduler(1000, max_sequences=50, token_budget=4096, jump=jump)
+        cluster = Cluster(Pool(fixed(0.1), scheduler, 2), routing)
+        ends.append(served(cluster, [chunk(arrivals, 10, np.arange(1, 90) % 23 + 1)], closed_loop=loop).records)
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0.0, atol=1e-7)
+    # Nobody waits: a step begins whenever one comes.
+    np.testing.assert_allclose(ends[0][:, 9] - ends[0][:, 1], 0.1, atol=1e-7)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosim.engines.serving.growth import EvenGrowth, Growth, UnevenGrowth
+from cosim.engines.serving.layout import USUAL, Layout
 from cosim.engines.serving.request import Request
 
 MOVES = st.lists(
@@ -20,13 +21,15 @@ MOVES = st.lists(
 )
 
 
-def blocks_of(length: int, block: int) -> int:
-    return -(-length // block)
+LAYOUTS = st.sampled_from([USUAL, Layout(3, 1, 1), Layout(0, 5, 2, 20), Layout(2, 1, 0, 33), Layout(1, 0, 0)])
 
 
-@given(MOVES, st.sampled_from([1, 4, 16]), st.sampled_from([0, 1, 3]))
-def test_sums_are_those_of_each_sequence(moves: list[Any], block: int, ahead: int) -> None:
-    growth: Growth = UnevenGrowth(block, ahead) if ahead else EvenGrowth(block)
+@given(MOVES, st.sampled_from([1, 4, 16]), st.sampled_from([0, 1, 3]), LAYOUTS)
+def test_sums_are_those_of_each_sequence(moves: list[Any], block: int, ahead: int, layout: Layout) -> None:
+    def blocks_of(length: int, block: int) -> int:
+        return layout.blocks(length, block)
+
+    growth: Growth = UnevenGrowth(block, ahead, layout) if ahead else EvenGrowth(block, layout)
     inside: list[Request] = []
     step = held = 0
     for move, first, second in moves:
@@ -61,7 +64,7 @@ def test_sums_are_those_of_each_sequence(moves: list[Any], block: int, ahead: in
 
 
 def test_even_growth_fills_the_room_exactly() -> None:
-    growth = EvenGrowth(4)
+    growth = EvenGrowth(4, USUAL)
     for length in (4, 5, 7):
         growth.join(Request(0, 0.0, length, 9, length=length, joined=0), 0)
     assert [growth.next_need(step) for step in range(5)] == [1, 1, 0, 1, 1]
@@ -70,7 +73,7 @@ def test_even_growth_fills_the_room_exactly() -> None:
 
 
 def test_who_comes_back_is_counted_once() -> None:
-    growth = UnevenGrowth(4, 1)
+    growth = UnevenGrowth(4, 1, USUAL)
     made = Request(0, 0.0, 4, 99, length=4, joined=0, rate=2.0, blocks=1)
     growth.join(made, 0)
     growth.leave(made, 0)
@@ -78,4 +81,25 @@ def test_who_comes_back_is_counted_once() -> None:
     assert growth.advance(0, 1) == 1
     assert growth.advance(1, 1) == 0
     assert growth.advance(2, 1) == 1
+    assert growth.count == 1
+
+
+def test_past_a_window_a_block_of_tokens_takes_fewer() -> None:
+    growth = EvenGrowth(4, Layout(7, 3, 1, 8))
+    made = Request(0, 0.0, 4, 99, length=4, joined=10)
+    growth.join(made, 10)
+    assert [growth.next_need(step) for step in (10, 11, 12, 13)] == [3, 0, 0, 0]
+    # Tokens 5 to 21: blocks at 5 (inside), 9, 13, 17, 21 (past it).
+    assert growth.advance(10, 17) == 3 + 4 * 1
+    growth.leave(made, 27)
+    assert (made.blocks, growth.count) == (7 + 2 * 3 + 4, 0)
+
+
+def test_who_comes_back_before_its_window_ends_turns_once() -> None:
+    growth = EvenGrowth(4, Layout(0, 3, 1, 16))
+    made = Request(0, 0.0, 4, 99, length=4, joined=0)
+    growth.join(made, 0)
+    growth.leave(made, 0)
+    growth.join(made, 0)
+    assert growth.advance(0, 20) == 3 * 3 + 2
     assert growth.count == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cosim.engines.serving.kv import Memory
+from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.request import Request
 from cosim.engines.serving.settings import Scheduler
 
@@ -94,3 +95,18 @@ def test_more_than_is_free_is_taken_from_the_idle(tokens: int) -> None:
     cache.release(first)
     cache.take(9)
     assert (cache.free, cache.available) == (0 if tokens else 1, 1)
+
+
+def test_a_state_is_everyones_own_and_a_node_is_what_is_kept_past_the_window() -> None:
+    cache = memory(60, prefix_tokens=8, layout=Layout(5, 3, 1, 8))
+    first, second = request(0, 18, (1, 2)), request(1, 18, (1, 2))
+    assert cache.admit(first, 18, 0)
+    # 5 blocks of tokens: 2 of 3 blocks each, 3 of one, and the state.
+    assert (first.blocks, cache.used) == (5 + 2 * 3 + 3, 14)
+    cache.publish(first, 18)
+    assert (first.shared, cache.used) == (4, 14)
+    assert cache.admit(second, 18, 0)
+    assert (second.done, cache.used) == (16, 14 + 10)
+    cache.release(first)
+    cache.release(second)
+    assert (cache.used, cache.free) == (0, 56)

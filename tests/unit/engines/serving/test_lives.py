@@ -92,3 +92,24 @@ def test_replicas_follow_their_use(table: Any) -> None:
     # 75 % of 2 replicas at 50 % are 3; then nobody works, and 1 is the least.
     assert alive(made, 19.9) == [True, True, True, False]
     assert alive(made, 20.1) == [True, False, False, False]
+
+
+def test_one_that_ends_its_work_while_it_starts_again_is_paid_for_and_fails(table: Any) -> None:
+    made, told = stations(table, 2, 2), Told()
+    env = made[0].env
+    env.process(lives.scale(made, Autoscale("queue", 1.0, 1, 2, 10.0, 8.0, 0.0), told))
+    wait(made[1], 1)
+    # At 10 s one waits for two: the second goes, with work left. At 20 s two wait for one: it starts again.
+    assert alive(made, 10.1) == [True, False]
+    wait(made[0], 1)
+    assert alive(made, 20.1) == [True, False]
+    assert made[1].starting
+    # Its work ends before it has started.
+    made[1].replica.crash(21.0)
+    made[1].settle()
+    wait(made[0], 2)
+    assert alive(made, 28.1) == [True, True]
+    assert made[1].since == 0.0
+    env.process(lives.fail(made[1], Failures(0.1, 100.0), np.random.default_rng(0), told))
+    env.run(until=29.9)
+    assert told.losses == 1

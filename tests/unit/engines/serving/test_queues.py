@@ -117,6 +117,22 @@ def test_a_client_that_was_away_makes_nothing_up() -> None:
     assert served == [0, 7, 0, 7, 7]
 
 
+def test_a_newcomer_at_an_empty_queue_starts_where_the_last_one_served_is() -> None:
+    queue = Fair()
+    queue.push(request(0, client=0))
+    queue.charge(queue.pop().client, 1000.0)
+    for number in range(1, 5):
+        queue.push(request(number, client=7))
+    for number in range(5, 9):
+        queue.push(request(number, client=0))
+    served = []
+    while len(queue):
+        got = queue.pop()
+        served.append(got.client)
+        queue.charge(got.client, 10.0)
+    assert sorted(served[:2]) == sorted(served[2:4]) == sorted(served[4:6]) == [0, 7]
+
+
 @pytest.mark.parametrize("policy", get_args(Policy))
 def test_who_lost_its_place_is_before_its_kind(policy: Policy) -> None:
     queue = make_queue(Scheduler(100, policy=policy))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.settings import (
     Autoscale,
     ClosedLoop,
@@ -43,6 +44,7 @@ SCALE: dict[str, Any] = {
         (lambda: Scheduler(10, token_budget=99, max_sequences=100), "token_budget"),
         (lambda: Scheduler(10, token_budget=100, max_sequences=64, speculation=Speculation((0.5,))), "token_budget"),
         (lambda: Scheduler(10, prefix_tokens=24), "prefix_tokens"),
+        (lambda: Scheduler(10, prefix_tokens=16, layout=Layout(0, 1, 0, 64)), "prefix_tokens"),
         (lambda: Scheduler(10, ageing_s=0.0), "ageing_s"),
         (lambda: Scheduler(10, max_context=1), "max_context"),
         (lambda: Scheduler(10, batching="static", speculation=Speculation((0.5,))), "speculation"),

@@ -97,3 +97,36 @@ def test_what_is_not_live_is_paid_for_until_it_is_idle(fixed: Any) -> None:
     assert made.since == 0.0
     made.env.run()
     assert (made.since, made.paid_s) == (-1.0, 40.0)
+
+
+def test_what_is_to_start_again_stays_paid_for(fixed: Any) -> None:
+    made, _, _ = station(fixed)
+    made.submit(request(0, 40))
+    made.env.run(until=20.0)
+    made.live, made.starting = False, True
+    made.env.run()
+    made.settle()
+    assert (made.since, made.paid_s) == (0.0, 0.0)
+
+
+def test_a_request_that_rounding_puts_behind_the_end_of_a_step_gets_into_the_next(fixed: Any) -> None:
+    for late in (-4e-10, 0.0, 4e-10):
+        made, told, _ = station(fixed, jump=False)
+        made.submit(request(0, 5))
+        made.env.timeout(3.0 + late).callbacks.append(lambda _, made=made: made.submit(request(1, 1)))
+        made.env.run()
+        assert told.ended == [(1, 4.0), (0, 5.0)]
+
+
+def test_who_looks_at_the_end_of_a_step_sees_it_ended(fixed: Any) -> None:
+    made, told, _ = station(fixed)
+    made.submit(request(0, 2))
+    made.env.run(until=2.0 - 4e-10)
+    made.catch_up()
+    assert told.ended == [(0, 2.0)]
+    made.env.run()
+    assert (told.ended, made.replica.clock) == ([(0, 2.0)], 2.0)
+    made.submit(request(1, 2))
+    made.env.run(until=3.0)
+    made.catch_up()
+    assert told.ended == [(0, 2.0)]

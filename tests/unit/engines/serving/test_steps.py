@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from cosim.engines.case import Case
 from cosim.engines.served import step_seconds
 from cosim.engines.served_memory import room
-from cosim.engines.serving.steps import kv_blocks, step_table
+from cosim.engines.serving.layout import Layout
+from cosim.engines.serving.steps import kv_blocks, kv_layout, step_table
 from cosim.engines.serving.table import StepTable
+from cosim.errors import SpecError
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.mapping.plan import Plan, Scenario, lower_plan, lower_scenario
@@ -231,11 +233,41 @@ def test_more_of_prompts_on_ranks_never_takes_less(tokens: int, more: int, keys:
 @LIKE
 def test_blocks_are_as_many_as_the_room_holds(model: str) -> None:
     known = case(model)
-    blocks = kv_blocks(known, 16)
-    held = room(known, array(4096.0))
-    assert blocks * float(held.per_sequence[0]) * 16 / 4096 <= float(held.left[0])
-    assert (blocks + 1) * float(held.per_sequence[0]) * 16 / 4096 > float(held.left[0])
+    blocks, layout = kv_layout(known, 16)
+    for tokens in (16, 64, 128, 256, 1024, 4096, 32768, 131072):
+        # What is kept past a window is told in parts of a block, and a state is rounded up.
+        fit = float(room(known, array(float(tokens))).sequences[0])
+        assert blocks // layout.blocks(tokens, 16) == pytest.approx(fit, abs=1, rel=5e-3)
+    assert kv_blocks(known, 16) == blocks
     assert kv_blocks(known, 32) == pytest.approx(blocks / 2, abs=1)
+
+
+def test_layouts_by_hand() -> None:
+    assert kv_layout(case("llama-3.1-8b"), 16)[1] == Layout()
+    # Every second layer keeps 128 tokens; five of six keep 1,024.
+    assert kv_layout(case("gpt-oss-20b"), 16)[1] == Layout(0, 2, 1, 128)
+    assert kv_layout(case("gemma3-12b"), 16)[1] == Layout(0, 6, 1, 1024)
+    # Six layers of attention keep 1,024 bytes of a token each, and 48 MB of states are 500 blocks of them.
+    hybrid = kv_layout(case("nemotron-3-nano-30b-a3b"), 16)[1]
+    state = float(room(case("nemotron-3-nano-30b-a3b"), array(1e-9)).per_sequence[0])
+    grown = float(room(case("nemotron-3-nano-30b-a3b"), array(16.0)).per_sequence[0]) - state
+    assert hybrid == Layout(int(np.ceil(state / grown - 1e-6)), 1, 1)
+    assert hybrid.state > 100
+
+
+def test_all_layers_with_a_window_take_nothing_past_it_and_states_alone_are_one_block() -> None:
+    known = case("gpt-oss-20b")
+    windowed = replace(known, model=replace(known.model, windowed_layers=known.model.layers))
+    assert kv_layout(windowed, 16)[1] == Layout(0, 1, 0, 128)
+    hybrid = case("nemotron-3-nano-30b-a3b")
+    assert hybrid.model.mamba is not None
+    mixers = replace(hybrid.model.mamba, attention=array(0.0))
+    alone = replace(hybrid, model=replace(hybrid.model, mamba=mixers))
+    blocks, layout = kv_layout(alone, 16)
+    assert layout == Layout(1, 0, 0)
+    assert blocks == float(room(alone, array(4096.0)).sequences[0])
+    with pytest.raises(SpecError, match="keeps no cache"):
+        kv_layout(replace(known, model=replace(known.model, causal=False)), 16)
 
 
 def test_replicas_have_as_many_blocks_each_and_weights_too_large_leave_none() -> None:

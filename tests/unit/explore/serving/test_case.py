@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosim.engines.serving.layout import Layout
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.serving.case import LEAST_SEQUENCES, Replicas, Wanted, held, memory_text, replicas_of
 from cosim.explore.serving.serve_file import SchedulerSettings, ServingPlan, SpeculationSettings
@@ -58,6 +59,15 @@ def test_all_replicas_take_the_chips_that_there_are(tensor: int, nodes: int) -> 
     model = Varied(load_workload("llama-3.1-8b"))
     found = replicas_of(Wanted(machine, model, plan, load_serving("vllm"), SchedulerSettings(), replicas="all"))
     assert found.count * found.chips == 8 * nodes
+
+
+def test_the_scheduler_knows_what_a_sequence_keeps(wanted: Made) -> None:
+    assert replicas_of(wanted()).scheduler.layout == Layout()
+    hybrid = replicas_of(wanted(model="nemotron-3-nano-30b-a3b")).scheduler
+    assert hybrid.layout.state > 100
+    # Blocks that are asked for are those of tokens past the window.
+    mixed = replicas_of(wanted(model="gpt-oss-20b", scheduler={"kv_blocks": 100})).scheduler
+    assert (mixed.layout, mixed.kv_blocks) == (Layout(0, 2, 1, 128), 100)
 
 
 def test_blocks_by_hand(wanted: Made) -> None:

@@ -116,3 +116,27 @@ def test_a_batch_that_has_ended_waits_for_no_prompt() -> None:
     # What another replica does delays nobody.
     other.add([segment(0.0, 0.1), segment(0.1, 0.3, decodes=0, prefill=5, replica=1), segment(0.1, 0.1)])
     assert other.token_gaps.largest == pytest.approx(0.1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(spans=SPANS, tokens=st.floats(1.0, 5.0), pauses=st.booleans())
+def test_drafts_give_more_tokens_in_the_same_time(
+    spans: list[tuple[float, float, int]],
+    tokens: float,
+    pauses: bool,  # drawn
+) -> None:
+    plain, drafted = Series(pauses=pauses), Series(pauses=pauses, step_tokens=tokens)
+    for series in (plain, drafted):
+        series.add(runs(spans))
+    assert drafted.token_gaps.total == pytest.approx(tokens * plain.token_gaps.total)
+    assert drafted.token_gaps.mean == pytest.approx(plain.token_gaps.mean / tokens)
+
+
+def test_gaps_with_drafts_by_hand() -> None:
+    series = Series(pauses=True, step_tokens=2.5)
+    rows = [segment(0.0, 0.1, decodes=2), segment(0.1, 0.3, decodes=0, prefill=500), segment(0.4, 0.1, decodes=2)]
+    series.add(rows)
+    # 2 sequences take 2.5 tokens in 0.1 s, then as many in 0.3 + 0.1 s.
+    assert series.token_gaps.total == 10.0
+    assert series.token_gaps.mean == pytest.approx((0.1 + 0.4) / 5)
+    assert series.token_gaps.largest == pytest.approx(0.4 / 2.5)

@@ -140,6 +140,9 @@ def test_drafts_that_are_accepted_shorten_answers(ready: Ready, pattern: Pattern
     assert drafted["tpot_s.mean"] < 0.6 * plain["tpot_s.mean"]
     # An answer of 32 tokens in steps of up to 4.
     assert drafted["e2e_s.mean"] < plain["e2e_s.mean"]
+    # A sequence's time between tokens is its time for a token, drafts or not.
+    for row in (plain, drafted):
+        assert row["itl_s.mean"] == pytest.approx(row["tpot_s.mean"], rel=0.1)
 
 
 def test_shared_prompts_hit_the_cache(ready: Ready, pattern: Pattern) -> None:

@@ -40,7 +40,7 @@ def found(
         served("a", point_id="e"),
         served("b", measured_quantity="ttft_s", batch=64, point_id="a"),
         served("c", software_stack="sglang", accelerator="tpu-v6e", system=""),
-        served("d", workload="deepseek-v3", num_accelerators=16, tp=16, spec_decode="not stated"),
+        served("d", workload="deepseek-v3", weights_dtype="fp8", num_accelerators=16, tp=16, spec_decode="not stated"),
         served("n", workload="no such model"),
     )
     apart = {"num_accelerators": 2, "tp": "P1/D1", "pp": "P1/D1", "dp": "P1/D1", "ep": "P1/D1"}

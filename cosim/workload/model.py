@@ -9,7 +9,7 @@ attention, a decoder alone or behind an encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -244,6 +244,53 @@ class ModelArrays:
         return array(1.0) if self.is_latent else self.kv_heads
 
 
+NUMBERS = (
+    "layers",
+    "hidden",
+    "ffn",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "vocab",
+    "max_positions",
+    "window",
+    "windowed_layers",
+    "experts",
+    "experts_per_token",
+    "expert_ffn",
+    "shared_experts",
+    "query_latent",
+    "kv_latent",
+    "rope_dim",
+    "value_dim",
+    "expert_latent",
+    "predicted_share",
+    "index_heads",
+    "index_dim",
+    "index_keys",
+)
+"""Fields of a model that are numbers, which can vary; 0 where it has none."""
+KINDS = (
+    "gated",
+    "norm",
+    "position",
+    "tied_embeddings",
+    "qkv_bias",
+    "output_bias",
+    "ffn_bias",
+    "qk_norm",
+    "dropout",
+    "activation",
+    "post_norms",
+    "parallel_norms",
+    "sinks",
+    "router_bias",
+    "causal",
+    "output_gate",
+)
+"""Fields of a model that say of what kind its layers are."""
+
+
 def lower_model(varied: Varied[Model]) -> ModelArrays:
     """Arrays of a model with its overrides (paths are field names)."""
     model, arrays = varied.spec, varied.arrays
@@ -255,58 +302,23 @@ def lower_model(varied: Varied[Model]) -> ModelArrays:
     if mamba is not None and model.experts is not None:
         # Layers without experts of a hybrid lie between the routed ones.
         dense = number("layers") * (1.0 - mamba.routed)
+    numbers: dict[str, Any] = {name: number(name) for name in NUMBERS}
+    kinds: dict[str, Any] = {name: getattr(model, name) for name in KINDS}
     return ModelArrays(
         name=model.name,
-        layers=number("layers"),
-        hidden=number("hidden"),
-        ffn=number("ffn"),
-        heads=number("heads"),
-        kv_heads=number("kv_heads"),
-        head_dim=number("head_dim"),
-        vocab=number("vocab"),
-        max_positions=number("max_positions"),
-        window=number("window"),
-        windowed_layers=number("windowed_layers"),
-        gated=model.gated,
-        norm=model.norm,
-        position=model.position,
-        tied_embeddings=model.tied_embeddings,
-        qkv_bias=model.qkv_bias,
-        output_bias=model.output_bias,
-        ffn_bias=model.ffn_bias,
-        qk_norm=model.qk_norm,
-        dropout=model.dropout,
-        activation=model.activation,
-        post_norms=model.post_norms,
-        parallel_norms=model.parallel_norms,
+        **numbers,
+        **kinds,
         dense_between=model.dense_between or mamba is not None,
-        sinks=model.sinks,
-        experts=number("experts"),
-        experts_per_token=number("experts_per_token"),
-        expert_ffn=number("expert_ffn"),
-        shared_experts=number("shared_experts"),
         dense_layers=dense,
         node_limit=arrays.get("groups_per_token", array(model.groups_per_token or np.inf)),
-        query_latent=number("query_latent"),
-        kv_latent=number("kv_latent"),
-        rope_dim=number("rope_dim"),
-        value_dim=number("value_dim"),
         is_moe=model.experts is not None,
         has_dense_layers=model.dense_layers > 0 or "dense_layers" in arrays,
         has_shared_experts=model.shared_experts > 0 or "shared_experts" in arrays,
-        router_bias=model.router_bias,
         is_latent=model.kv_latent is not None,
         compresses_query=model.query_latent is not None,
-        expert_latent=number("expert_latent"),
         has_expert_latent=model.expert_latent is not None,
-        causal=model.causal,
-        predicted_share=number("predicted_share"),
         mamba=mamba,
         delta=None if model.delta is None else lower_delta(model.delta, arrays),
-        output_gate=model.output_gate,
-        index_heads=number("index_heads"),
-        index_dim=number("index_dim"),
-        index_keys=number("index_keys"),
         is_indexed=model.index_heads is not None,
         encoder=None if model.encoder is None else lower_encoder(model.encoder, arrays),
         quantised={dtype: checkpoint.parts for dtype, checkpoint in model.quantised.items()},

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Records = Callable[[list[Record]], None]
 Segments = Callable[[list[Segment]], None]
 
+MOST_SENT = 1_000
+"""Times that a request may be lost with its replica. One answered in five mean times between failures gets through."""
+
 
 def serve(
     cluster: Cluster,
@@ -250,6 +253,12 @@ class _Cluster:
         self.failures += 1
         self.resent += len(requests)
         for request in requests:
+            request.resent += 1
+            if request.resent == MOST_SENT:
+                says = f"a request was lost {MOST_SENT:,} times: replicas fail faster than they answer it"
+                # Raised by the event that the run ends at: simpy copies what others raise by its text alone.
+                self.done.fail(SimulationError(says, clock_s=float(self.env.now), process=f"request {request.number}"))
+                return
             self._send(request)
 
     def opened(self) -> None:

@@ -135,6 +135,12 @@ def test_prefill_replicas_hold_blocks_until_they_have_moved(fixed: Any, chunk: A
     assert answer.records[:, 8] == pytest.approx([0.0, 11.0])
 
 
+def test_a_replica_that_fails_faster_than_it_answers_is_told(fixed: Any, chunk: Any) -> None:
+    cluster = Cluster(Pool(fixed(1.0), Scheduler(100)), failures=Failures(0.1, 0.1))
+    with pytest.raises(SimulationError, match=r"lost 1,000 times: replicas fail faster.* waiting: request 0"):
+        serve(cluster, [chunk([0.0], 10, 5)], np.random.default_rng(0))
+
+
 def test_a_failed_replica_loses_its_work(fixed: Any, chunk: Any) -> None:
     class Waits:
         """Fails after 2.5 s, is repaired 4 s later, and never again."""

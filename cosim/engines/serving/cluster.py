@@ -255,9 +255,9 @@ class _Cluster:
         for request in requests:
             request.resent += 1
             if request.resent == MOST_SENT:
-                says = f"a request was lost {MOST_SENT:,} times: replicas fail faster than they answer it"
+                says = f"is shorter than replicas need to answer: request {request.number} was lost {MOST_SENT:,} times"
                 # Raised by the event that the run ends at: simpy copies what others raise by its text alone.
-                self.done.fail(SimulationError(says, clock_s=float(self.env.now), process=f"request {request.number}"))
+                self.done.fail(SpecError(says, field="failures.mean_up", hint="give a longer time"))
                 return
             self._send(request)
 

@@ -137,7 +137,7 @@ def test_prefill_replicas_hold_blocks_until_they_have_moved(fixed: Any, chunk: A
 
 def test_a_replica_that_fails_faster_than_it_answers_is_told(fixed: Any, chunk: Any) -> None:
     cluster = Cluster(Pool(fixed(1.0), Scheduler(100)), failures=Failures(0.1, 0.1))
-    with pytest.raises(SimulationError, match=r"lost 1,000 times: replicas fail faster.* waiting: request 0"):
+    with pytest.raises(SpecError, match=r"failures.mean_up: .*request 0 was lost 1,000 times"):
         serve(cluster, [chunk([0.0], 10, 5)], np.random.default_rng(0))
 
 

@@ -20,7 +20,7 @@ from cosim.engines.serving.cluster import serve
 from cosim.engines.serving.request import Chunk
 from cosim.engines.serving.result import ServingRun
 from cosim.engines.serving.settings import ClosedLoop, Cluster, Pool, Scheduler
-from cosim.engines.serving.steps import kv_blocks, step_table
+from cosim.engines.serving.steps import kv_layout, step_table
 from cosim.engines.serving.table import StepTable
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
@@ -65,8 +65,10 @@ def lengths(kind: str, mean: int, count: int, random: np.random.Generator) -> Le
 def simulated(model: str, policy: str, prompts: Lengths, outputs: Lengths, flight: int) -> tuple[ServingRun, float]:
     """A closed loop of so many clients, and requests a second between 30 % and 80 % of the answers."""
     known, records = case(model, policy), list[Any]()
+    blocks, layout = kv_layout(known, 16)
     scheduler = Scheduler(
-        kv_blocks=kv_blocks(known, 16),
+        kv_blocks=blocks,
+        layout=layout,
         batching=BATCHING[policy],
         token_budget=8192,
         max_sequences=1024,

@@ -88,11 +88,6 @@ def split_table(split: Split, *, most_tokens: int, most_context: int) -> StepTab
     return _table(case, timed, most_tokens, most_context, None)
 
 
-def kv_blocks(case: Case, block_tokens: int) -> int:
-    """Blocks of the cache that a replica holds, 0 where its weights do not fit; see `kv_layout`."""
-    return kv_layout(case, block_tokens)[0]
-
-
 def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:
     """Blocks of the cache that a replica holds, 0 where its weights do not fit, and what a sequence takes of them.
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cosim.engines.case import Case
 from cosim.engines.served import step_seconds
-from cosim.engines.served_memory import room
+from cosim.engines.served_memory import room, room_of
 from cosim.engines.serving.layout import Layout
-from cosim.engines.serving.steps import kv_blocks, kv_layout, step_table
+from cosim.engines.serving.steps import kv_layout, step_table
 from cosim.engines.serving.table import StepTable
 from cosim.errors import SpecError
 from cosim.hardware.load import load_system
@@ -238,8 +238,7 @@ def test_blocks_are_as_many_as_the_room_holds(model: str) -> None:
         # What is kept past a window is told in parts of a block, and a state is rounded up.
         fit = float(room(known, array(float(tokens))).sequences[0])
         assert blocks // layout.blocks(tokens, 16) == pytest.approx(fit, abs=1, rel=5e-3)
-    assert kv_blocks(known, 16) == blocks
-    assert kv_blocks(known, 32) == pytest.approx(blocks / 2, abs=1)
+    assert kv_layout(known, 32)[0] == pytest.approx(blocks / 2, abs=1)
 
 
 def test_layouts_by_hand() -> None:
@@ -272,6 +271,17 @@ def test_all_layers_with_a_window_take_nothing_past_it_and_states_alone_are_one_
 
 def test_replicas_have_as_many_blocks_each_and_weights_too_large_leave_none() -> None:
     known = case("llama-3.1-8b")
-    assert kv_blocks(case("llama-3.1-8b", 1, 2), 16) == pytest.approx(2 * kv_blocks(known, 16), abs=1)
+    assert kv_layout(case("llama-3.1-8b", 1, 2), 16)[0] == pytest.approx(2 * kv_layout(known, 16)[0], abs=1)
     assert known.stack is not None
-    assert kv_blocks(replace(known, stack=replace(known.stack, memory_share=array(0.1))), 16) == 0
+    assert kv_layout(replace(known, stack=replace(known.stack, memory_share=array(0.1))), 16)[0] == 0
+
+
+def test_a_model_that_drafts_takes_its_weights_and_its_own_cache_of_every_token() -> None:
+    large, small = case("llama-2-13b"), case("llama-3.1-8b")
+    alone, together = room(large, array(4096.0)), room_of(large, array(4096.0), small)
+    assert float(together.left[0]) < float(alone.left[0]) - 2e9
+    drafted = room(small, array(4096.0)).per_sequence
+    assert float(together.per_sequence[0]) == pytest.approx(float((alone.per_sequence + drafted)[0]))
+    blocks, layout = kv_layout(large, 16, small)
+    assert layout == Layout()
+    assert blocks == int(float(together.left[0]) // (float(together.per_sequence[0]) / 256))

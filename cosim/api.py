@@ -216,8 +216,9 @@ def simulate_serving(
     """Requests served by replicas of a workload on a system, simulated with `seeds` runs.
 
     `requests`: a name (`cosim list requests`), a file, or the fields of a description. `settings` hold what a file of
-    `cosim schema serve` does: stack, scheduler, replicas, routing, prefill, transfer, autoscale, failures, speculation,
-    scenario, limits, warm_up, seed. Raises SpecError on bad input, InfeasibleError where the model does not fit.
+    `cosim schema serve` does: stack, scheduler, replicas, routing, prefill, feed_forward, transfer, autoscale,
+    failures, speculation, scenario, limits, warm_up, seed. Raises SpecError on bad input, InfeasibleError where the
+    model does not fit.
     """
     from cosim.explore.serving.asked import serve_asked
 

@@ -23,6 +23,7 @@ from cosim.workload.blocks import scaled
 from cosim.workload.graph import decode_graph, prefill_graph
 from cosim.workload.model import ModelArrays
 from cosim.workload.ops import Graph
+from cosim.workload.sides import Side, side_of
 from cosim.workload.step import step_graph
 from cosim.workload.training import training_graph
 from cosim.workload.work import Work, shared
@@ -46,6 +47,8 @@ class Case:
     """What a step of phase `serve` works on, over the whole system."""
     stack: ServingArrays | None = None
     """Serving software; None: the chip's own kernels and host."""
+    side: Side = "whole"
+    """Layers of phase `serve` that these chips hold: see `cosim.engines.served_split`."""
 
 
 def micro_batch_graph(case: Case) -> Graph:
@@ -62,7 +65,7 @@ def micro_batch_graph(case: Case) -> Graph:
         if not case.model.keeps_cache:
             prompts = part.prompts
             return scaled(prefill_graph(case.model, prompts.sequences, prompts.query), part.prefills)
-        return step_graph(case.model, part, imbalance=imbalance, latent=case.plan.latent)
+        return side_of(step_graph(case.model, part, imbalance=imbalance, latent=case.plan.latent), case.side)
     sequences = case.scenario.batch / (case.plan.data * case.plan.micro_batches)
     build = prefill_graph if case.phase == "prefill" else decode_graph
     absorbed = case.plan.latent == "absorbed" or (case.plan.latent == "best" and case.phase == "decode")

@@ -55,6 +55,16 @@ def room(case: Case, tokens: Array) -> Room:
     return Room(whole * shown, cache, held.weights, step.activations, held.other, held.kv)
 
 
+def room_beside(case: Case, tokens: Array) -> Room:
+    """Room of the feed-forward side of a split replica over steps of `tokens` in all; it keeps no cache."""
+    # A share of what is free holds caches, of which there are none here.
+    share = array(1.0) if case.stack is None or case.stack.share_of_free else case.stack.memory_share
+    none = array(0.0)
+    held = _memory(replace(case, work=Work(none, none, none, tokens, array(1.0), none)))
+    shown, whole = case.system.chip.memory["dram"].shown, array(1.0)
+    return Room(share * shown, whole, held.weights, held.activations, held.other, none)
+
+
 def room_of(case: Case, tokens: Array, draft: Case | None = None) -> Room:
     """Room of a replica that may hold a model that drafts too: weights and cache add, one works at a time."""
     own = room(case, tokens)

@@ -3,15 +3,19 @@
     layer   most of: m x attention, m x feed-forward, m x transfer (links work both ways at once),
             attention + feed-forward + 2 x transfer
     step    layers x that + embedding and head on the side of attention
+    joules  of the kernels of both sides, and of every token over the links of its chip in every layer, to and fro
 
 for m micro-batches that take turns, times of one micro-batch. Requests are shared out over the attention side; the
 feed-forward side sees the tokens of all of them. With two micro-batches both sides always work where they take equally
-long and the network keeps up (Step-3, arXiv:2507.19427; MegaScale-Infer, arXiv:2504.02263).
+long and the network keeps up (Step-3, arXiv:2507.19427; MegaScale-Infer, arXiv:2504.02263). Tokens go to one rank of
+the feed-forward side, whose ranks dispatch them to experts among themselves. A chip that waits in every layer is taken
+to hold its clock: limits of power slow down neither side.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -20,22 +24,34 @@ from cosim.engines.step import group_costs, op_costs
 from cosim.mapping.device import ACTIVATION_BYTES
 from cosim.records import Array, array, map_leaves, points, take
 from cosim.timing.collective import send
-from cosim.workload.ops import Graph
-from cosim.workload.step import step_graph
-from cosim.workload.work import Work, shared
+from cosim.timing.energy import link_energy
+from cosim.workload.moe import repeats
+from cosim.workload.work import Work
 
-FEED_FORWARD = ("ffn_", "activation", "expert_", "shared_", "latent_", "router", "choice", "permute", "unpermute")
-SENT = ("ffn_", "moe_", "dispatch", "combine")
-"""How names of operators and collectives begin that belong to the feed-forward side."""
+ENDS = ("embed", "head")
+"""Groups that do not repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One deployment of phase serve on two kinds of chips, and the micro-batches that take turns between them."""
+    """One replica of phase serve on two sides, each a case of its side with as many micro-batches as take turns.
+
+    `tiers` are those over which tokens leave the attention side and reach the other, of its own system each.
+    """
 
     attention: Case
     feed_forward: Case
-    micro_batches: Array
+    tiers: tuple[int, int]
+
+    @property
+    def sides(self) -> tuple[Case, Case]:
+        """Attention first."""
+        return self.attention, self.feed_forward
+
+    @property
+    def micro_batches(self) -> Array:
+        """Micro-batches that take turns between the sides."""
+        return self.attention.plan.micro_batches
 
     @property
     def chips(self) -> Array:
@@ -53,49 +69,57 @@ class SplitStep:
     transfer: Array
 
 
-def split_step(split: Split, work: Work) -> SplitStep:
-    """One step over `work`, which the attention side's replicas share out."""
-    model, layers = split.attention.model, split.attention.model.layers
-    m = split.micro_batches
-    near = _side(split.attention, shared(work, split.attention.plan.data * m), feed_forward=False)
-    far = _side(split.feed_forward, shared(work, split.feed_forward.plan.data * m), feed_forward=True)
-    tokens = work.tokens / (split.attention.plan.data * split.attention.plan.tensor * m)
-    system = split.attention.system
-    moved = send(tokens * model.hidden * ACTIVATION_BYTES, len(system.tiers) - 1, system)
-    attention, forward = near["layer"], _mean(far, model.dense_layers / layers)
-    busiest = np.maximum(np.maximum(attention, forward), moved)
-    each = np.maximum(m * busiest, attention + forward + 2.0 * moved)
-    ends = m * (near.get("embed", array(0.0)) + near.get("head", array(0.0)))
-    return SplitStep(layers * each + ends, attention, forward, moved)
+def split_of(attention: Case, feed_forward: Case, micro_batches: Array, tiers: tuple[int, int]) -> Split:
+    """Two cases of phase serve as the sides of a replica whose micro-batches take turns."""
+    near, far = (_sided(attention, "attention", micro_batches), _sided(feed_forward, "feed_forward", micro_batches))
+    return Split(near, far, tiers)
 
 
-def _mean(groups: dict[str, Array], dense: Array) -> Array:
-    """Feed-forward of a layer: of every layer, or dense ones and routed ones by their share."""
-    every, first, rest = (groups.get(name, array(0.0)) for name in ("layer", "dense", "moe"))
-    return every + dense * first + (1.0 - dense) * rest
+def _sided(case: Case, side: Literal["attention", "feed_forward"], micro_batches: Array) -> Case:
+    return replace(case, side=side, plan=replace(case.plan, micro_batches=micro_batches))
 
 
-def _side(case: Case, work: Work, *, feed_forward: bool) -> dict[str, Array]:
-    """Seconds of one run of each group of the operators of one side, of one micro-batch."""
+def split_step(split: Split, work: Work, busiest: Work | None = None) -> SplitStep:
+    """One step over `work`, which the attention side's replicas share out.
+
+    `busiest`: the work of all of them if each had that of the busiest one; None: all have the same.
+    """
+    model, m = split.attention.model, split.micro_batches
+    near = _groups(split.attention, work if busiest is None else busiest)
+    far = _groups(split.feed_forward, work)
+    moved = _moved(split, work)
+    attention = near["layer"]
+    runs = {name: repeats(model, name) / model.layers for name in far if name not in ENDS}
+    forward = sum((share * far[name] for name, share in runs.items()), array(0.0))
+    slowest = np.maximum(np.maximum(attention, forward), moved)
+    each = np.maximum(m * slowest, attention + forward + 2.0 * moved)
+    ends = m * sum((near.get(name, array(0.0)) for name in ENDS), array(0.0))
+    return SplitStep(model.layers * each + ends, attention, forward, moved)
+
+
+def way_joules(split: Split, tokens: Array) -> tuple[Array, Array]:
+    """Joules of a step of so many tokens on the links of either side: each token leaves it once in every layer."""
+    model = split.attention.model
+    size = tokens * model.hidden * ACTIVATION_BYTES * model.layers
+    near, far = (link_energy(size, case.system.chip) for case in split.sides)
+    return near, far
+
+
+def _moved(split: Split, work: Work) -> Array:
+    """Seconds of the tokens of a micro-batch from the chips of one side to those of the other, (P,)."""
+    size = work.tokens * split.attention.model.hidden * ACTIVATION_BYTES / split.micro_batches
+    ways = [
+        send(size / (case.plan.data * case.plan.tensor), tier, case.system)
+        for case, tier in zip(split.sides, split.tiers, strict=True)
+    ]
+    return np.maximum(*ways)
+
+
+def _groups(case: Case, work: Work) -> dict[str, Array]:
+    """Seconds of one run of each group of the operators of a side, of one micro-batch."""
     count = max(points(case), points(work))
     wide = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
     own = replace(take(case, np.zeros(count, dtype=np.intp)) if points(case) < count else case, work=wide)
-    graph = step_graph(own.model, wide, imbalance=own.scenario.expert_imbalance, latent=own.plan.latent)
-    device = device_graph(own, _part(graph, feed_forward=feed_forward))
+    device = device_graph(own)
     costs = group_costs(own, device, op_costs(own, device))
     return {group: cost.time for group, cost in costs.items()}
-
-
-def _part(graph: Graph, *, feed_forward: bool) -> Graph:
-    """The operators of one side."""
-
-    def mine(name: str, starts: tuple[str, ...]) -> bool:
-        return name.startswith(starts) is feed_forward
-
-    return Graph(
-        graph.phase,
-        tuple(op for op in graph.matmuls if mine(op.name, FEED_FORWARD)),
-        () if feed_forward else graph.attentions,
-        tuple(op for op in graph.vectors if mine(op.name, FEED_FORWARD)),
-        tuple(op for op in graph.collectives if mine(op.name, SENT)),
-    )

@@ -16,6 +16,7 @@ from cosim.mapping.schedules import shortfalls
 from cosim.mapping.stages import ENDS
 from cosim.records import Array
 from cosim.workload.model import ModelArrays
+from cosim.workload.sides import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,29 +148,23 @@ def fine() -> Verdict:
     return Verdict(np.zeros((), dtype=np.int64), np.zeros(()))
 
 
-def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays, chips: Array, phase: str) -> Verdict:
-    """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders."""
+def divisibility(
+    plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays, chips: Array, phase: str, side: Side = "whole"
+) -> Verdict:
+    """Limits that need no cost: chips, heads, stages, batch, positions. Shortfalls are the remainders.
+
+    Chips of one `side` hold no layers of the other, and are not asked for its heads, widths and experts.
+    """
     verdict = merged(fine(), "chips", plan.chips - chips)
     if model.network:
         verdict = merged(verdict, "network", plan.tensor * plan.pipeline * plan.expert * plan.context - 1.0)
-    remainder = np.maximum(np.mod(model.heads, plan.tensor), np.mod(model.ffn, plan.tensor))
-    if model.mamba is not None:
-        remainder = np.maximum(remainder, np.mod(model.mamba.heads, plan.tensor))
-    if model.delta is not None:
-        remainder = np.maximum(remainder, np.mod(model.delta.value_heads, plan.tensor))
-    if model.is_moe:
-        follows = (plan.expert_tensor == 0.0) & (np.mod(plan.tensor, plan.expert) == 0.0)
-        share = np.where(follows, expert_tensor(plan), 1.0)
-        remainder = np.maximum(remainder, np.mod(model.expert_ffn, share))
+    heads, widths = side != "feed_forward", side != "attention"
+    remainder = np.maximum(_heads_over(plan, model) if heads else 0.0, _widths_over(plan, model) if widths else 0.0)
     verdict = merged(verdict, "tensor_parallel", remainder)
-    few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
-    uneven = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
-    if model.delta is not None:
-        # Beyond their number, heads of keys are held by several ranks, as key/value heads are.
-        few, many = np.minimum(model.delta.key_heads, plan.tensor), np.maximum(model.delta.key_heads, plan.tensor)
-        uneven = np.maximum(uneven, np.mod(many, few))
-    verdict = merged(verdict, "kv_heads", uneven)
-    verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
+    if heads:
+        verdict = merged(verdict, "kv_heads", _keys_over(plan, model))
+    if widths:
+        verdict = merged(verdict, "expert_parallel", _expert_remainder(plan, model))
     ends = ENDS if phase == "train" and plan.schedule == "1f1b" else 0.0
     verdict = merged(verdict, "pipeline_parallel", plan.pipeline - model.layers - ends)
     if phase == "train":
@@ -188,6 +183,36 @@ def divisibility(plan: PlanArrays, scenario: ScenarioArrays, model: ModelArrays,
         verdict = merged(verdict, "batch", np.mod(scenario.batch, plan.data * plan.micro_batches))
     longest = np.maximum(scenario.context, scenario.capacity) if phase == "decode" else scenario.context
     return merged(verdict, "positions", longest - model.max_positions)
+
+
+def _heads_over(plan: PlanArrays, model: ModelArrays) -> Array:
+    """Heads of attention and of mixers that the tensor ranks leave over."""
+    over: Array = np.mod(model.heads, plan.tensor)
+    if model.mamba is not None:
+        over = np.maximum(over, np.mod(model.mamba.heads, plan.tensor))
+    if model.delta is not None:
+        over = np.maximum(over, np.mod(model.delta.value_heads, plan.tensor))
+    return over
+
+
+def _widths_over(plan: PlanArrays, model: ModelArrays) -> Array:
+    """Of the width of a feed-forward, or of an expert that tensor ranks share."""
+    over: Array = np.mod(model.ffn, plan.tensor)
+    if model.is_moe:
+        follows = (plan.expert_tensor == 0.0) & (np.mod(plan.tensor, plan.expert) == 0.0)
+        over = np.maximum(over, np.mod(model.expert_ffn, np.where(follows, expert_tensor(plan), 1.0)))
+    return over
+
+
+def _keys_over(plan: PlanArrays, model: ModelArrays) -> Array:
+    """Heads of keys and values that the tensor ranks, or the heads of queries, leave over."""
+    few, many = np.minimum(model.kv_heads, plan.tensor), np.maximum(model.kv_heads, plan.tensor)
+    uneven: Array = np.maximum(np.mod(many, few), np.mod(model.heads, model.kv_heads))
+    if model.delta is not None:
+        # Beyond their number, heads of keys are held by several ranks, as key/value heads are.
+        few, many = np.minimum(model.delta.key_heads, plan.tensor), np.maximum(model.delta.key_heads, plan.tensor)
+        uneven = np.maximum(uneven, np.mod(many, few))
+    return uneven
 
 
 def _unshared(plan: PlanArrays, model: ModelArrays) -> Array:

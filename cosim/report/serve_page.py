@@ -193,7 +193,10 @@ def plan_text(row: dict[str, Any]) -> str:
     names = {"TP": "tensor", "PP": "pipeline", "EP": "expert"}
     degrees = [f"{short}{row[f'plan.{name}_parallel']:.0f}" for short, name in names.items()]
     shown = [degree for degree in degrees if not degree.endswith("P1") or degree == "TP1"]
-    return " ".join([*shown, row["plan.weights_dtype"]])
+    split = f" + {row['feed_forward.chips']:.0f} feed-forward" if row["feed_forward.chips"] else ""
+    if split and row["plan.data_parallel"] > row["replicas"]:
+        shown.insert(0, f"DP{row['plan.data_parallel'] / row['replicas']:.0f}")
+    return " ".join([*shown, row["plan.weights_dtype"]]) + split
 
 
 def _costs(each: dict[str, Any]) -> list[str]:

@@ -26,17 +26,17 @@ import numpy as np
 from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case, device_graph, micro_batch_graph
 from cosim.engines.served_memory import room_of
-from cosim.engines.served_split import Split, split_step
+from cosim.engines.served_split import Split, split_step, way_joules
 from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.table import StepTable
 from cosim.engines.step import op_costs
 from cosim.errors import SpecError
-from cosim.records import Array, array, at, map_leaves, take
+from cosim.records import Array, array, at, map_leaves, points, take
 from cosim.workload.moe import repeats
 from cosim.workload.work import Work
 
-Timed = Callable[[Work], tuple[Array, Array, Array]]
-"""Seconds of a step over some work, of its attention at one cached token, and of what experts do in it."""
+Timed = Callable[[Work, Work | None], tuple[Array, Array]]
+"""Seconds of a step over some work, and of its attention at one cached token; experts see the second work, if any."""
 LONG = 4096.0
 """Cached tokens at which the cache of a block is taken: a window is then full."""
 PARTS = 16
@@ -84,7 +84,7 @@ def split_table(split: Split, *, most_tokens: int, most_context: int) -> StepTab
     The host is that of the attention side, which holds the scheduler.
     """
     case = split.attention
-    timed = partial(_split_seconds, replace(split, attention=_without_host(case)))
+    timed = partial(_split_seconds, split)
     return _table(case, timed, most_tokens, most_context, None)
 
 
@@ -125,24 +125,25 @@ def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
     # The busiest of several ranks has whole sequences.
     busy = np.ceil(tokens / ranks) * ranks
-    bare, attention, _ = timed(Work(zero, zero, zero, busy, one, zero))
-    drawn, _, _ = timed(Work(zero, zero, zero, busy, one, busy))
+    bare, attention = timed(Work(zero, zero, zero, busy, one, zero), None)
+    drawn, _ = timed(Work(zero, zero, zero, busy, one, busy), None)
     linear = np.maximum.accumulate(bare - attention)
     head = np.maximum.accumulate(np.maximum(drawn - bare, 0.0))
     size = (tokens.size, contexts.size)
     rows, keys = (each.reshape(-1) for each in np.meshgrid(tokens, contexts, indexing="ij"))
     many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
-    decode, _, _ = timed(Work(none, none, none, many, keys, none))
+    decode, _ = timed(Work(none, none, none, many, keys, none), None)
     # Tokens of one prompt see half of it: of few keys there are several short prompts.
     each = np.minimum(rows, 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
     past = np.maximum(keys - (each + 1.0) / 2.0, 0.0)
     prompts = rows / each
-    even, _, shared = timed(Work(prompts, each, past, none, none, none))
+    shared = Work(prompts, each, past, none, none, none)
+    even, _ = timed(shared, None)
     added = _risen(even.reshape(size), linear)
     if ranks > 1.0:
         # Ranks without a prompt are no work: the experts have the tokens that there are.
-        busiest, _, experts = timed(Work(np.maximum(prompts, ranks), each, past, none, none, none))
-        longer = np.maximum(busiest - np.maximum(experts - shared, 0.0) - even, 0.0).reshape(size)
+        busiest, _ = timed(replace(shared, chunks=np.maximum(prompts, ranks)), shared)
+        longer = np.maximum(busiest - even, 0.0).reshape(size)
         whole = linear[:, None] + added + np.maximum.accumulate(longer, axis=1)
         added = np.maximum.accumulate(whole, axis=0) - linear[:, None]
     return linear, head, _risen(decode.reshape(size), linear), added
@@ -161,25 +162,29 @@ def _draft(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> Array:
     return linear + head + decode[:, at]
 
 
-def _split_seconds(split: Split, work: Work) -> tuple[Array, Array, Array]:
-    """The same of a split deployment, whose attention at one cached token stays in the term that is linear.
-
-    Its experts are those of all ranks whoever has the prompts.
-    """
+def _split_seconds(split: Split, work: Work, seen: Work | None) -> tuple[Array, Array]:
+    """The same of a split deployment, whose attention at one cached token stays in the term that is linear."""
     count = max(leaf.size for leaf in (work.chunk, work.decodes))
-    time = np.broadcast_to(split_step(split, work).time, (count,))
-    return time, np.zeros(count), np.zeros(count)
+    step = split_step(split, work) if seen is None else split_step(split, seen, work)
+    return np.broadcast_to(step.time, (count,)), np.zeros(count)
 
 
-def _seconds(case: Case, work: Work) -> tuple[Array, Array, Array]:
-    """Seconds of a step of each point of `work`, of its attention, and of its experts, (P,)."""
+def _seconds(case: Case, work: Work, seen: Work | None) -> tuple[Array, Array]:
+    """Seconds of a step of each point of `work`, and of its attention, (P,); of `seen` what experts do."""
+    wide = _wide(case, work)
+    timed, parts = timed_step(wide)
+    time = timed["time"]
+    if seen is not None:
+        time = time - np.maximum(_experts(wide) - _experts(_wide(case, seen)), 0.0)
+    count = points(wide)
+    return np.broadcast_to(time, (count,)), np.broadcast_to(parts["attention"], (count,))
+
+
+def _wide(case: Case, work: Work) -> Case:
+    """The case once for each point of `work`."""
     count = max(leaf.size for leaf in (work.chunk, work.decodes))
     whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
-    wide = replace(take(case, np.zeros(count, dtype=np.intp)), work=whole)
-    timed, parts = timed_step(wide)
-    found = (timed["time"], parts["attention"], _experts(wide))
-    time, attention, experts = (np.broadcast_to(each, (count,)) for each in found)
-    return time, attention, experts
+    return replace(take(case, np.zeros(count, dtype=np.intp)), work=whole)
 
 
 def _experts(case: Case) -> Array:
@@ -247,25 +252,35 @@ def step_energy(case: Case, *, most_tokens: int, most_context: int) -> StepEnerg
     many = MANY * ranks * ones
     decode = _joules(hostless, Work(none, none, none, many, contexts, none))
     # A piece that sees so few keys on average is no longer than this.
-    piece = np.clip(np.floor(2.0 * contexts - 1.0), 1.0, min(PIECE, float(most_tokens)))
+    piece = np.clip(np.floor(2.0 * contexts - 1.0), 1.0, min(PIECE, max(float(most_tokens) // ranks, 1.0)))
     alone = Work(ranks * ones, piece, np.maximum(contexts - (piece + 1.0) / 2.0, 0.0), none, none, none)
     prompts = ranks * piece
+    # Between points of the tables a side without attention has what lines leave over, and no more.
+    seen = 0.0 if case.side == "feed_forward" else 1.0
+    prefill = np.maximum(_joules(hostless, alone) - np.interp(prompts, tokens, linear), 0.0) / prompts
     chip = case.system.chip.power
     return StepEnergy(
         tokens=tokens,
         contexts=contexts,
         linear_j=np.maximum.accumulate(linear),
         head_j=np.maximum.accumulate(np.maximum(head, 0.0)),
-        prefill_j=np.maximum(_joules(hostless, alone) - np.interp(prompts, tokens, linear), 0.0) / prompts,
-        decode_j=np.maximum.accumulate(np.maximum(decode - decode[0], 0.0)) / many,
+        prefill_j=seen * prefill,
+        decode_j=seen * np.maximum.accumulate(np.maximum(decode - decode[0], 0.0)) / many,
         idle_w=float(chip.idle) * float(case.plan.chips),
     )
 
 
+def split_energy(split: Split, *, most_tokens: int, most_context: int) -> tuple[StepEnergy, StepEnergy]:
+    """The same of either side of a replica, attention first, with the links that tokens leave it by."""
+    found = [step_energy(case, most_tokens=most_tokens, most_context=most_context) for case in split.sides]
+    ways = (way_joules(split, energy.tokens)[side] for side, energy in enumerate(found))
+    near, far = (replace(own, linear_j=own.linear_j + way) for own, way in zip(found, ways, strict=True))
+    return near, far
+
+
 def _joules(case: Case, work: Work) -> Array:
     """Joules of a step of each point of `work` beyond those of chips that idle as long, (P,)."""
-    count = max(leaf.size for leaf in (work.chunk, work.decodes))
-    whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
-    timed, _ = timed_step(replace(take(case, np.zeros(count, dtype=np.intp)), work=whole))
+    wide = _wide(case, work)
+    timed, _ = timed_step(wide)
     idle = case.system.chip.power.idle * case.plan.chips
-    return np.broadcast_to(timed["energy"] - idle * timed["time"], (count,))
+    return np.broadcast_to(timed["energy"] - idle * timed["time"], (points(wide),))

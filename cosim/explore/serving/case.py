@@ -2,6 +2,7 @@
 
     replica   tensor x pipeline chips, times the ranks that share out experts beyond the tensor ranks
     replicas  data_parallel / those ranks, or as many as are asked for
+    split     feed-forward layers on chips of their own beside those of attention: see `cosim.explore.serving.split`
     cache     what the stack's share of memory leaves beside weights and activations, in blocks
     drafter   a smaller model on the same chips, cut the same way: its weights, and its cache of every sequence
 
@@ -19,12 +20,14 @@ import numpy as np
 from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served_memory import Room, room_of
+from cosim.engines.served_split import Split
 from cosim.engines.serving.settings import Batching, Scheduler, Speculation, Swap
-from cosim.engines.serving.steps import LONG, StepEnergy, kv_layout, step_energy, step_table
+from cosim.engines.serving.steps import LONG, StepEnergy, kv_layout, split_energy, split_table, step_energy, step_table
 from cosim.engines.serving.table import StepTable
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.explain import plan_text
 from cosim.explore.serving.serve_file import N_GRAM, SchedulerSettings, ServingPlan, SpeculationSettings
+from cosim.explore.serving.split import Beside, split_case
 from cosim.explore.space import best_native
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
@@ -36,6 +39,7 @@ from cosim.records import array, at
 from cosim.units import format_si
 from cosim.workload.load import Workload, lower_workload
 from cosim.workload.model import ModelArrays
+from cosim.workload.sides import Side
 
 LONGEST = 131_072
 """Keys up to which steps are tabled; beyond them they go on as straight lines."""
@@ -59,6 +63,8 @@ class Wanted:
     draft: Varied[Workload] | None = None
     prefix_tokens: int | None = None
     """Tokens of a block by which requests name shared text; None: they name none."""
+    beside: Beside | None = None
+    """Chips of their own for the feed-forward layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +81,25 @@ class Replicas:
     completed: Mapping[str, object]
     draft_energy: StepEnergy | None = None
     """Of the model that drafts, if one does."""
+    split: Split | None = None
+    """With feed-forward layers on chips of their own; `case` is then the attention side."""
+    forward_energy: StepEnergy | None = None
+    """Of these chips."""
+
+    @property
+    def own_chips(self) -> float:
+        """Chips of one replica that are of its own system: all but those that do feed-forward layers alone."""
+        return float(self.case.plan.chips)
+
+    @property
+    def forward_chips(self) -> float:
+        """Chips of one replica that do feed-forward layers alone."""
+        return 0.0 if self.split is None else float(self.split.feed_forward.plan.chips)
 
     @property
     def chips(self) -> float:
         """Chips of one replica."""
-        return float(self.case.plan.chips)
+        return self.own_chips + self.forward_chips
 
     @property
     def token_bytes(self) -> float:
@@ -96,14 +116,18 @@ def replicas_of(wanted: Wanted) -> Replicas:
         raise SpecError("has no tokens to serve", field="workload", value=model.name, hint=hint)
     stack = _stack(wanted)
     plan = _formats(wanted, system, completed)
-    case, count = _placed(wanted, plan, (system, model, stack), completed)
+    case, split, count = _placed(wanted, plan, (system, model, stack), completed)
     scheduler = _scheduler(wanted, case, completed)
     most = max(scheduler.token_budget, scheduler.max_sequences * scheduler.verified)
     longest = min(int(model.max_positions), LONGEST)
     draft = _drafter(wanted, case)
-    table = step_table(case, most_tokens=most, most_context=longest, draft=draft)
-    energy = step_energy(case, most_tokens=most, most_context=longest)
-    drafted = None if draft is None else step_energy(draft, most_tokens=most, most_context=longest)
+    sizes = {"most_tokens": most, "most_context": longest}
+    if split is not None:
+        energy, forward = split_energy(split, **sizes)
+        table = split_table(split, **sizes)
+        return Replicas(case, count, table, energy, scheduler, held(case), completed, None, split, forward)
+    table, energy = step_table(case, **sizes, draft=draft), step_energy(case, **sizes)
+    drafted = None if draft is None else step_energy(draft, **sizes)
     return Replicas(case, count, table, energy, scheduler, held(case, draft), completed, drafted)
 
 
@@ -163,9 +187,10 @@ def _placed(
     formats: Mapping[str, Any],
     parts: tuple[SystemArrays, ModelArrays, ServingArrays],
     completed: dict[str, object],
-) -> tuple[Case, int]:
-    """The case of one replica and how many there are. Raises SpecError, InfeasibleError."""
+) -> tuple[Case, Split | None, int]:
+    """The case of one replica, both sides of a split one, how many there are. Raises SpecError, InfeasibleError."""
     asked = wanted.plan
+    _check_split(wanted)
     degrees = (asked.tensor_parallel, asked.pipeline_parallel, asked.expert_parallel, asked.data_parallel)
     if all(degree is None for degree in degrees):
         tensor = _least_tensor(wanted, formats, parts)
@@ -175,10 +200,27 @@ def _placed(
     if asked.micro_batches is None and asked.pipeline_parallel not in (None, 1):
         completed["plan.micro_batches"] = asked.pipeline_parallel
     expert = asked.expert_parallel or 1
-    ranks = max(expert // tensor, 1)
+    ranks = max(expert // tensor, 1) if wanted.beside is None else asked.data_parallel or 1
     case = _case(wanted, formats, parts, tensor, ranks)
     _check(case, wanted, held(case, _drafter(wanted, case)))
-    return case, _count(wanted, case, ranks, completed)
+    split = None if wanted.beside is None else split_case(case, wanted.beside, completed)
+    return case if split is None else split.attention, split, _count(wanted, case, split, ranks, completed)
+
+
+def _check_split(wanted: Wanted) -> None:
+    """Raises SpecError for what a replica cannot have whose feed-forward layers lie on chips of their own."""
+    if wanted.beside is None:
+        return
+    asked = wanted.plan
+    for name in ("expert_parallel", "pipeline_parallel", "micro_batches"):
+        value = getattr(asked, name)
+        if value not in (None, 1):
+            other = "feed_forward.micro_batches" if name == "micro_batches" else f"feed_forward.plan.{name}"
+            hint = "both sides hold every layer" if name == "pipeline_parallel" else f"give {other}"
+            raise SpecError("is not one of the attention side", field=f"plan.{name}", value=value, hint=hint)
+    if wanted.draft is not None:
+        hint = "drafts by n_gram cost no chips"
+        raise SpecError("drafts on neither side", field="speculation.draft", value=wanted.draft.spec.name, hint=hint)
 
 
 def _case(
@@ -192,8 +234,9 @@ def _case(
     system, model, stack = parts
     asked = wanted.plan
     stages = asked.pipeline_parallel or 1
+    beside = wanted.beside
     # Every stage always has one micro-batch in hand, as engines run them.
-    micro = asked.micro_batches or stages
+    micro = (asked.micro_batches or stages) if beside is None else beside.asked.micro_batches
     plan = Plan(
         tensor_parallel=tensor,
         pipeline_parallel=stages,
@@ -203,14 +246,16 @@ def _case(
         **formats,
     )
     scenario = Scenario(batch=ranks * micro, context=1, expert_imbalance=wanted.expert_imbalance)
-    return Case("serve", system, model, lower_plan(Varied(plan)), lower_scenario(Varied(scenario)), stack=stack)
+    side: Side = "whole" if beside is None else "attention"
+    lowered = lower_plan(Varied(plan)), lower_scenario(Varied(scenario))
+    return Case("serve", system, model, *lowered, stack=stack, side=side)
 
 
 def _check(case: Case, wanted: Wanted, found: Room) -> None:
     """Raises InfeasibleError for a plan that does not divide, a model that drafts too, or has no room for a cache."""
     draft = _drafter(wanted, case)
     for each in (case,) if draft is None else (draft, case):
-        verdict = divisibility(each.plan, each.scenario, each.model, each.system.chips, each.phase)
+        verdict = divisibility(each.plan, each.scenario, each.model, each.system.chips, each.phase, each.side)
         text = f"{each.model.name} on {each.system.name}, {plan_text(each, 0)}"
         code = int(verdict.code)
         if code:
@@ -245,7 +290,12 @@ def _least_tensor(
         degree
         for degree in divisors(int(system.node_chips))
         if not divisibility(
-            (case := _case(wanted, formats, parts, degree, 1)).plan, case.scenario, model, system.chips, "serve"
+            (case := _case(wanted, formats, parts, degree, 1)).plan,
+            case.scenario,
+            model,
+            system.chips,
+            "serve",
+            case.side,
         ).code
     ]
     for degree in legal:
@@ -255,12 +305,18 @@ def _least_tensor(
     return legal[-1] if legal else 1
 
 
-def _count(wanted: Wanted, case: Case, ranks: int, completed: dict[str, object]) -> int:
+def _count(wanted: Wanted, case: Case, split: Split | None, ranks: int, completed: dict[str, object]) -> int:
     """Replicas of the pool. Raises SpecError for a number that is said twice, does not divide or finds no chips."""
-    chips, have = float(case.plan.chips), float(case.system.chips)
+    beside = wanted.beside
+    chips = float(case.plan.chips if split is None or beside is None or not beside.together else split.chips)
+    have = float(case.system.chips)
     data = wanted.plan.data_parallel
+    most = have // chips
+    if split is not None and beside is not None and not beside.together:
+        far = split.feed_forward
+        most = min(most, float(far.system.chips) // float(far.plan.chips))
     if wanted.replicas == "all":
-        return int(have // chips)
+        return max(int(most), 1)
     if isinstance(wanted.replicas, int):
         if data is not None and data > ranks:
             hint = "replicas or plan.data_parallel says how many there are"
@@ -273,6 +329,11 @@ def _count(wanted: Wanted, case: Case, ranks: int, completed: dict[str, object])
         count = 1 if data is None else data // ranks
         if data is None:
             completed["replicas"] = 1
+    if have // chips >= count > most and split is not None:
+        far = split.feed_forward
+        says = f"of {float(far.plan.chips):g} chips for feed-forward are more than {far.system.name} has"
+        hint = f"it has {float(far.system.chips):g}: set system.nodes, or another feed_forward.system"
+        raise SpecError(says, field="replicas", value=count, hint=hint)
     if count * chips > have:
         nodes = int(np.ceil(count * chips / float(case.system.node_chips)))
         says = f"of {chips:g} chips are more than the {have:g} of {case.system.name}"

@@ -9,21 +9,37 @@ from typing import Any, TypeVar
 
 from cosim import library
 from cosim.engines.serving.settings import Autoscale, Cluster, Failures, Pool
+from cosim.engines.serving.steps import StepEnergy
 from cosim.errors import SpecError
 from cosim.explore.serving.case import Replicas, Wanted, replicas_of
 from cosim.explore.serving.serve_file import N_GRAM, AutoscaleSettings, Deployment, PrefillPool, SchedulerSettings
+from cosim.explore.serving.split import Beside
 from cosim.explore.serving.transfer import transfer_of
 from cosim.hardware.load import described, load_system, read_system
+from cosim.hardware.lower import SystemArrays
 from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.serving import load_serving
 from cosim.overrides import Varied, vary
 from cosim.workload.load import Workload, load_workload
 
-ROOTS = ("system", "workload", "plan", "scheduler", "scenario", "limits", "prefill")
+ROOTS = ("system", "workload", "plan", "scheduler", "scenario", "limits", "prefill", "feed_forward")
 """What a path of an override of a serving study may start with."""
 Changes = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Chips of one system in every replica of a pool, with the energy of their part of a step."""
+
+    pool: int
+    """Index of the pool in `Deployed.pools`."""
+    system: System
+    arrays: SystemArrays
+    chips: float
+    energy: StepEnergy
+    draft_energy: StepEnergy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,8 @@ class Deployed:
     start_s: float
     """From the arrival of a request to the scheduler, and from its token back: the front end."""
     warnings: tuple[str, ...] = ()
+    forward_system: System | None = None
+    """Of chips that do feed-forward layers alone."""
 
     @property
     def entry(self) -> Replicas:
@@ -54,6 +72,18 @@ class Deployed:
         return (first,) if self.prefill is None else (first, (self.prefill, self.prefill_system))
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """Chips of every pool, those of one system and one part of a replica together."""
+        found = []
+        for index, (pool, system) in enumerate(self.pools):
+            own = pool.case.system
+            found.append(Side(index, system, own, pool.own_chips, pool.energy, pool.draft_energy))
+            if pool.split is not None and pool.forward_energy is not None:
+                far, spec = pool.split.feed_forward.system, self.forward_system or system
+                found.append(Side(index, spec, far, pool.forward_chips, pool.forward_energy))
+        return tuple(found)
+
+    @property
     def chips(self) -> float:
         """Chips of all pools at the start."""
         return sum(pool.count * pool.chips for pool, _ in self.pools)
@@ -65,10 +95,15 @@ def varied_deployment(asked: Deployment, changes: Changes) -> Deployment:
     for root in ("plan", "scheduler", "scenario"):
         if changes.get(root):
             found[root] = vary(Varied(getattr(asked, root)), changes[root], root=f"{root}.").spec
-    if changes.get("prefill"):
-        if asked.prefill is None:
-            raise SpecError("has no pool that only prefills", field="prefill", hint="describe it in the file")
-        found["prefill"] = vary(Varied(asked.prefill), changes["prefill"], root="prefill.").spec
+    for root, lacks in (
+        ("prefill", "has no pool that only prefills"),
+        ("feed_forward", "has no chips for feed-forward layers alone"),
+    ):
+        if changes.get(root):
+            section = getattr(asked, root)
+            if section is None:
+                raise SpecError(lacks, field=root, hint="describe it in the file")
+            found[root] = vary(Varied(section), changes[root], root=f"{root}.").spec
     return asked.model_copy(update=found)
 
 
@@ -115,13 +150,15 @@ def deployed(
         speculation=drafts,
         draft=draft,
         prefix_tokens=prefix_tokens,
+        beside=_beside(asked, system, changes),
     )
     pool = replicas_of(wanted)
     prefill, second = None, system
     if asked.prefill is not None:
         second, before = _prefill_pool(asked, asked.prefill, wanted, changes)
         prefill = replicas_of(before)
-        _fits(pool, prefill, together=asked.prefill.system is None)
+        if asked.prefill.system is None:
+            _fits(pool, prefill, _drawn(asked, pool))
     cluster = _cluster(asked, pool, prefill)
     warnings = []
     if stack.reserve == "whole":
@@ -139,6 +176,7 @@ def deployed(
         cluster,
         start,
         tuple(warnings),
+        None if wanted.beside is None else wanted.beside.system.spec,
     )
 
 
@@ -177,11 +215,27 @@ def _prefill_pool(
     )
 
 
-def _fits(pool: Replicas, prefill: Replicas, *, together: bool) -> None:
-    """Raises SpecError where two pools of one system have more chips than it."""
-    chips = pool.count * pool.chips + prefill.count * prefill.chips
+def _beside(asked: Deployment, system: Varied[System], changes: Changes) -> Beside | None:
+    """Chips for the feed-forward layers; overrides of the system are those of both. Raises SpecError."""
+    section = asked.feed_forward
+    if section is None:
+        return None
+    if section.system is None:
+        return Beside(system, section, together=True)
+    found = Varied(_named("feed_forward.system", load_system, section.system))
+    return Beside(vary_system(found, changes.get("system", {})), section, together=False)
+
+
+def _drawn(asked: Deployment, pool: Replicas) -> float:
+    """Chips of a replica that the deployment's own system gives."""
+    return pool.chips if asked.feed_forward is None or asked.feed_forward.system is None else pool.own_chips
+
+
+def _fits(pool: Replicas, prefill: Replicas, drawn: float) -> None:
+    """Raises SpecError where two pools of one system have more chips than it; `drawn`: of a replica that decodes."""
+    chips = pool.count * drawn + prefill.count * prefill.chips
     system = pool.case.system
-    if together and chips > float(system.chips):
+    if chips > float(system.chips):
         nodes = -(-chips // float(system.node_chips))
         hint = f"set system.nodes={nodes:g}, or give prefill.system"
         says = f"and the pool that decodes take {chips:g} chips, {system.name} has {float(system.chips):g}"
@@ -200,25 +254,28 @@ def _cluster(asked: Deployment, pool: Replicas, prefill: Replicas | None) -> Clu
         routing=asked.routing,
         prefill=before,
         transfer=transfer,
-        autoscale=None if asked.autoscale is None else _autoscale(asked.autoscale, pool),
+        autoscale=None if asked.autoscale is None else _autoscale(asked.autoscale, pool, _drawn(asked, pool)),
         failures=None if failures is None else Failures(failures.mean_up, failures.mean_repair),
     )
 
 
-def _autoscale(asked: AutoscaleSettings, pool: Replicas) -> Autoscale:
-    """Raises SpecError where the system has no chips for the most replicas."""
-    have = float(pool.case.system.chips)
-    if asked.most * pool.chips > have:
-        hint = f"set system.nodes={-(-asked.most * pool.chips // float(pool.case.system.node_chips)):g}"
-        raise SpecError(
-            f"needs more than the {have:g} chips that there are", field="autoscale.most", value=asked.most, hint=hint
-        )
+def _autoscale(asked: AutoscaleSettings, pool: Replicas, drawn: float) -> Autoscale:
+    """Raises SpecError where a system has no chips for the most replicas; `drawn`: of a replica from its own."""
+    needs = [(pool.case.system, drawn)]
+    if pool.split is not None and drawn < pool.chips:
+        needs.append((pool.split.feed_forward.system, pool.forward_chips))
+    for system, chips in needs:
+        have = float(system.chips)
+        if asked.most * chips > have:
+            hint = f"set system.nodes={-(-asked.most * chips // float(system.node_chips)):g}"
+            says = f"needs more than the {have:g} chips that there are"
+            raise SpecError(says, field="autoscale.most", value=asked.most, hint=hint)
     return Autoscale(asked.measure, asked.target, asked.least, asked.most, asked.interval, asked.start, asked.cool_down)
 
 
 def files_of(asked: Deployment) -> list[Path]:
     """Every file that the deployment is read from."""
-    systems = [asked.system, None if asked.prefill is None else asked.prefill.system]
+    systems = [asked.system, *(None if part is None else part.system for part in (asked.prefill, asked.feed_forward))]
     found = [document.path for name in systems if name for document in read_system(name)[1]]
     models = [asked.workload]
     if asked.speculation is not None and asked.speculation.draft != N_GRAM:

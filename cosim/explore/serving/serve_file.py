@@ -126,6 +126,28 @@ class PrefillPool(Frozen):
     replicas: Several | None = None
 
 
+class FeedForwardPlan(Frozen):
+    """Degrees of the feed-forward side of a replica. Without any the least number of chips in a node that has room."""
+
+    tensor_parallel: Degree | None = None
+    data_parallel: Degree | None = None
+    """Ranks that share out the tokens; None: as many as share the experts beyond the tensor ranks."""
+    expert_parallel: Degree | None = None
+
+
+class FeedForward(Frozen):
+    """Chips of their own for the feed-forward layers of each replica, whose other chips do attention and all else.
+
+    `plan` is then that of the attention side: its data ranks all belong to one replica. Formats are shared.
+    """
+
+    system: str | None = None
+    """None: further chips of the same system."""
+    plan: FeedForwardPlan = FeedForwardPlan()
+    micro_batches: Degree = 2
+    """Parts of a batch that take turns between the sides."""
+
+
 class TransferSettings(Frozen):
     """The way of a cache from prefill to decode; None is as the modelled network has it."""
 
@@ -195,6 +217,7 @@ class Deployment(Frozen):
     """In place of plan.data_parallel; all: as many as the system's chips hold. None is one."""
     routing: Routing = "round_robin"
     prefill: PrefillPool | None = None
+    feed_forward: FeedForward | None = None
     transfer: TransferSettings = TransferSettings()
     autoscale: AutoscaleSettings | None = None
     failures: FailureSettings | None = None

@@ -55,7 +55,7 @@ def _assumptions(inputs: Inputs) -> Row:
     """Every number that the result rests on, by system, model and stack."""
     listed: Row = {}
     for ready in inputs.ready.values():
-        for system in (ready.system, ready.prefill_system):
+        for system in (ready.system, ready.prefill_system, ready.forward_system or ready.system):
             listed[system.name] = list(data_of(system))
         listed[ready.model.name] = model_facts(ready.model)
         listed[ready.asked.stack] = list(data_of(load_serving(ready.asked.stack)))

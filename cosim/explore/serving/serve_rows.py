@@ -11,6 +11,7 @@ from cosim.errors import InfeasibleError
 from cosim.explore.serving.confidence import student_interval
 from cosim.explore.serving.deployed import Deployed
 from cosim.explore.serving.serve_file import Deployment
+from cosim.explore.serving.split import room_of_forward
 from cosim.records import Array, array
 
 Row = dict[str, Any]
@@ -35,11 +36,24 @@ UNITS = {
     "memory_bytes.gradients": "B",
     "memory_bytes.optimizer": "B",
     "memory_bytes.total": "B",
+    "feed_forward.memory_bytes.weights": "B",
     "tokens_per_s_per_chip": "token/s",
     "tokens_per_s_per_user": "token/s",
     "energy_j": "J",
 }
-_WORDS = ("deployment", "row", "system", "workload", "phase", "stack", "limit", "limit_text", "quality", "confidence")
+_WORDS = (
+    "deployment",
+    "row",
+    "system",
+    "feed_forward.system",
+    "workload",
+    "phase",
+    "stack",
+    "limit",
+    "limit_text",
+    "quality",
+    "confidence",
+)
 
 
 def about(name: str, deployed: Deployed) -> Row:
@@ -62,6 +76,7 @@ def about(name: str, deployed: Deployed) -> Row:
         "replicas": deployed.pool.count,
         "prefill_replicas": 0 if prefill is None else prefill.count,
         "chips_per_replica": deployed.pool.chips,
+        **_forward(deployed),
         "plan.tensor_parallel": float(plan.tensor),
         "plan.pipeline_parallel": float(plan.pipeline),
         "plan.data_parallel": float(plan.data) * deployed.pool.count,
@@ -81,6 +96,23 @@ def about(name: str, deployed: Deployed) -> Row:
         "limit_text": "",
         "quality": "own",
         "confidence": _confidence(deployed),
+    }
+
+
+def _forward(deployed: Deployed) -> Row:
+    """Chips that do feed-forward layers alone: of a replica, their system and degrees; 0 chips where there are none."""
+    split, system = deployed.pool.split, deployed.forward_system
+    if split is None or system is None:
+        return {"feed_forward.chips": 0.0, "feed_forward.system": "", "feed_forward.memory_bytes.weights": 0.0}
+    plan = split.feed_forward.plan
+    return {
+        "feed_forward.chips": deployed.pool.forward_chips,
+        "feed_forward.system": system.name,
+        "feed_forward.memory_bytes.weights": float(room_of_forward(split).weights),
+        "feed_forward.plan.tensor_parallel": float(plan.tensor),
+        "feed_forward.plan.data_parallel": float(plan.data),
+        "feed_forward.plan.expert_parallel": float(plan.expert),
+        "feed_forward.micro_batches": float(split.micro_batches),
     }
 
 
@@ -113,7 +145,7 @@ def rows_of(name: str, deployed: Deployed, found: Sequence[Mapping[str, Any]]) -
 def _confidence(deployed: Deployed) -> str:
     """How far the chips are known; of several the least known says."""
     order = ("estimated", "published", "measured")
-    return min((system.chip.confidence for _, system in deployed.pools), key=order.index)
+    return min((side.system.chip.confidence for side in deployed.sides), key=order.index)
 
 
 def summed_up(rows: Sequence[Mapping[str, Any]], level: float = 0.95) -> Row:

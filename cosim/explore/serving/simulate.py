@@ -13,9 +13,8 @@ from cosim.engines.serving.cluster import serve
 from cosim.engines.serving.replica import Segment
 from cosim.engines.serving.result import Record, ServingRun
 from cosim.errors import SpecError
-from cosim.explore.serving.case import Replicas
 from cosim.explore.serving.demand import chunks_of, loop_of
-from cosim.explore.serving.deployed import Deployed
+from cosim.explore.serving.deployed import Deployed, Side
 from cosim.explore.serving.metrics import Limits
 from cosim.explore.serving.power import Joules
 from cosim.explore.serving.records import COLUMNS, Served, served_of
@@ -99,7 +98,8 @@ class _Counters:
         self.kept: list[Segment] = []
         scale = deployed.cluster.autoscale
         self.decoding = deployed.pool.count if scale is None else scale.most
-        self.joules = [_joules(pool) for pool, _ in deployed.pools]
+        self.joules = [_joules(deployed, side) for side in deployed.sides]
+        self.entry = len(deployed.pools) - 1
 
     def records(self, rows: list[Record]) -> None:
         """Records of served requests, with the front end's time on them."""
@@ -107,8 +107,11 @@ class _Counters:
         shift = self.deployed.start_s
         served = served_of({name: columns[at] + shift if name in _LATER else columns[at] for name, at in _AT.items()})
         self.tally.add(served)
-        self.joules[-1].add_prompts(served)
-        self.joules[0].add_answers(served)
+        for side, joules in zip(self.deployed.sides, self.joules, strict=True):
+            if side.pool == self.entry:
+                joules.add_prompts(served)
+            if side.pool == 0:
+                joules.add_answers(served)
         if self.taken is not None:
             self.taken(served)
         if self.progress is not None:
@@ -122,14 +125,15 @@ class _Counters:
             own = [row for row in rows if row[-1] < self.decoding]
             before = [row for row in rows if row[-1] >= self.decoding]
         self.series.add(own)
-        self.joules[0].add_steps(own)
-        self.joules[-1].add_steps(before)
+        for side, joules in zip(self.deployed.sides, self.joules, strict=True):
+            joules.add_steps(own if side.pool == 0 else before)
 
 
-def _joules(pool: Replicas) -> Joules:
-    speculation = pool.scheduler.speculation
+def _joules(deployed: Deployed, side: Side) -> Joules:
+    scheduler = deployed.pools[side.pool][0].scheduler
+    speculation = scheduler.speculation
     mean = 1.0 if speculation is None else speculation.mean_tokens
-    return Joules(pool.energy, pool.scheduler.verified, mean, pool.draft_energy)
+    return Joules(side.energy, scheduler.verified, mean, side.draft_energy)
 
 
 def _row(deployed: Deployed, run: ServingRun, counters: _Counters) -> dict[str, Any]:
@@ -189,12 +193,11 @@ def _money(deployed: Deployed, run: ServingRun, joules: list[Joules], seconds: l
         return dict.fromkeys(names, nan)
     chip_j = facility_j = chip_s = 0.0
     usd: float | None = 0.0
-    for each, spent, (pool, system) in zip(joules, seconds, deployed.pools, strict=False):
-        own_s = spent * pool.chips
-        own = each.total_j(spent)
-        arrays = pool.case.system
-        whole = (own + float(arrays.server_power) * own_s) * float(arrays.pue)
-        cost = _cost(system, own_s / span, tokens / span, whole / tokens)
+    for each, side in zip(joules, deployed.sides, strict=True):
+        spent = seconds[side.pool]
+        own_s, own = spent * side.chips, each.total_j(spent)
+        whole = (own + float(side.arrays.server_power) * own_s) * float(side.arrays.pue)
+        cost = _cost(side.system, own_s / span, tokens / span, whole / tokens)
         usd = None if usd is None or cost is None else usd + cost
         chip_j, facility_j, chip_s = chip_j + own, facility_j + whole, chip_s + own_s
     found = (chip_j, chip_j / chip_s, tokens / chip_j, tokens / facility_j, nan if usd is None else usd)

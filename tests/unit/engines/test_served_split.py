@@ -9,15 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case
 from cosim.engines.served import step_seconds
-from cosim.engines.served_split import Split, split_step
-from cosim.engines.serving.steps import split_table
+from cosim.engines.served_memory import room, room_beside
+from cosim.engines.served_split import Split, split_of, split_step, way_joules
+from cosim.engines.serving.steps import split_energy, split_table, step_energy
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.overrides import Varied
 from cosim.records import array
+from cosim.timing.energy import link_energy
 from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.work import Work, decode_work
 
@@ -40,7 +43,12 @@ def case(workload: str, *, data: int = 1, tensor: int = 1, expert: int = 1, syst
     return Case("serve", machine, model, plan, ScenarioArrays(one, one, one, most, most))
 
 
-DENSE = Split(case("llama-3.1-8b", data=4), case("llama-3.1-8b", tensor=4), array(2.0))
+def split(near: Case, far: Case, micro_batches: float) -> Split:
+    """Both sides on one node."""
+    return split_of(near, far, array(micro_batches), (near.system.node_tier, far.system.node_tier))
+
+
+DENSE = split(case("llama-3.1-8b", data=4), case("llama-3.1-8b", tensor=4), 2.0)
 
 
 def batch(sequences: float, context: float = 2048.0) -> Work:
@@ -61,7 +69,7 @@ def test_a_layer_is_the_slower_side_or_the_way_through() -> None:
 
 
 def test_one_micro_batch_adds_both_sides() -> None:
-    step = split_step(replace(DENSE, micro_batches=array(1.0)), batch(64.0))
+    step = split_step(split(*DENSE.sides, 1.0), batch(64.0))
     layers = float(DENSE.attention.model.layers)
     least = layers * float((step.attention + step.feed_forward + 2.0 * step.transfer).item())
     assert float(step.time.item()) > least
@@ -73,8 +81,7 @@ def test_chips_of_both_sides_count() -> None:
 
 def test_both_sides_on_one_chip_and_no_way_between_make_a_plain_step() -> None:
     own = case("llama-3.1-8b")
-    split = Split(own, own, array(1.0))
-    step = split_step(split, batch(8.0))
+    step = split_step(split(own, own, 1.0), batch(8.0))
     (whole,) = step_seconds(own, [batch(8.0)])
     moved = 2.0 * float(own.model.layers) * float(step.transfer.item())
     host = float(own.system.chip.launch.host_step)
@@ -102,7 +109,7 @@ def test_points_are_those_of_the_singles() -> None:
 
 def test_experts_are_the_feed_forward_side() -> None:
     near, far = case("qwen3-30b-a3b", data=4), case("qwen3-30b-a3b", data=4, expert=4)
-    step = split_step(Split(near, far, array(2.0)), batch(128.0))
+    step = split_step(split(near, far, 2.0), batch(128.0))
     assert float(step.feed_forward.item()) > float(step.attention.item()) * 0.1
     assert np.isfinite(step.time).all()
 
@@ -112,3 +119,72 @@ def test_a_table_says_what_a_step_takes() -> None:
     direct = float(split_step(DENSE, batch(256.0)).time.item())
     told = table.seconds(0, 0.0, 256, 256 * 2048.0, 256) - table.host_step_s
     assert told == pytest.approx(direct, rel=0.05)
+
+
+def test_the_feed_forward_side_sees_the_tokens_that_there_are() -> None:
+    # One rank of four has a prompt: attention takes as long as if all had one, the other side does not.
+    zero, one = array(0.0), array(1.0)
+    prompt = Work(one, array(1024.0), zero, zero, one, zero)
+    every = replace(prompt, chunks=array(4.0))
+    uneven, even = split_step(DENSE, prompt, every), split_step(DENSE, every)
+    assert uneven.attention == pytest.approx(even.attention)
+    assert float(uneven.feed_forward.item()) < 0.5 * float(even.feed_forward.item())
+    assert uneven.transfer < even.transfer
+
+
+def test_a_wide_table_of_prompts_knows_the_busiest_rank() -> None:
+    table = split_table(DENSE, most_tokens=8192, most_context=8192)
+    zero, one = array(0.0), array(1.0)
+    prompt = Work(one, array(1024.0), zero, zero, one, zero)
+    alone = float(split_step(DENSE, prompt, replace(prompt, chunks=array(4.0))).time.item())
+    told = table.seconds(1024, 1024 * 512.5, 0, 0.0, 0) - table.host_step_s
+    assert told == pytest.approx(alone, rel=0.1)
+
+
+def test_sides_share_out_weights_and_one_keeps_the_cache() -> None:
+    whole = room(case("qwen3-30b-a3b"), array(1024.0))
+    near, far = case("qwen3-30b-a3b"), case("qwen3-30b-a3b")
+    sides = split(near, far, 1.0)
+    attention, forward = room(sides.attention, array(1024.0)), room_beside(sides.feed_forward, array(512.0))
+    assert float((attention.weights + forward.weights).item()) == pytest.approx(float(whole.weights.item()))
+    assert attention.per_sequence == whole.per_sequence
+    assert float(forward.per_sequence) == 0.0
+    assert forward.weights > attention.weights
+    assert forward.left == pytest.approx(forward.most - forward.weights - forward.activations - forward.other)
+
+
+def test_more_tokens_take_more_room_beside() -> None:
+    sides = split(case("llama-3.1-8b"), case("llama-3.1-8b"), 1.0)
+    few, many = (room_beside(sides.feed_forward, array(tokens)) for tokens in (128.0, 8192.0))
+    assert many.activations > few.activations
+    assert many.weights == few.weights
+
+
+def test_joules_of_both_sides_are_those_of_a_plain_step_and_the_way() -> None:
+    own = case("llama-3.1-8b")
+    sides = split(own, own, 1.0)
+    sizes = {"most_tokens": 256, "most_context": 4096}
+    near, far = split_energy(sides, **sizes)
+    plain = step_energy(own, **sizes)
+    ways = sum(way_joules(sides, plain.tokens))
+    # In larger steps a chip that does both lowers its clock, and takes less.
+    few = plain.tokens <= 64.0
+    np.testing.assert_allclose((near.linear_j + far.linear_j)[few], (plain.linear_j + ways)[few], rtol=1e-6)
+    np.testing.assert_allclose(near.decode_j, plain.decode_j, rtol=1e-6)
+    assert not far.decode_j.any()
+    assert not far.prefill_j.any()
+    assert near.idle_w == far.idle_w == plain.idle_w
+
+
+def test_joules_of_the_way_by_hand() -> None:
+    model = DENSE.attention.model
+    near, far = (float(joules) for joules in way_joules(DENSE, array(10.0)))
+    chip = DENSE.attention.system.chip
+    size = array(10.0 * float(model.hidden) * 2.0 * float(model.layers))
+    assert near == far == pytest.approx(float(link_energy(size, chip)))
+    assert near > 0.0
+
+
+def test_a_side_is_a_case_that_is_timed_alone() -> None:
+    (time,) = (timed_step(replace(side, work=batch(64.0)))[0]["time"] for side in DENSE.sides[:1])
+    assert 0.0 < float(np.ravel(time)[0]) < float(step_seconds(case("llama-3.1-8b"), [batch(64.0)])[0][0])

@@ -26,6 +26,7 @@ from cosim.overrides import Varied
 from cosim.records import array
 from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.model import ModelArrays
+from cosim.workload.sides import Side
 
 ModelOf = Callable[..., ModelArrays]
 PlanOf = Callable[..., PlanArrays]
@@ -528,3 +529,22 @@ def test_plans_of_a_hybrid_divide_the_heads_of_its_mixers(
     for tensor in (1, 2, 3, 4, 6, 8, 12):
         verdict = judge(model, plan_of(tensor_parallel=tensor), scenario_of(), 64)
         assert (int(verdict.code) == 0) == (tensor in found)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "ffn", "broken"),
+    [
+        (16, 3840, ("tensor_parallel", "tensor_parallel", "")),
+        (4, 960, ("kv_heads", "kv_heads", "")),
+        (3, 970, ("tensor_parallel", "", "tensor_parallel")),
+        (9, 960, ("tensor_parallel", "tensor_parallel", "tensor_parallel")),
+        (2, 960, ("", "", "")),
+    ],
+)
+def test_a_side_is_asked_for_what_it_holds(
+    model_of: ModelOf, plan_of: PlanOf, scenario_of: ScenarioOf, tensor: int, ffn: int, broken: tuple[str, ...]
+) -> None:
+    odd, plan, one = model_of("gpt3-175b", **{**ODD, "ffn": ffn}), plan_of(tensor_parallel=tensor), scenario_of(batch=1)
+    sides: tuple[Side, ...] = ("whole", "attention", "feed_forward")
+    found = [divisibility(plan, one, odd, array(64.0), "serve", side) for side in sides]
+    assert tuple(LIMITS[int(verdict.code)].name for verdict in found) == broken

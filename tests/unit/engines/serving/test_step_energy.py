@@ -93,3 +93,11 @@ def test_ranks_that_share_experts_idle_together(case: Made) -> None:
     assert energy.idle_w == pytest.approx(2.0 * float(moe.system.chip.power.idle))
     exact = beyond_idle(moe, Work(NONE, NONE, NONE, array(64.0), array(1024.0), array(64.0)))
     assert answers(energy, 64.0, 1024.0) == pytest.approx(exact, rel=0.05)
+
+
+def test_small_steps_of_many_ranks_cost_as_much_for_a_prompt_token(case: Made) -> None:
+    # A piece is no longer than what a rank takes in one step.
+    ranks = case("qwen3-30b-a3b", data_parallel=8, expert_parallel=8)
+    small, large = (step_energy(ranks, most_tokens=8 * each, most_context=4096) for each in (256, 2048))
+    at = small.contexts >= 512.0
+    assert np.all(small.prefill_j[at] < 2.0 * large.prefill_j[at])

@@ -2,7 +2,7 @@
 
 A prompt is admitted when all of its blocks can be had, and the watermark and the next step of those that decode stay
 free. Whoever is at the head of the queue and does not fit is waited for: nobody overtakes. A failed admission is not
-tried again until something has changed.
+tried again until something has changed. Where room is reserved for whole answers nobody grows, and nobody gives way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Batch:
 
     def __init__(self, settings: Scheduler, drafts: Drafts | None) -> None:
         self.settings, self.drafts = settings, drafts
-        self.static = settings.batching == "static"
+        self.static, self.whole = settings.batching == "static", settings.whole
         self.queue = make_queue(settings)
         self.memory, self.decoding = Memory(settings), Decoding()
         self.running: dict[Request, None] = {}
@@ -78,12 +78,15 @@ class Batch:
         return extra
 
     def _tokens(self, request: Request) -> int:
-        """Tokens that a request is given room for: a static batch cannot send anyone away."""
-        return request.prompt + request.output - 1 if self.static else request.target
+        """Tokens that a request is given room for: with its answer where nobody can be sent away."""
+        if not self.whole:
+            return request.target
+        # The last token is never read; all drafts of a step have room.
+        return request.prompt + (request.output - 2 + self.settings.verified if request.output > 1 else 0)
 
     def _reserve(self, request: Request) -> int:
         """Blocks that must stay free: those of the next decode step, with this sequence if it joins at once."""
-        if not self.running:
+        if not self.running or self.whole:
             return 0
         settings = self.settings
         own = (2 + settings.verified // settings.block_tokens) * settings.layout.near if request.stored else 0
@@ -102,13 +105,14 @@ class Batch:
         left = request.output - request.generated
         self.held_tokens -= request.target
         self.decoding.join(request, length, self.drafts.steps(left) if self.drafts else left)
-        if not self.static:
+        if not self.whole:
             self.memory.growth.join(request, self.decoding.step)
 
     def leave(self, request: Request) -> None:
         """A sequence decodes no more: it counts what it has, and its client is charged."""
         before = request.generated
-        self.memory.growth.leave(request, self.decoding.step)
+        if not self.whole:
+            self.memory.growth.leave(request, self.decoding.step)
         self.decoding.leave(request)
         self.queue.charge(request.client, self.settings.output_weight * (request.generated - before))
 
@@ -159,7 +163,7 @@ class Batch:
         own = sum(request.blocks - request.shared for request in self.running)
         if not self.static:
             lengths = [request.length + request.rate * (decoding.step - request.joined) for request in decodes]
-            if not self.drafts:
+            if not self.drafts and not self.whole:
                 # Even growth counts a sequence's blocks only when it leaves.
                 grown = zip(decodes, lengths, strict=True)
                 own += sum(self.settings.blocks(int(length)) - request.blocks for request, length in grown)

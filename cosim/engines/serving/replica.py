@@ -223,7 +223,7 @@ class Replica:
         if not decoding.count:
             return None
         steps = decoding.steps_left() if self.settings.jump and not alone else 1
-        if not self.batch.static:
+        if not self.batch.whole:
             steps = memory.growth.room(decoding.step, steps, memory.available)
         return _Flight([], steps, decoding.count, self._run(steps)[1] + moves_s, moves_s)
 
@@ -243,7 +243,7 @@ class Replica:
         self.flight = None
         ended: list[Request] = []
         if steps:
-            if not flight.chunks and not batch.static:
+            if not flight.chunks and not batch.whole:
                 batch.memory.take(batch.memory.growth.advance(batch.decoding.step, steps))
             ended = batch.decoding.advance(steps)
         new = 0

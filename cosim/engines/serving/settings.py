@@ -17,6 +17,8 @@ from cosim.errors import SpecError, nearest
 
 Batching = Literal["chunked", "prefill_first", "static"]
 Policy = Literal["first_come", "priority", "fair", "shortest"]
+Reserve = Literal["grown", "whole"]
+"""Room that a sequence is admitted with: for its prompt, and blocks as it grows, or for its whole answer at once."""
 Routing = Literal["round_robin", "random", "least_loaded", "least_kv", "power_of_two", "prefix_aware", "session_sticky"]
 
 
@@ -73,7 +75,7 @@ class Scheduler:
     that admission leaves free. `prefix_tokens` of a block of shared prefixes, 0 without a cache. `ageing_s` of waiting
     outweigh one class of priority, or 1,000 prompt tokens where the shortest goes first. `output_weight` of a
     generated token in fair shares, where a prompt token counts 1. `max_context` refuses longer requests. `layout` is
-    what a sequence takes of the cache.
+    what a sequence takes of the cache, `reserve` how much of it at its admission: a static batch has room for all.
     """
 
     kv_blocks: int
@@ -91,9 +93,11 @@ class Scheduler:
     speculation: Speculation | None = None
     jump: bool = True
     layout: Layout = USUAL
+    reserve: Reserve = "grown"
 
     def __post_init__(self) -> None:
         _known("batching", self.batching, get_args(Batching))
+        _known("reserve", self.reserve, get_args(Reserve))
         _known("policy", self.policy, get_args(Policy))
         for name in ("kv_blocks", "token_budget", "max_sequences", "block_tokens"):
             _count(name, getattr(self, name), 1)
@@ -120,6 +124,11 @@ class Scheduler:
     def verified(self) -> int:
         """Tokens of a decoding sequence in a step."""
         return 1 + (self.speculation.drafts if self.speculation else 0)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a sequence has room for its whole answer from its admission on, so that nobody gives way."""
+        return self.reserve == "whole" or self.batching == "static"
 
     def blocks(self, tokens: int) -> int:
         """Blocks of the cache that a sequence of so many tokens takes."""

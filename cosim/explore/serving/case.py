@@ -380,6 +380,7 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
         max_context=asked.max_context or int(case.model.max_positions),
         speculation=speculation,
         layout=layout,
+        reserve=asked.reserve or ("whole" if stack.reserves_whole else "grown"),
     )
 
 

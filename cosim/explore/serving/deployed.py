@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +56,6 @@ class Deployed:
     cluster: Cluster
     start_s: float
     """From the arrival of a request to the scheduler, and from its token back: the front end."""
-    warnings: tuple[str, ...] = ()
     forward_system: System | None = None
     """Of chips that do feed-forward layers alone."""
 
@@ -160,9 +159,6 @@ def deployed(
         if asked.prefill.system is None:
             _fits(pool, prefill, _drawn(asked, pool))
     cluster = _cluster(asked, pool, prefill)
-    warnings = []
-    if stack.reserve == "whole":
-        warnings.append(f"{stack.name} reserves room for whole answers; here their room grows, and runs short sooner")
     entry = pool if prefill is None else prefill
     start = 0.0 if entry.case.stack is None else float(entry.case.stack.request_start)
     return Deployed(
@@ -175,7 +171,6 @@ def deployed(
         prefill,
         cluster,
         start,
-        tuple(warnings),
         None if wanted.beside is None else wanted.beside.system.spec,
     )
 
@@ -248,7 +243,8 @@ def _cluster(asked: Deployment, pool: Replicas, prefill: Replicas | None) -> Clu
     before = transfer = None
     if prefill is not None and asked.prefill is not None:
         transfer = transfer_of(prefill, pool, asked.transfer, together=asked.prefill.system is None)
-        before = Pool(prefill.table, prefill.scheduler, prefill.count)
+        # The answer is decoded elsewhere.
+        before = Pool(prefill.table, replace(prefill.scheduler, reserve="grown"), prefill.count)
     return Cluster(
         pool=Pool(pool.table, pool.scheduler, pool.count),
         routing=asked.routing,

@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from cosim.datum import Seconds
 from cosim.dtypes import Dtype
-from cosim.engines.serving.settings import Batching, Policy, Routing
+from cosim.engines.serving.settings import Batching, Policy, Reserve, Routing
 from cosim.errors import SpecError
 from cosim.explore.serving.search_file import ServingSearch
 from cosim.mapping.plan import Algorithms, Degree
@@ -85,6 +85,8 @@ class SchedulerSettings(Frozen):
     watermark: Annotated[float, Field(ge=0, lt=1)] = 0.01
     memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of the chip's memory, for weights, cache and all else. None: the stack's."""
+    reserve: Reserve | None = None
+    """Room that a sequence is admitted with: whole, for all of its answer; grown, blocks as it comes to need them."""
     swap: bool = False
     """Sequences that lose their place move to the host instead of being computed anew."""
     prefix_cache: bool = False

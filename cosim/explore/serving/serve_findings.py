@@ -28,7 +28,6 @@ def about_serve(inputs: Inputs, parts: Mapping[str, list[Row]], rows: list[Row])
                 "summary": summaries[name],
                 "completed": dict(ready.pool.completed),
                 "prefill_completed": {} if ready.prefill is None else dict(ready.prefill.completed),
-                "warnings": list(ready.warnings),
                 "refused": first["refused"],
                 **{part: first[part] for part in ("series", "distributions")},
             }
@@ -40,7 +39,6 @@ def about_serve(inputs: Inputs, parts: Mapping[str, list[Row]], rows: list[Row])
         "infeasible": wrong,
         "limits": {"ttft": limits.ttft_limit_s, "tpot": limits.tpot_limit_s, "e2e": limits.e2e_limit_s},
         "requests_from": _requests_text(inputs),
-        "warnings": [f"{name}: {text}" for name, ready in inputs.ready.items() for text in ready.warnings],
         "assumptions": _assumptions(inputs),
         "columns": list(COLUMNS),
     }

@@ -106,6 +106,7 @@ def _pool(cell: Cell, row: Mapping[str, float], ground: Ground, side: str) -> Po
         max_sequences=sequences,
         block_tokens=BLOCK,
         layout=layout,
+        reserve="whole" if ground.stack.reserves_whole and not side else "grown",
     )
     table = step_table(case, most_tokens=tokens, most_context=int(ground.prompt + ground.output))
     return Pool(table, scheduler, int(row[f"{side}replicas"]))

@@ -162,3 +162,29 @@ def test_the_check_finds_what_is_lost() -> None:
     made.decoding.context += 1
     with pytest.raises(AssertionError, match="context"):
         made.check()
+
+
+def test_whole_answers_are_reserved_and_leave_as_they_came() -> None:
+    made = batch(reserve="whole")
+    first, second = waiting(made, 8, 12, output=9)
+    chunks: Chunks = []
+    made.admit(chunks, 100, 0.0)
+    # 16 tokens and 20: 4 blocks and 5.
+    assert (first.blocks, second.blocks, made.memory.free) == (4, 5, 1)
+    assert made.make_room() == (False, 0.0)
+    first.done, first.generated = first.target, 1
+    made.prefilling.remove(first)
+    made.prefill_left -= first.prompt
+    made.join(first, 8)
+    made.check()
+    made.decoding.advance(3)
+    made.leave(first)
+    made.remove(first)
+    assert made.memory.free == 5
+
+
+def test_a_single_token_reserves_its_prompt() -> None:
+    made = batch(reserve="whole")
+    (one,) = waiting(made, 8, output=1)
+    made.admit([], 100, 0.0)
+    assert one.blocks == 2

@@ -61,6 +61,7 @@ def clusters(draw: Any) -> dict[str, Any]:
     st.integers(0, 10**6),
     st.sampled_from([5.0, 100.0]),
     st.sampled_from([None, ClosedLoop(7, 0.013)]),
+    st.sampled_from(["grown", "whole"]),
 )
 @settings(max_examples=50)
 def test_jumps_are_steps_and_nothing_is_lost(
@@ -74,8 +75,9 @@ def test_jumps_are_steps_and_nothing_is_lost(
     seed: int,
     rate: float,
     loop: Any,
+    reserve: Any,
 ) -> None:
-    scheduler = replace(PLAIN, batching=batching, token_budget=800, speculation=speculation)
+    scheduler = replace(PLAIN, batching=batching, token_budget=800, speculation=speculation, reserve=reserve)
     runs = []
     for jump in (True, False):
         own = replace(scheduler, jump=jump)

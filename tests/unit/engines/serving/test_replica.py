@@ -35,6 +35,7 @@ def schedulers(draw: Any) -> Scheduler:
         prefix_tokens=draw(st.sampled_from([0, 1, 4])) * block,
         ageing_s=draw(st.sampled_from([0.1, 10.0])),
         speculation=None if static else draw(SPECULATIONS),
+        reserve=draw(st.sampled_from(["grown", "whole"])),
     )
 
 
@@ -79,6 +80,8 @@ def test_tokens_are_conserved(
     assert run.prefill_tokens >= computed
     if not run.preemptions:
         assert run.prefill_tokens == computed
+    if scheduler.whole:
+        assert not run.preemptions
     assert np.all(rows[:, 1] <= rows[:, 8] + 1e-12)
     assert np.all(rows[:, 8] < rows[:, 9])
     assert np.all((rows[:, 9] < rows[:, 10]) == (rows[:, 3] > 1))
@@ -151,6 +154,30 @@ def test_who_came_last_gives_way(
     assert tuple(answer.records[:, 10]) == pytest.approx(ends)
     assert answer.run.preemptions == 1
     assert answer.run.prefill_tokens == 15 + (9 if swap is None else 0)
+
+
+@pytest.mark.parametrize(("reserve", "preempted"), [("grown", 1), ("whole", 0)])
+def test_room_for_whole_answers_keeps_the_second_waiting(
+    fixed: Any, chunk: Any, served: Any, reserve: Any, preempted: int
+) -> None:
+    # 5 blocks of 4 tokens: the first takes 2 for its prompt and 4 with its answer, the second 2 and 3.
+    scheduler = Scheduler(5, block_tokens=4, watermark=0.0, token_budget=100, max_sequences=4, reserve=reserve)
+    answer = served(Cluster(Pool(fixed(1.0), scheduler)), [chunk([0.0, 0.0], [8, 7], [8, 5])])
+    assert answer.run.preemptions == preempted
+    if reserve == "whole":
+        # One after the other: 8 steps, then 5; the blocks are those of the first.
+        assert times(answer) == [(0.0, 1.0, 8.0), (8.0, 9.0, 13.0)]
+        assert answer.run.most_blocks[0] == 4
+
+
+def test_drafts_have_their_room_reserved(fixed: Any, chunk: Any, served: Any) -> None:
+    # 7 tokens of prompt, 5 - 1 of answer and 2 drafts in a step: 13 tokens, 4 blocks.
+    drafts = Speculation((1.0, 1.0), n_gram=True)
+    scheduler = Scheduler(100, block_tokens=4, watermark=0.0, reserve="whole", speculation=drafts)
+    answer = served(Cluster(Pool(fixed(1.0), scheduler)), [chunk([0.0], 7, 5)])
+    assert answer.run.most_blocks[0] == 4
+    tight = replace(scheduler, kv_blocks=3)
+    assert served(Cluster(Pool(fixed(1.0), tight)), [chunk([0.0], 7, 5)]).run.refused == {"kv_blocks": 1}
 
 
 def test_turns_of_a_session_are_cached(fixed: Any, chunk: Any, served: Any) -> None:

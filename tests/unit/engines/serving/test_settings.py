@@ -103,3 +103,11 @@ def test_numbers_that_follow() -> None:
     scheduler = Scheduler(250, watermark=0.01, speculation=Speculation((0.5, 0.5, 0.5)))
     assert (scheduler.verified, scheduler.watermark_blocks) == (4, 2)
     assert Speculation((0.5, 0.5)).mean_tokens == pytest.approx(1.75)
+
+
+def test_static_batches_reserve_whole_answers() -> None:
+    assert Scheduler(10, batching="static").whole
+    assert not Scheduler(10).whole
+    assert Scheduler(10, reserve="whole").whole
+    with pytest.raises(SpecError, match="reserve"):
+        Scheduler(10, reserve="all")  # type: ignore[arg-type]

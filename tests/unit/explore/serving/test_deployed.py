@@ -102,10 +102,14 @@ def test_faults_name_their_field(ready: Ready, fields: dict[str, Any], message: 
         ready(**fields)
 
 
-def test_a_stack_that_reserves_room_is_said(ready: Ready) -> None:
-    assert ready().warnings == ()
-    (warning,) = ready(stack="tensorrt-llm").warnings
-    assert "reserves room for whole answers" in warning
+def test_a_stack_reserves_room_as_it_does(ready: Ready) -> None:
+    assert ready().pool.scheduler.reserve == "grown"
+    apart = ready(stack="tensorrt-llm", prefill={})
+    assert apart.pool.scheduler.reserve == "whole"
+    # Where prompts run answers need no room.
+    assert apart.cluster.entry.scheduler.reserve == "grown"
+    assert ready(stack="tensorrt-llm", scheduler={"reserve": "grown"}).pool.scheduler.reserve == "grown"
+    assert ready(scheduler={"reserve": "whole"}).pool.scheduler.whole
 
 
 def test_systems_and_models_at_hand() -> None:

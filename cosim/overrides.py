@@ -88,13 +88,20 @@ def value_at(spec: BaseModel, path: str) -> object:
     return node
 
 
-def split_overrides(overrides: Mapping[str, Any], roots: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Overrides by root: {"system": {"nodes": 2}}. Raises SpecError for an unknown root."""
-    parts: dict[str, dict[str, Any]] = {root: {} for root in roots}
+def split_overrides(
+    overrides: Mapping[str, Any], roots: tuple[str, ...], fields: tuple[str, ...] = ()
+) -> dict[str, dict[str, Any]]:
+    """Overrides by root: {"system": {"nodes": 2}}; `fields` stand alone, under "". Raises SpecError for others."""
+    parts: dict[str, dict[str, Any]] = {root: {} for root in (*roots, *(("",) if fields else ()))}
     for path, value in overrides.items():
         root, _, rest = path.partition(".")
-        if root not in parts or not rest:
-            hint = f"a path starts with one of {', '.join(roots)}; {nearest(root, roots)}"
+        if path in fields:
+            root, rest = "", path
+        elif root not in roots:
+            rest = ""
+        if not rest:
+            alone = f" or is one of {', '.join(fields)}" if fields else ""
+            hint = f"a path starts with one of {', '.join(roots)}{alone}; {nearest(root, (*roots, *fields))}"
             if root in ("chip", "tiers", "nodes", "server", "facility"):
                 hint = f"did you mean system.{path}?"
             raise SpecError("unknown path", field=path, hint=hint)

@@ -29,6 +29,10 @@ class Source(Frozen):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+SHOULD = "Input should be "
+"""How pydantic begins what is wrong with a value."""
+
+
 def validated(
     model: type[Model], data: Mapping[str, Any], document: Document | None = None, inherited: Iterable[Document] = ()
 ) -> Model:
@@ -53,12 +57,14 @@ def _in_our_words(
     # A field that is unknown explains one that is missing: a slip of the pen makes both.
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     first = faults[0]
-    place = first["loc"]
-    parts = [str(part) for at, part in enumerate(place) if not _is_machinery(model, place[: at + 1])]
-    dotted = ".".join(parts)
+    dotted = _dotted(model, first["loc"])
+    # A field that may be of several kinds has a fault for each of them.
+    others = [fault for fault in faults[1:] if _dotted(model, fault["loc"]) == dotted]
     hint: str | None = None
     value: object = first.get("input")
     problem = first["msg"].removeprefix("Value error, ")
+    if others and all(fault["msg"].startswith(SHOULD) for fault in (first, *others)):
+        problem = ", or ".join([problem, *(fault["msg"].removeprefix(SHOULD) for fault in others)])
     if first["type"] == "extra_forbidden":
         problem, hint = "unknown field", nearest(str(first["loc"][-1]), _siblings(model, first["loc"]))
     elif first["type"] == "missing":
@@ -69,7 +75,7 @@ def _in_our_words(
         dotted = ".".join(part for part in (dotted, inner.field or "") if part)
     elif isinstance(value, (dict, list)) and len(str(value)) > 120:
         value = None
-    more = len(error.errors()) - 1
+    more = len(faults) - 1 - len(others)
     if more:
         hint = f"{hint}; {more} more after it" if hint else f"{more} more after it"
     asked = dotted.removesuffix(".value")
@@ -84,6 +90,11 @@ def _in_our_words(
     )
 
 
+def _dotted(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """A location in the user's words."""
+    return ".".join(str(part) for at, part in enumerate(place) if not _is_machinery(model, place[: at + 1]))
+
+
 def _is_machinery(model: type[BaseModel], place: tuple[int | str, ...]) -> bool:
     """pydantic adds the tag of a union or the name of a validator to the location: not the user's words."""
     part = str(place[-1])
@@ -92,7 +103,7 @@ def _is_machinery(model: type[BaseModel], place: tuple[int | str, ...]) -> bool:
     before, owners = next(reversed(place[:-1]), None), _owners(model, place)
     of_field = part in {_kind_of(owner) for owner in owners} and part not in _siblings(model, place)
     tag = tag or (len(owners) > 1 and (isinstance(before, int) or of_field))
-    return tag or "[" in part or part in ("function-before", "function-after")
+    return tag or "[" in part or part in ("function-before", "function-after") or part.startswith("constrained-")
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from cosim.datum import UNSOURCED, Bandwidth, Count, Datum, Ratio
 from cosim.errors import SpecError
-from cosim.overrides import Varied, paths, vary
+from cosim.overrides import Varied, paths, split_overrides, vary
 from cosim.schema import Frozen
 
 
@@ -295,3 +295,12 @@ def test_arrays_of_different_lengths_are_refused_and_one_value_goes_with_any(pai
 def test_the_first_point_stands_in_the_description(pair: Varied[Pair]) -> None:
     taken = vary(pair, {"high": [7.0, 3.0, 9.0]})
     assert taken.spec.high.si == 7.0
+
+
+def test_fields_that_stand_alone_are_told_apart() -> None:
+    given = {"plan.a.b": 1, "seeds": 2}
+    assert split_overrides(given, ("plan",), ("seeds",)) == {"plan": {"a.b": 1}, "": {"seeds": 2}}
+    assert split_overrides({"plan.a": 1}, ("plan",)) == {"plan": {"a": 1}}
+    for wrong in ({"plan": 1}, {"seeds.more": 1}, {"": 1}, {".seeds": 1}):
+        with pytest.raises(SpecError, match="unknown path"):
+            split_overrides(wrong, ("plan",), ("seeds",))

@@ -238,3 +238,27 @@ def test_in_a_field_of_several_kinds_the_kind_is_no_part_of_the_path(
         validated(Choice, {"part": part})
     assert caught.value.field == field
     assert hint is None or str(caught.value.hint).startswith(hint)
+
+
+class Either(Frozen):
+    """A field of two kinds."""
+
+    many: Annotated[int, Field(ge=1)] | Literal["all"]
+    other: int = 0
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"many": 0}, "Input should be greater than or equal to 1, or 'all'"),
+        ({"many": "x"}, "unable to parse string as an integer, or 'all'"),
+    ],
+)
+def test_a_field_of_two_kinds_says_both_and_counts_once(data: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        validated(Either, data)
+    assert caught.value.field == "many"
+    assert problem in caught.value.problem
+    assert caught.value.hint is None
+    with pytest.raises(SpecError, match="1 more after it"):
+        validated(Either, {**data, "other": "y"})

@@ -253,7 +253,8 @@ class Cluster:
                 if scheduler.batching == "static":
                     raise SpecError("cannot be static where prefill is apart", field=f"{name}.scheduler.batching")
         if self.routing == "prefix_aware" and not self.entry.scheduler.prefix_tokens:
-            raise SpecError("needs a prefix cache", field="routing", value=self.routing, hint="give prefix_tokens")
+            hint = "set scheduler.prefix_cache, or prefix_tokens of a Scheduler"
+            raise SpecError("needs a prefix cache", field="routing", value=self.routing, hint=hint)
         scale = self.autoscale
         if scale is not None and not scale.least <= self.pool.replicas <= scale.most:
             hint = f"start between {scale.least} and {scale.most}"

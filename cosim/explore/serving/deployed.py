@@ -21,10 +21,13 @@ from cosim.hardware.system import System
 from cosim.hardware.vary import vary_system
 from cosim.mapping.serving import load_serving
 from cosim.overrides import Varied, vary
+from cosim.schema import validated
 from cosim.workload.load import Workload, load_workload
 
 ROOTS = ("system", "workload", "plan", "scheduler", "scenario", "limits", "prefill", "feed_forward")
 """What a path of an override of a serving study may start with."""
+FIELDS = ("replicas", "routing", "stack")
+"""Fields of a deployment that may be overridden as they stand."""
 Changes = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
 
@@ -103,6 +106,10 @@ def varied_deployment(asked: Deployment, changes: Changes) -> Deployment:
             if section is None:
                 raise SpecError(lacks, field=root, hint="describe it in the file")
             found[root] = vary(Varied(section), changes[root], root=f"{root}.").spec
+    own = {name: value for name, value in changes.get("", {}).items() if name in FIELDS}
+    if own:
+        read = validated(Deployment, own)
+        found |= {name: getattr(read, name) for name in own}
     return asked.model_copy(update=found)
 
 

@@ -10,11 +10,16 @@ from typing import Any
 from cosim.documents import Document
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.serving.demand import block_tokens_of, pattern_of, varied_pattern
-from cosim.explore.serving.deployed import ROOTS, Changes, Deployed, deployed, files_of, varied_deployment
+from cosim.explore.serving.deployed import FIELDS, ROOTS, Changes, Deployed, deployed, files_of, varied_deployment
 from cosim.explore.serving.metrics import Limits
 from cosim.explore.serving.serve_file import Deployment, Serve
 from cosim.overrides import Varied, split_overrides, vary
+from cosim.schema import validated
 from cosim.workload.requests.description import RequestPattern
+
+STUDY = ("seeds", "seed", "warm_up")
+"""Fields of a study that may be overridden as they stand."""
+_LEAST = {"kind": "serve", "question": "", "system": "any", "workload": "any", "requests": "any"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,8 @@ class Inputs:
 
 def read_serve(study: Serve, overrides: Mapping[str, Any], document: Document | None = None) -> Inputs:
     """The study with overrides. Raises SpecError at its line, InfeasibleError where no deployment is feasible."""
-    changes = split_overrides(overrides, ROOTS)
+    changes = split_overrides(overrides, ROOTS, (*FIELDS, *STUDY))
+    study = _varied_study(study, changes[""])
     limits = vary(Varied(study.limits), changes["limits"], root="limits.").spec
     folder = None if document is None else document.path.parent
     ready, wrong, patterns = {}, {}, {}
@@ -64,6 +70,15 @@ def read_serve(study: Serve, overrides: Mapping[str, Any], document: Document | 
         (*own, *dict.fromkeys(files)),
         changes,
     )
+
+
+def _varied_study(study: Serve, changes: Mapping[str, Any]) -> Serve:
+    """The study with other seeds or another warm-up. Raises SpecError."""
+    own = {name: value for name, value in changes.items() if name in STUDY}
+    if not own:
+        return study
+    read = validated(Serve, {**_LEAST, **own})
+    return study.model_copy(update={name: getattr(read, name) for name in own})
 
 
 def _placed(error: SpecError, document: Document | None, at: str, other: str) -> SpecError:

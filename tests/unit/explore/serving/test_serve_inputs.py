@@ -98,6 +98,37 @@ def test_a_study_of_which_nothing_fits_is_an_error(read: Read) -> None:
         read(TEXT.replace("  one: {scenario: {rate: 3 Hz}}\n", ""))
 
 
+def test_fields_of_the_study_and_of_every_deployment_can_be_overridden(read: Read) -> None:
+    text = TEXT.replace("one: {scenario", "one: {replicas: 3, scenario")
+    own = {"seeds": "4", "seed": 7, "warm_up": "2 s", "replicas": "2", "routing": "least_loaded", "stack": "sglang"}
+    found = read(text, own)
+    assert (found.study.seeds, found.study.seed, found.study.warm_up) == (4, 7, 2.0)
+    one = found.ready["one"]
+    assert (one.pool.count, one.cluster.routing, one.asked.stack) == (2, "least_loaded", "sglang")
+    assert read(text).ready["one"].pool.count == 3
+    assert read(text, {"replicas": "all"}).ready["one"].pool.count == 8
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seeds", 0, "seeds"),
+        ("replicas", "many", "replicas"),
+        ("routing", "best", "routing"),
+        ("seed.more", 3, "seed.more: unknown path"),
+        (
+            "sedes",
+            3,
+            "sedes: unknown path.* or is one of replicas, routing, stack, seeds, seed, warm_up; nearest: seeds",
+        ),
+        ("requests", "chat", "requests: unknown path"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(read: Read, path: str, value: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        read(TEXT, {path: value})
+
+
 def test_what_a_run_is_about(read: Read) -> None:
     found = read()
     part = {"refused": {}, "series": {"time_s": []}, "distributions": {}, "row": {}}

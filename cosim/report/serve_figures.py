@@ -1,4 +1,4 @@
-"""Figures of a serving study: distributions of latencies, batch and cache over time, one colour a deployment."""
+"""Figures of a serving study: distributions of latencies, batch and cache over time, the front of its search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosim.report.style import colour_of, labelled, new_figure
+from cosim.report.style import COLOURS, colour_of, labelled, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,36 @@ def time_figure(run: dict[str, Any]) -> Figure:
         axes.set_ylim(bottom=0.0)
     panels[-1].set_xlabel("time [s]", fontsize=9)
     _legend(panels[0])
+    return figure
+
+
+def users_figure(found: dict[str, Any]) -> Figure:
+    """Front of a search: tokens/s of a chip against tokens/s of a user, those that were simulated joined to what the
+    simulation saw, the best of them that holds starred.
+    """
+    figure, (axes,) = new_figure(6.4, 4.2, 1)
+    front = sorted(found["front"], key=lambda each: each["tokens_per_s_per_user"])
+    closed = [(each["tokens_per_s_per_user"], each["tokens_per_s_per_chip"]) for each in front]
+    axes.plot(*zip(*closed, strict=True), "o-", color=COLOURS[0], markersize=3, linewidth=1.0, label="closed form")
+    checked = [each for each in front if each["simulated"]]
+    label = "simulated"
+    for each in checked:
+        seen = each["simulated"]
+        there = (1.0 / seen["tpot_s"], seen["tokens_per_s_per_chip"])
+        start = (each["tokens_per_s_per_user"], each["tokens_per_s_per_chip"])
+        axes.plot(*zip(start, there, strict=True), color="#999999", linewidth=0.8)
+        fill = "none" if seen["broken"] else "full"
+        axes.plot(*there, "s", color=COLOURS[1], fillstyle=fill, markersize=5, label=label)
+        label = "_again"
+    holds = found["holds"]
+    if holds is not None and holds["simulated"]:
+        seen = holds["simulated"]
+        there = (1.0 / seen["tpot_s"], seen["tokens_per_s_per_chip"])
+        axes.plot(*there, "*", color=COLOURS[2], markersize=13, label="best that keeps the limits")
+    axes.set_xlabel("output tokens/s of a user", fontsize=9)
+    axes.set_ylabel("output tokens/s of a chip", fontsize=9)
+    axes.set_ylim(bottom=0.0)
+    _legend(axes)
     return figure
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cosim.report.page import inline
-from cosim.report.serve_figures import latency_figure, time_figure
+from cosim.report.serve_figures import latency_figure, time_figure, users_figure
 from cosim.report.serve_timeline import write_serve_timeline
 from cosim.report.style import labelled, save
 from cosim.report.tables import UNKNOWN
@@ -16,6 +16,8 @@ FIGURES = {
     "latencies": "Share of requests within each latency, first seed. Dashed: the limits.",
     "over_time": "Sum over the replicas that decode, first seed.",
 }
+FRONT = {"front": "Front of the search, squares what the simulation saw of it; hollow where a limit is broken there."}
+GOOD = "good_tokens_per_s_per_chip"
 STATISTICS = ("p50", "p90", "p99", "mean")
 LATENCIES = {
     "ttft_s": "first token",
@@ -51,9 +53,13 @@ def make_serve_report(folder: Path, run: dict[str, Any]) -> Path:
     figures = folder / "figures"
     save(latency_figure(run), figures, "latencies")
     save(time_figure(run), figures, "over_time")
+    drawn = dict(FIGURES)
+    if run["search"] is not None and run["search"]["front"]:
+        save(users_figure(run["search"]), figures, "front")
+        drawn |= FRONT
     write_serve_timeline(folder / "timeline.json.gz", _segments(folder))
     page = folder / "report.html"
-    drawings = {name: inline(figures / f"{name}.svg") for name in FIGURES}
+    drawings = {name: inline(figures / f"{name}.svg") for name in drawn}
     page.write_text(render_serve(run, drawings), encoding="utf-8")
     return page
 
@@ -78,7 +84,7 @@ def render_serve(run: dict[str, Any], drawings: dict[str, str]) -> str:
         sentences=sentences(run),
         tables=_tables(run),
         # Our own drawings, made a moment ago by matplotlib: the only text that is not escaped.
-        figures=[(name, FIGURES[name], Markup(drawing)) for name, drawing in drawings.items()],  # noqa: S704
+        figures=[(name, (FIGURES | FRONT)[name], Markup(drawing)) for name, drawing in drawings.items()],  # noqa: S704
     )
 
 
@@ -88,14 +94,25 @@ def limits_text(run: dict[str, Any]) -> str:
 
 
 def headline(run: dict[str, Any]) -> str:
-    """The deployment with most good tokens per second and chip, in one sentence."""
-    best = max(run["deployments"], key=lambda each: each["summary"]["good_tokens_per_s_per_chip"] or 0.0)
+    """The deployment with most good tokens per second and chip, and those as good within the seeds, in one sentence."""
+    best = max(run["deployments"], key=lambda each: each["summary"][GOOD] or 0.0)
     row = best["summary"]
     within = f" within {limits_text(run)}" if limits_text(run) else ""
-    rate = row["good_tokens_per_s_per_chip"]
+    rate = row[GOOD]
     if not rate:
         return f"no deployment keeps {limits_text(run)} with any request"
-    return f"{labelled(best['name'], best)} serves most for each chip: {rate:,.0f} output tokens/s{within}"
+    name = labelled(best["name"], best)
+    alike = [labelled(each["name"], each) for each in run["deployments"] if each is not best and _alike(each, best)]
+    if not alike:
+        return f"{name} serves most for each chip: {rate:,.0f} output tokens/s{within}"
+    together = " and ".join([name, *alike])
+    return f"{together} serve most for each chip, alike within the spread of seeds: {rate:,.0f} output tokens/s{within}"
+
+
+def _alike(each: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether the intervals of two deployments over the seeds meet; False where there are none."""
+    high, low = each["summary"].get(f"{GOOD}.high"), best["summary"].get(f"{GOOD}.low")
+    return high is not None and low is not None and bool(high >= low)
 
 
 def sentences(run: dict[str, Any]) -> list[str]:

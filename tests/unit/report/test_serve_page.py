@@ -14,8 +14,8 @@ import pytest
 from cosim.explore.store import read_run
 from cosim.explore.studies import run_experiment
 from cosim.report.page import report_run
-from cosim.report.serve_figures import latency_figure, time_figure
-from cosim.report.serve_page import FIGURES, LATENCIES, headline, limits_text, plan_text, searched, sentences
+from cosim.report.serve_figures import latency_figure, time_figure, users_figure
+from cosim.report.serve_page import FIGURES, GOOD, LATENCIES, headline, limits_text, plan_text, searched, sentences
 from cosim.report.summary import summary
 
 pytestmark = pytest.mark.usefixtures("shipped_files_read_once")
@@ -82,8 +82,18 @@ def test_sentences(run: Run) -> None:
     assert "USD" not in others[1]  # the price of the template is unknown
     assert others[2].startswith("big: cannot. memory")
     assert limits_text(run) == "ttft 500 ms, tpot 15 ms"
-    best = max(run["deployments"], key=lambda each: each["summary"]["good_tokens_per_s_per_chip"])
+    best = max(run["deployments"], key=lambda each: each["summary"][GOOD])
     assert headline(run).startswith(best["name"])
+
+
+@pytest.mark.parametrize(("bounds", "alike"), [((90.0, 96.0), True), ((85.0, 94.9), False), ((None, None), False)])
+def test_the_best_within_the_spread_of_seeds(run: Run, bounds: tuple[float, float], alike: bool) -> None:
+    first, second = (each["summary"] for each in run["deployments"])
+    first |= {GOOD: 100.0, f"{GOOD}.low": 95.0, f"{GOOD}.high": 105.0}
+    second |= {GOOD: 93.0, f"{GOOD}.low": bounds[0], f"{GOOD}.high": bounds[1]}
+    line = headline(run)
+    assert ("gpu and asic (estimated) serve most for each chip, alike" in line) is alike
+    assert line.endswith("100 output tokens/s within ttft 500 ms, tpot 15 ms")
 
 
 def test_a_study_that_keeps_no_limit_says_so(run: Run) -> None:
@@ -130,6 +140,41 @@ def test_figures_draw_every_deployment(run: Run) -> None:
             assert list(line.get_xdata()) == sorted(line.get_xdata())
     cache = time.axes[1].get_lines()[0].get_ydata()
     assert 0.0 < max(cache) < 1.0
+
+
+def member(user: float, chip: float, seen: float | None = None, broken: str = "") -> Run:
+    """A deployment of a front; `seen` is the share of both that the simulation saw."""
+    simulated = None
+    if seen is not None:
+        simulated = {"tpot_s": 1.0 / (user * seen), "tokens_per_s_per_chip": chip * seen, "broken": broken}
+    return {"tokens_per_s_per_user": user, "tokens_per_s_per_chip": chip, "simulated": simulated}
+
+
+def test_the_front_is_drawn_with_what_was_simulated() -> None:
+    front = [member(50.0, 400.0, 0.9), member(20.0, 900.0, 0.8, "tpot_limit"), member(100.0, 100.0)]
+    (axes,) = users_figure({"front": front, "holds": front[0]}).axes
+    line, *others = axes.get_lines()
+    assert list(line.get_xdata()) == [20.0, 50.0, 100.0]
+    assert list(line.get_ydata()) == [900.0, 400.0, 100.0]
+    squares = [each for each in others if each.get_marker() == "s"]
+    assert [each.get_fillstyle() for each in squares] == ["none", "full"]
+    (star,) = (each for each in others if each.get_marker() == "*")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((45.0, 360.0))
+    (bare,) = users_figure({"front": front[2:], "holds": None}).axes
+    assert len(bare.get_lines()) == 1
+
+
+def test_a_page_with_a_search_has_its_front(tmp_path: Path) -> None:
+    space = "{tensor: 1, layout: together, max_sequences: [8, 64], token_budget: 4096}"
+    text = TEXT.replace("  big: {system: dgx-h100, workload: llama-3.1-405b}\n", "").replace("seeds: 2", "seeds: 1")
+    text = text.replace("workload: llama-3.1-8b\n", "workload: llama-3.1-8b\nsystem: dgx-h100\n", 1)
+    text += f"search: {{prompt: 500, output: 30, requests: 50, capacity: false, simulated: 2, space: {space}}}\n"
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    name = str(tmp_path / "mine.yaml")
+    out = run_experiment(name, tmp_path / "out", overrides={}, progress=lambda *_: None, report=report_run)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert '<figure id="front"><svg' in page
+    assert (out / "figures" / "front.png").is_file()
 
 
 def test_a_timeline_opens_whole(folder: Path) -> None:

@@ -58,5 +58,27 @@ class Layout:
         return (inside + (left - self.near * inside) // self.far) * block if self.far else math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes of a sequence in the cache: `state` once, `near` of a token inside of `window` tokens, `far` past it.
+
+    Where there is no window every token is `far`.
+    """
+
+    state: float
+    near: float
+    far: float
+    window: int = 0
+
+    def bytes(self, tokens: float) -> float:
+        """Of so many tokens [B]."""
+        inside = min(tokens, self.window)
+        return self.state + self.near * inside + self.far * (tokens - inside)
+
+    def over(self, parts: float) -> Held:
+        """The share of one of so many that move side by side."""
+        return Held(self.state / parts, self.near / parts, self.far / parts, self.window)
+
+
 USUAL = Layout()
 """Every layer keeps every token."""

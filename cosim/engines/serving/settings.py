@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cosim.engines.serving.layout import USUAL, Layout
+from cosim.engines.serving.layout import USUAL, Held, Layout
 from cosim.engines.serving.table import StepTable
 from cosim.errors import SpecError, nearest
 
@@ -53,10 +53,14 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Sequences that lose their place move to the host, which is large: bytes of a token's KV, bytes/s of the link."""
+    """Sequences that lose their place move to the host, which is large: bytes of a token's KV, bytes/s of the link.
+
+    `held` tells the bytes of models that keep windows or states, in place of `token_bytes`.
+    """
 
     token_bytes: float
     bandwidth: float
+    held: Held | None = None
 
     def __post_init__(self) -> None:
         _above("swap.token_bytes", self.token_bytes)
@@ -64,7 +68,7 @@ class Swap:
 
     def seconds(self, tokens: float) -> float:
         """Of moving so many tokens one way."""
-        return tokens * self.token_bytes / self.bandwidth
+        return _moved_bytes(tokens, self.token_bytes, self.held) / self.bandwidth
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +161,16 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """KV from prefill to decode replicas: latency, bytes/s of a link, bytes of a token, transfers at a time in all."""
+    """KV from prefill to decode replicas: latency, bytes/s of a link, bytes of a token, transfers at a time in all.
+
+    `held` tells the bytes of models that keep windows or states, in place of `token_bytes`.
+    """
 
     latency_s: float
     bandwidth: float
     token_bytes: float
     concurrent: int = 1
+    held: Held | None = None
 
     def __post_init__(self) -> None:
         _between("transfer.latency_s", self.latency_s, 0.0, math.inf, below=True)
@@ -172,7 +180,7 @@ class Transfer:
 
     def seconds(self, tokens: float) -> float:
         """Of one transfer: latency + bytes / bandwidth."""
-        return self.latency_s + tokens * self.token_bytes / self.bandwidth
+        return self.latency_s + _moved_bytes(tokens, self.token_bytes, self.held) / self.bandwidth
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +272,10 @@ class Cluster:
     def entry(self) -> Pool:
         """The pool that requests come to first."""
         return self.prefill if self.prefill is not None else self.pool
+
+
+def _moved_bytes(tokens: float, token_bytes: float, held: Held | None) -> float:
+    return tokens * token_bytes if held is None else held.bytes(tokens)
 
 
 def _known(field: str, value: str, names: Sequence[str]) -> None:

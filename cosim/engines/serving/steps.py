@@ -27,7 +27,7 @@ from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case, device_graph, micro_batch_graph
 from cosim.engines.served_memory import room_of
 from cosim.engines.served_split import Split, split_step, way_joules
-from cosim.engines.serving.layout import Layout
+from cosim.engines.serving.layout import Held, Layout
 from cosim.engines.serving.table import StepTable
 from cosim.engines.step import op_costs
 from cosim.errors import SpecError
@@ -96,16 +96,11 @@ def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple
     near and far whole numbers. A model that drafts on the same chips adds to each. Raises SpecError for a model that
     keeps nothing.
     """
-    model = case.model
-    window = int(at(model.window, 0)) if model.has_window else 0
-    length = float(window or LONG)
-    lengths = (0.5 * length, length, 2.0 * length)
-    half, full, double = (float(at(room_of(case, array(tokens), draft).per_sequence, 0)) for tokens in lengths)
-    near = 2.0 * (full - half) / length
-    state = full - near * length
+    model, held = case.model, held_of(case, draft)
+    window, near, state = held.window, held.near, held.state
     left = max(float(at(room_of(case, array(LONG), draft).left, 0)), 0.0)
     if near > 0.0:
-        parts = Fraction((double - full) / (full - half) / 2.0).limit_denominator(PARTS)
+        parts = Fraction(held.far / near).limit_denominator(PARTS)
         each = near * block_tokens / parts.denominator
         # What is left of a difference is no state.
         kept = math.ceil(state / each - 1e-6)
@@ -115,6 +110,17 @@ def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple
     else:
         raise SpecError("keeps no cache", field="model", value=model.name)
     return int(left // each) * int(case.plan.data), layout
+
+
+def held_of(case: Case, draft: Case | None = None) -> Held:
+    """Bytes of a sequence on the fullest chip, as lines through those of a half and a whole window, and of two."""
+    model = case.model
+    window = int(at(model.window, 0)) if model.has_window else 0
+    length = float(window or LONG)
+    lengths = (0.5 * length, length, 2.0 * length)
+    half, full, double = (float(at(room_of(case, array(tokens), draft).per_sequence, 0)) for tokens in lengths)
+    near = 2.0 * (full - half) / length
+    return Held(max(full - near * length, 0.0), near, (double - full) / length, window)
 
 
 def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:

@@ -21,13 +21,23 @@ from cosim.dtypes import bytes_per_element, is_wide
 from cosim.engines.case import Case
 from cosim.engines.served_memory import Room, room_of
 from cosim.engines.served_split import Split
+from cosim.engines.serving.layout import Held
 from cosim.engines.serving.settings import Batching, Scheduler, Speculation, Swap
-from cosim.engines.serving.steps import LONG, StepEnergy, kv_layout, split_energy, split_table, step_energy, step_table
+from cosim.engines.serving.steps import (
+    LONG,
+    StepEnergy,
+    held_of,
+    kv_layout,
+    split_energy,
+    split_table,
+    step_energy,
+    step_table,
+)
 from cosim.engines.serving.table import StepTable
 from cosim.errors import InfeasibleError, SpecError
 from cosim.explore.explain import plan_text
 from cosim.explore.serving.serve_file import N_GRAM, SchedulerSettings, ServingPlan, SpeculationSettings
-from cosim.explore.serving.split import Beside, split_case
+from cosim.explore.serving.split import Beside, check_near, split_case
 from cosim.explore.space import best_native
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
@@ -190,7 +200,8 @@ def _placed(
 ) -> tuple[Case, Split | None, int]:
     """The case of one replica, both sides of a split one, how many there are. Raises SpecError, InfeasibleError."""
     asked = wanted.plan
-    _check_split(wanted)
+    if wanted.beside is not None:
+        check_near(asked, None if wanted.draft is None else wanted.draft.spec.name)
     degrees = (asked.tensor_parallel, asked.pipeline_parallel, asked.expert_parallel, asked.data_parallel)
     if all(degree is None for degree in degrees):
         tensor = _least_tensor(wanted, formats, parts)
@@ -205,22 +216,6 @@ def _placed(
     _check(case, wanted, held(case, _drafter(wanted, case)))
     split = None if wanted.beside is None else split_case(case, wanted.beside, completed)
     return case if split is None else split.attention, split, _count(wanted, case, split, ranks, completed)
-
-
-def _check_split(wanted: Wanted) -> None:
-    """Raises SpecError for what a replica cannot have whose feed-forward layers lie on chips of their own."""
-    if wanted.beside is None:
-        return
-    asked = wanted.plan
-    for name in ("expert_parallel", "pipeline_parallel", "micro_batches"):
-        value = getattr(asked, name)
-        if value not in (None, 1):
-            other = "feed_forward.micro_batches" if name == "micro_batches" else f"feed_forward.plan.{name}"
-            hint = "both sides hold every layer" if name == "pipeline_parallel" else f"give {other}"
-            raise SpecError("is not one of the attention side", field=f"plan.{name}", value=value, hint=hint)
-    if wanted.draft is not None:
-        hint = "drafts by n_gram cost no chips"
-        raise SpecError("drafts on neither side", field="speculation.draft", value=wanted.draft.spec.name, hint=hint)
 
 
 def _case(
@@ -373,7 +368,7 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
         max_sequences=most,
         block_tokens=asked.block_tokens,
         watermark=asked.watermark,
-        swap=_swap(case, held(case, draft)) if asked.swap else None,
+        swap=_swap(case, held_of(case, draft)) if asked.swap else None,
         prefix_tokens=prefix,
         ageing_s=asked.ageing,
         output_weight=asked.output_weight,
@@ -384,12 +379,12 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
     )
 
 
-def _swap(case: Case, own: Room) -> Swap:
-    """The way to the host's memory: bytes of a token on a chip over the link of a chip. Raises SpecError."""
+def _swap(case: Case, own: Held) -> Swap:
+    """The way to the host's memory: bytes of a sequence on a chip over the link of a chip. Raises SpecError."""
     chip = case.system.chip
     level = chip.memory.get("host")
     bandwidth = chip.links.get("host") if level is None else level.bandwidth
     if bandwidth is None:
         hint = f"{chip.name} does not say how fast it reaches its host: give links.host"
         raise SpecError("needs a link to the host", field="scheduler.swap", hint=hint)
-    return Swap(float(own.per_sequence) / LONG, float(bandwidth))
+    return Swap(own.bytes(LONG) / LONG, float(bandwidth), own)

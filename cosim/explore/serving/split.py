@@ -13,7 +13,7 @@ from cosim.engines.case import Case
 from cosim.engines.served_memory import Room, room_beside
 from cosim.engines.served_split import Split, split_of
 from cosim.errors import InfeasibleError, SpecError
-from cosim.explore.serving.serve_file import FeedForward
+from cosim.explore.serving.serve_file import FeedForward, ServingPlan
 from cosim.hardware.lower import SystemArrays, lower_system
 from cosim.hardware.system import System
 from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
@@ -51,6 +51,22 @@ def split_case(near: Case, beside: Beside, completed: dict[str, object]) -> Spli
         split = _split(near, beside, system, (tensor, data, expert))
     _check(split)
     return split
+
+
+def check_near(asked: ServingPlan, draft: str | None) -> None:
+    """Raises SpecError for what a replica cannot have whose feed-forward layers lie on chips of their own.
+
+    `draft`: name of a model that drafts, if any.
+    """
+    for name in ("expert_parallel", "pipeline_parallel", "micro_batches"):
+        value = getattr(asked, name)
+        if value not in (None, 1):
+            other = "feed_forward.micro_batches" if name == "micro_batches" else f"feed_forward.plan.{name}"
+            hint = "both sides hold every layer" if name == "pipeline_parallel" else f"give {other}"
+            raise SpecError("is not one of the attention side", field=f"plan.{name}", value=value, hint=hint)
+    if draft is not None:
+        hint = "drafts by n_gram cost no chips"
+        raise SpecError("drafts on neither side", field="speculation.draft", value=draft, hint=hint)
 
 
 def full_step_tokens(near: Case) -> Array:

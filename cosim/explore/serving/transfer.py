@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 
 from cosim.engines.case import Case
-from cosim.engines.served_memory import room
+from cosim.engines.serving.layout import Held
 from cosim.engines.serving.settings import Transfer
-from cosim.engines.serving.steps import LONG
+from cosim.engines.serving.steps import LONG, held_of
 from cosim.errors import SpecError
 from cosim.explore.serving.case import Replicas
 from cosim.explore.serving.serve_file import TransferSettings
@@ -44,7 +44,8 @@ def transfer_of(prefill: Replicas, decode: Replicas, asked: TransferSettings, *,
         latency = max(start for start, _ in found) if latency is None else latency
         bandwidth = min(rate for _, rate in found) if bandwidth is None else bandwidth
     lanes = min(float(pool.case.plan.tensor * pool.case.plan.pipeline) for pool in (prefill, decode))
-    whole = max(_whole(prefill.case), _whole(decode.case))
+    held = max((_whole(prefill.case), _whole(decode.case)), key=lambda each: each.bytes(LONG))
+    whole = held.bytes(LONG) / LONG
     plan, model, system = decode.case.plan, decode.case.model, decode.case.system
     start, ended = (
         float(gathered(array(size), plan.tensor, plan.pipeline, model, system)) for size in (0.0, whole * LONG)
@@ -58,6 +59,7 @@ def transfer_of(prefill: Replicas, decode: Replicas, asked: TransferSettings, *,
         bandwidth=bandwidth,
         token_bytes=token_bytes,
         concurrent=asked.concurrent or min(prefill.count, decode.count),
+        held=held.over(lanes),
     )
 
 
@@ -72,11 +74,11 @@ def gathered(size: Array, tensor: Array, pipeline: Array, model: ModelArrays, sy
     return found
 
 
-def _whole(case: Case) -> float:
-    """Bytes of one copy of the cache of a token, of sequences of LONG tokens."""
+def _whole(case: Case) -> Held:
+    """Bytes of one copy of the cache of a sequence."""
     one = array(1.0)
     alone = replace(case.plan, tensor=one, pipeline=one, data=one, expert=one, micro_batches=one)
-    return room(replace(case, plan=alone), array(LONG)).per_sequence.item() / LONG
+    return held_of(replace(case, plan=alone))
 
 
 def _link(system: SystemArrays, *, inside: bool) -> tuple[float, float]:

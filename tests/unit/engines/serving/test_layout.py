@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosim.engines.serving.layout import Layout
+from cosim.engines.serving.layout import Held, Layout
 from cosim.errors import SpecError
 
 
@@ -68,3 +68,17 @@ def test_a_window_of_all_layers_is_full_and_a_state_is_all() -> None:
 def test_bad_numbers_are_told(bad: tuple[int, int, int, int], field: str) -> None:
     with pytest.raises(SpecError, match=field):
         Layout(*bad)
+
+
+def test_bytes_of_a_state_a_window_and_what_lies_past_it() -> None:
+    held = Held(1000.0, 10.0, 2.0, 100)
+    assert [held.bytes(tokens) for tokens in (0, 50, 100, 150)] == [1000.0, 1500.0, 2000.0, 2100.0]
+    assert Held(0.0, 3.0, 3.0).bytes(7) == 21.0
+
+
+@given(st.floats(0.0, 1e9), st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.integers(0, 5000), st.integers(1, 64))
+def test_parts_side_by_side_add_up(state: float, near: float, far: float, window: int, parts: int) -> None:
+    held = Held(state, near, far, window)
+    for tokens in (1.0, 700.0, 90_000.0):
+        assert parts * held.over(parts).bytes(tokens) == pytest.approx(held.bytes(tokens))
+        assert held.bytes(tokens + 1.0) >= held.bytes(tokens)

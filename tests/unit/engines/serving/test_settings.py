@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cosim.engines.serving.layout import Layout
+from cosim.engines.serving.layout import Held, Layout
 from cosim.engines.serving.settings import (
     Autoscale,
     ClosedLoop,
@@ -111,3 +111,11 @@ def test_static_batches_reserve_whole_answers() -> None:
     assert Scheduler(10, reserve="whole").whole
     with pytest.raises(SpecError, match="reserve"):
         Scheduler(10, reserve="all")  # type: ignore[arg-type]
+
+
+def test_moves_are_of_the_bytes_that_are_kept() -> None:
+    held = Held(1e6, 1e3, 0.0, 100)
+    assert Transfer(0.5, 1e6, 1e3).seconds(200) == pytest.approx(0.7)
+    assert Transfer(0.5, 1e6, 1e3, held=held).seconds(200) == pytest.approx(0.5 + 1.1)
+    assert Swap(1e3, 1e6).seconds(200) == pytest.approx(0.2)
+    assert Swap(1e3, 1e6, held).seconds(200) == pytest.approx(1.1)

@@ -103,3 +103,30 @@ def test_a_system_without_a_network_between_nodes_says_so(ready: Ready) -> None:
     with pytest.raises(SpecError, match="transfer: has no way from prefill to decode"):
         ready(**fields)
     assert ready(**fields, transfer={"bandwidth": "1 GB/s", "latency": "1 ms"}).cluster.transfer is not None
+
+
+def test_a_state_moves_whole_however_short_the_prompt(ready: Ready) -> None:
+    fields = {"workload": "nemotron-3-nano-30b-a3b", "plan": FP8, "prefill": {}, "scheduler": {"swap": True}}
+    made = ready(**fields)
+    found, swap = made.cluster.transfer, made.pool.scheduler.swap
+    assert found is not None
+    assert swap is not None
+    assert swap.held is not None
+    assert found.held is not None
+    assert found.held.state > 1e6
+    # On one chip both move all of the sequence.
+    assert found.held.bytes(100) == pytest.approx(swap.held.bytes(100), rel=1e-6)
+    even = found.latency_s + 100 * found.token_bytes / found.bandwidth
+    assert found.seconds(100) > 2.0 * even
+    assert found.seconds(4096) == pytest.approx(found.latency_s + 4096 * found.token_bytes / found.bandwidth)
+
+
+def test_windows_move_no_more_than_they_keep(ready: Ready) -> None:
+    made = ready(workload="gpt-oss-20b", plan=FP8, prefill={})
+    found = made.cluster.transfer
+    assert found is not None
+    assert found.held is not None
+    assert 0.0 < found.held.far < found.held.near
+    assert found.held.window > 0
+    per_token = (found.seconds(60_000) - found.seconds(50_000)) / 10_000
+    assert per_token < 0.7 * (found.seconds(100) - found.seconds(50)) / 50

@@ -14,15 +14,18 @@ to hold its clock: limits of power slow down neither side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from cosim.engines.case import Case, device_graph
+from cosim.engines.serving_stack import host_seconds
 from cosim.engines.step import group_costs, op_costs
+from cosim.errors import SpecError
 from cosim.mapping.device import ACTIVATION_BYTES
-from cosim.records import Array, array, map_leaves, points, take
+from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.timing.collective import send
 from cosim.timing.energy import link_energy
 from cosim.workload.moe import repeats
@@ -36,12 +39,12 @@ ENDS = ("embed", "head")
 class Split:
     """One replica of phase serve on two sides, each a case of its side with as many micro-batches as take turns.
 
-    `tiers` are those over which tokens leave the attention side and reach the other, of its own system each.
+    `inside` is 1 where both sides lie in one node, else 0: tokens then leave theirs.
     """
 
     attention: Case
     feed_forward: Case
-    tiers: tuple[int, int]
+    inside: Array
 
     @property
     def sides(self) -> tuple[Case, Case]:
@@ -69,10 +72,10 @@ class SplitStep:
     transfer: Array
 
 
-def split_of(attention: Case, feed_forward: Case, micro_batches: Array, tiers: tuple[int, int]) -> Split:
+def split_of(attention: Case, feed_forward: Case, micro_batches: Array, inside: Array) -> Split:
     """Two cases of phase serve as the sides of a replica whose micro-batches take turns."""
     near, far = (_sided(attention, "attention", micro_batches), _sided(feed_forward, "feed_forward", micro_batches))
-    return Split(near, far, tiers)
+    return Split(near, far, inside)
 
 
 def _sided(case: Case, side: Literal["attention", "feed_forward"], micro_batches: Array) -> Case:
@@ -97,6 +100,18 @@ def split_step(split: Split, work: Work, busiest: Work | None = None) -> SplitSt
     return SplitStep(model.layers * each + ends, attention, forward, moved)
 
 
+def split_seconds(split: Split, works: Sequence[Work]) -> list[Array]:
+    """Seconds of one step of each of `works` with the host of the attention side, (P,) each, all in one call."""
+    total, count = max(points(split), *(points(work) for work in works)), len(works)
+    whole = joined([map_leaves(work, lambda leaf: np.broadcast_to(leaf, (total,))) for work in works])
+    many = take(split, np.tile(np.arange(total, dtype=np.intp), count))
+    device = np.broadcast_to(split_step(many, whole).time, (count * total,))
+    host = host_seconds(replace(many.attention, work=whole))
+    stack = split.attention.stack
+    hidden = stack is not None and stack.host_hidden
+    return list((np.maximum(device, host) if hidden else device + host).reshape(count, total))
+
+
 def way_joules(split: Split, tokens: Array) -> tuple[Array, Array]:
     """Joules of a step of so many tokens on the links of either side: each token leaves it once in every layer."""
     model = split.attention.model
@@ -108,11 +123,21 @@ def way_joules(split: Split, tokens: Array) -> tuple[Array, Array]:
 def _moved(split: Split, work: Work) -> Array:
     """Seconds of the tokens of a micro-batch from the chips of one side to those of the other, (P,)."""
     size = work.tokens * split.attention.model.hidden * ACTIVATION_BYTES / split.micro_batches
-    ways = [
-        send(size / (case.plan.data * case.plan.tensor), tier, case.system)
-        for case, tier in zip(split.sides, split.tiers, strict=True)
-    ]
+    ways = [_way(case, size / (case.plan.data * case.plan.tensor), split.inside) for case in split.sides]
     return np.maximum(*ways)
+
+
+def _way(case: Case, size: Array, inside: Array) -> Array:
+    """Seconds of `size` bytes from each chip of a side: inside of its node or out of it. Raises SpecError."""
+    system, found = case.system, array(0.0)
+    for place, used in ((0, inside > 0.0), (1, inside <= 0.0)):
+        if not np.any(used):
+            continue
+        if system.node_tier + place >= len(system.tiers):
+            hint = f"{system.name} has no network between its nodes: both sides must lie in one"
+            raise SpecError("has no way between the sides", field="feed_forward.system", value=system.name, hint=hint)
+        found = np.where(used, send(size, system.node_tier + place, system), found)
+    return found
 
 
 def _groups(case: Case, work: Work) -> dict[str, Array]:

@@ -64,15 +64,24 @@ def sent_by(
     return replace(cost, time=time)
 
 
-def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) -> Array:
-    """Host time that a step adds to its `device` time [s]; of a training-free chip alone: its own."""
+def host_seconds(case: Case) -> Array:
+    """Host time of a step by itself: what every step takes, and every sequence of a rank [s]."""
     own = case.system.chip.launch.host_step
     stack, work = case.stack, case.work
     if stack is None or work is None:
         return own
+    sequences = (work.decodes + work.chunks) / case.plan.data
+    host: Array = np.where(np.isnan(stack.host_step), own, stack.host_step) + sequences * stack.host_sequence
+    return host
+
+
+def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) -> Array:
+    """Host time that a step adds to its `device` time [s]; of a training-free chip alone: its own."""
+    stack, work = case.stack, case.work
+    host = host_seconds(case)
+    if stack is None or work is None:
+        return host
     ranks = case.plan.data
-    sequences = (work.decodes + work.chunks) / ranks
-    host = np.where(np.isnan(stack.host_step), own, stack.host_step) + sequences * stack.host_sequence
     issued = np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
     late: Array = np.where(work.tokens / ranks > stack.graph_tokens, np.maximum(issued - device, 0.0), 0.0)
     return late + (np.maximum(host - device - late, 0.0) if stack.host_hidden else host)

@@ -86,7 +86,7 @@ def _degrees(far: Case) -> dict[str, int]:
 
 
 def _split(near: Case, beside: Beside, system: SystemArrays, degrees: tuple[int, int, int]) -> Split:
-    """Both sides with tensor, data and expert degrees of the feed-forward side. Raises SpecError."""
+    """Both sides with tensor, data and expert degrees of the feed-forward side."""
     tensor, data, expert = (array(float(degree)) for degree in degrees)
     micro = array(float(beside.asked.micro_batches))
     plan = replace(near.plan, tensor=tensor, data=data, expert=expert)
@@ -94,17 +94,7 @@ def _split(near: Case, beside: Beside, system: SystemArrays, degrees: tuple[int,
     far = replace(near, system=system, plan=plan, scenario=scenario)
     chips = float(near.plan.chips + tensor * data)
     inside = beside.together and chips <= float(near.system.node_chips)
-    tiers = [_tier(each, inside=inside) for each in (near.system, system)]
-    return split_of(near, far, micro, (tiers[0], tiers[1]))
-
-
-def _tier(system: SystemArrays, *, inside: bool) -> int:
-    """The tier over which tokens leave chips of a side. Raises SpecError where nodes are not joined."""
-    tier = system.node_tier + (0 if inside else 1)
-    if tier >= len(system.tiers):
-        hint = f"{system.name} has no network between its nodes: give it one, or chips of one node to both sides"
-        raise SpecError("has no way between the sides", field="feed_forward.system", value=system.name, hint=hint)
-    return tier
+    return split_of(near, far, micro, array(float(inside)))
 
 
 def _least(near: Case, beside: Beside, system: SystemArrays) -> Split:

@@ -13,13 +13,15 @@ from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case
 from cosim.engines.served import step_seconds
 from cosim.engines.served_memory import room, room_beside
-from cosim.engines.served_split import Split, split_of, split_step, way_joules
+from cosim.engines.served_split import Split, split_of, split_seconds, split_step, way_joules
 from cosim.engines.serving.steps import split_energy, split_table, step_energy
+from cosim.errors import SpecError
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
+from cosim.mapping.serving import load_serving, lower_serving
 from cosim.overrides import Varied
-from cosim.records import array
+from cosim.records import array, map_leaves
 from cosim.timing.energy import link_energy
 from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.work import Work, decode_work
@@ -45,7 +47,7 @@ def case(workload: str, *, data: int = 1, tensor: int = 1, expert: int = 1, syst
 
 def split(near: Case, far: Case, micro_batches: float) -> Split:
     """Both sides on one node."""
-    return split_of(near, far, array(micro_batches), (near.system.node_tier, far.system.node_tier))
+    return split_of(near, far, array(micro_batches), array(1.0))
 
 
 DENSE = split(case("llama-3.1-8b", data=4), case("llama-3.1-8b", tensor=4), 2.0)
@@ -188,3 +190,27 @@ def test_joules_of_the_way_by_hand() -> None:
 def test_a_side_is_a_case_that_is_timed_alone() -> None:
     (time,) = (timed_step(replace(side, work=batch(64.0)))[0]["time"] for side in DENSE.sides[:1])
     assert 0.0 < float(np.ravel(time)[0]) < float(step_seconds(case("llama-3.1-8b"), [batch(64.0)])[0][0])
+
+
+def test_the_way_out_of_a_node_is_slower_and_must_be_there() -> None:
+    both = replace(DENSE, inside=array([1.0, 0.0]))
+    two = map_leaves(batch(512.0), lambda leaf: np.full(2, leaf))
+    inside, outside = split_step(both, two).transfer
+    assert inside == pytest.approx(float(split_step(DENSE, batch(512.0)).transfer.item()))
+    assert outside > 2.0 * inside
+    alone = case("llama-3.1-8b", system="rtx-4090-8gpu-pcie4")
+    alone = replace(alone, system=replace(alone.system, tiers=alone.system.tiers[: alone.system.node_tier + 1]))
+    with pytest.raises(SpecError, match=r"feed_forward\.system: has no way between the sides"):
+        split_step(split_of(alone, alone, array(2.0), array(0.0)), batch(8.0))
+
+
+def test_seconds_of_several_works_are_those_of_each_with_the_host() -> None:
+    works = [batch(8.0), batch(64.0, 4096.0)]
+    found = split_seconds(DENSE, works)
+    host = float(DENSE.attention.system.chip.launch.host_step)
+    for seconds, work in zip(found, works, strict=True):
+        assert seconds == pytest.approx(split_step(DENSE, work).time + host)
+    stack = lower_serving(load_serving("sglang"))
+    hidden = replace(DENSE.attention, stack=replace(stack, host_hidden=True, host_step=array(10.0)))
+    (slow,) = split_seconds(replace(DENSE, attention=hidden), works[:1])
+    assert float(slow.item()) == pytest.approx(10.0, rel=1e-2)

@@ -38,7 +38,7 @@ def test_both_sides_are_chips_of_the_replica(ready: Ready) -> None:
     assert (found.pool.count, float(split.micro_batches)) == (1, 3.0)
     assert found.pool.case is split.attention
     assert [side.chips for side in found.sides] == [2.0, 2.0]
-    assert split.tiers == (split.attention.system.node_tier,) * 2
+    assert float(split.inside) == 1.0
     tokens = float(full_step_tokens(split.attention))
     assert tokens == found.pool.scheduler.token_budget == 2 * 8192
 
@@ -67,7 +67,7 @@ def test_chips_of_two_systems_meet_outside_of_their_nodes(ready: Ready) -> None:
     assert split is not None
     assert found.forward_system is not None
     assert [side.system.name for side in found.sides] == ["dgx-h100", "dgx-h200"]
-    assert split.tiers == tuple(case.system.node_tier + 1 for case in split.sides)
+    assert float(split.inside) == 0.0
 
 
 def test_weights_of_the_other_side_leave_room_for_a_cache(ready: Ready) -> None:

@@ -13,8 +13,9 @@ waiting    requests beyond what memory or the stack holds wait for one to end
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -72,6 +73,10 @@ class Served:
     """Part of ttft behind other requests."""
 
 
+Seconds = Callable[[Sequence[Work]], list[Array]]
+"""Seconds of one step of each of several works, (P,) each."""
+
+
 def step_seconds(case: Case, works: Sequence[Work]) -> list[Array]:
     """Seconds of one step of each of `works`, (P,) each, all of them in one call."""
     total, count = points(case), len(works)
@@ -110,12 +115,16 @@ def _pieces(case: Case, tokens: Array, prompt: Array) -> tuple[Array, Array, Arr
     return pieces, prompt / pieces, prompt * (1.0 - 1.0 / own) / 2.0
 
 
-def in_flight(case: Case, demand: Demand) -> Served:
-    """Requests at a fixed concurrency in their steady state; NaN is as many as the system holds."""
+def in_flight(case: Case, demand: Demand, seconds: Seconds | None = None) -> Served:
+    """Requests at a fixed concurrency in their steady state; NaN is as many as the system holds.
+
+    `seconds` of steps that are not those of `case`, which tells what is held and how it is batched.
+    """
     most = holds(case, demand)
     asked = np.where(np.isnan(demand.concurrency), most, np.maximum(demand.concurrency / case.plan.data, 1.0))
     own = np.minimum(asked, most)
-    return _steady(case, demand, _steps(case, demand, own), own, asked)
+    timed = partial(step_seconds, case) if seconds is None else seconds
+    return _steady(case, demand, _steps(case, demand, own, timed), own, asked)
 
 
 def holds(case: Case, demand: Demand) -> Array:
@@ -151,7 +160,7 @@ class _Steps:
     """Such steps for each prompt."""
 
 
-def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
+def _steps(case: Case, demand: Demand, own: Array, seconds: Seconds) -> _Steps:
     """Steps of `own` requests of a replica."""
     stack, data = case.stack, case.plan.data
     prompt, mean = demand.prompt, demand.prompt + demand.made
@@ -172,7 +181,7 @@ def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
     fewer = Work(NONE, NONE, NONE, np.maximum(others, data), mean, np.maximum(others, data))
     mixed = Work(together * data + 0.0 * own, piece, past, others, mean, others + together * data / pieces)
     bare = Work(together * data + 0.0 * own, piece, past, NONE, NONE, together * data / pieces)
-    step, less, filled, alone = step_seconds(case, [decode, fewer, mixed, bare])
+    step, less, filled, alone = seconds([decode, fewer, mixed, bare])
     extra = pieces * np.maximum(filled - np.where(others > 0.0, less, 0.0), 0.0) / together
     # Where every step carries prompts, so many answers run beside them as begin while one runs.
     beside = np.minimum(np.maximum(demand.output - 1.0, 0.0) * together / pieces / np.maximum(others / data, 1.0), 1.0)

@@ -11,8 +11,9 @@ lacks; what memory refuses is never timed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ MILLION = 1e6
 ROUNDING = 1e-9
 NONE = array(0.0)
 Codes = NDArray[np.int64]
+Steps = Callable[[Sequence[Work]], tuple[list[Array], list[Array]]]
+"""Seconds and joules of one step of each of several works, (P,) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,14 @@ def scored_together(cell: Cell, table: Table, ground: Ground, study: ServingSear
     scores = blank(len(table["tensor"]))
     case, demand = case_of(cell, table, ground), demand_of(table, ground)
     broken(scores, "memory", memory_lacks(case, table["max_sequences"], ground))
-    broken(scores, "token_budget", _budget_lacks(table, ground))
+    broken(scores, "token_budget", budget_lacks(table, ground))
     rows = np.flatnonzero(scores.fits)
     if rows.size:
         served = _served(take(case, rows), take(demand, rows), ground)
         scores.ttft_s[rows], scores.tpot_s[rows] = served.ttft, served.tpot
         scores.requests_per_s[rows] = served.rate * table["replicas"][rows]
-        scores.joules_per_request[rows] = _joules(take(case, rows), kept(table, rows), ground)
+        steps = partial(steps_of, take(case, rows))
+        scores.joules_per_request[rows] = joules_of_request(steps, kept(table, rows), ground)
     within(scores, study)
     return scores
 
@@ -103,7 +107,7 @@ def memory_lacks(case: Case, sequences: Array, ground: Ground) -> Array:
     return sequences * held.per_sequence - held.left
 
 
-def _budget_lacks(table: Table, ground: Ground) -> Array:
+def budget_lacks(table: Table, ground: Ground) -> Array:
     """Tokens that a step lacks, or for a whole prompt where prompts are not cut.
 
     In a steady state the steps of an answer, of which there are output - 1, carry the prompts of the n - 1 others, each
@@ -136,7 +140,7 @@ def _served(case: Case, demand: Demand, ground: Ground) -> Served:
     return static_batch(case, demand) if ground.stack.policy == "static" else in_flight(case, demand)
 
 
-def _joules(case: Case, table: Table, ground: Ground) -> Array:
+def joules_of_request(steps: Steps, table: Table, ground: Ground) -> Array:
     """Joules of a request: what its prompt adds to the steps that carry it, and its share of its decode steps."""
     own, data = table["max_sequences"], table["data"]
     mean = array(ground.prompt + ground.output / 2.0)
@@ -148,7 +152,7 @@ def _joules(case: Case, table: Table, ground: Ground) -> Array:
     decode = Work(NONE, NONE, NONE, flying, mean, flying)
     fewer = replace(decode, decodes=np.maximum(others, data), sampled=np.maximum(others, data))
     mixed = Work(data, piece, past, others, mean, others + data / pieces)
-    _, (step, less, filled) = steps_of(case, [decode, fewer, mixed])
+    _, (step, less, filled) = steps([decode, fewer, mixed])
     prompt = pieces * (filled - np.where(others > 0.0, less, 0.0)) / data
     return prompt + (ground.output - 1.0) * step / flying
 

@@ -26,6 +26,7 @@ from cosim.explore.serving.pools import scored_apart
 from cosim.explore.serving.scores import columns_of, scored_together
 from cosim.explore.serving.search_file import ServingSearch
 from cosim.explore.serving.simulated import WAVES, Requests, Seen, at_rate, cluster_of, in_loop, poisson_requests
+from cosim.explore.serving.split_space import scored_split
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
 from cosim.hardware.system import System
@@ -153,7 +154,8 @@ def scored(study: ServingSearch, ground: Ground, machines: Sequence[Machine], pr
     layouts = [name for name in study.space.layout if name == "together" or ground.stack.policy != "static"]
     if not layouts:
         hint = f"{ground.stack.name} forms batches and runs them to their end: layout together"
-        raise SpecError("has no pools apart", field="space.layout", value="apart", hint=hint)
+        asked = " and ".join(study.space.layout)
+        raise SpecError("is not known of a static stack", field="space.layout", value=asked, hint=hint)
     cells, levels = cells_of(study.space, machines, ground), levels_of(study.space, ground)
     replicas = [replicas_of(cell, study.space, ground) for cell in cells]
     legal = sum(len(table["tensor"]) for table, _ in replicas)
@@ -164,6 +166,8 @@ def scored(study: ServingSearch, ground: Ground, machines: Sequence[Machine], pr
             if layout == "together":
                 whole = together_of(table, levels, ground)
                 scores = scored_together(cell, whole, ground, study)
+            elif layout == "split":
+                whole, scores = scored_split(cell, levels, ground, study)
             else:
                 whole, scores = scored_apart(cell, table, levels, ground, study)
                 whole = whole | {"token_budget": np.full(len(scores.code), float(ground.stack.token_budget))}

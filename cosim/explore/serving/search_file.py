@@ -13,8 +13,9 @@ from cosim.explore.search_file import Degrees, Names, Whole
 from cosim.schema import Frozen
 from cosim.workload.requests.lengths import Tokens
 
-Layout = Literal["together", "apart"]
-"""together: replicas do prompts and answers; apart: a pool of replicas does prompts, another one answers."""
+Layout = Literal["together", "apart", "split"]
+"""together: replicas do prompts and answers; apart: a pool of replicas does prompts, another one answers; split:
+replicas do both, with feed-forward layers on chips of their own."""
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 Objective = Literal["tokens_per_s_per_chip", "tokens_per_s_per_user", "usd_per_million_tokens", "tokens_per_j"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
@@ -71,6 +72,11 @@ class ServingSpace(Frozen):
     stack's most, each a tenth above the last."""
     prefill_replicas: Degrees = None
     """Replicas of the pool of prompts, where it is apart; left out: all numbers that leave no chip over."""
+
+    feed_forward: Degrees = None
+    """Chips for feed-forward layers of a replica that is split; left out: all numbers that are legal."""
+    micro_batches: Degrees = None
+    """Parts of a batch that take turns between the sides of a replica that is split; left out: 2 and 3."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> ServingSpace:

@@ -9,6 +9,7 @@ import numpy as np
 from cosim.explore.serving.front import Found, best_of, nearest_of, stopped
 from cosim.explore.serving.scores import LIMITS, UNITS
 from cosim.explore.serving.search import Checked, ServingResult, scored
+from cosim.explore.serving.split_space import FORWARD
 
 Row = dict[str, Any]
 WHOLE = (
@@ -20,8 +21,12 @@ WHOLE = (
     "token_budget",
     "max_sequences",
     "concurrency",
+    *FORWARD,
 )
-ALIKE = ("tensor", "pipeline", "data", "expert", "prefill_tensor", "prefill_pipeline", "prefill_data", "apart", "cell")
+ALIKE = (
+    *("tensor", "pipeline", "data", "expert", "prefill_tensor", "prefill_pipeline", "prefill_data", "apart", "cell"),
+    *FORWARD,
+)
 """What makes two deployments plans of one kind, whatever they are run with."""
 FRONT_SHOWN = 40
 BYTES_PER_GB = 1e9
@@ -63,7 +68,8 @@ def described(found: Found, index: int) -> Row:
     """A deployment as plain values: system, formats, degrees, what it reaches."""
     cell, row = found.cell_of(index), found.row(index)
     row.pop("cell")
-    layout = "apart" if row.pop("apart") else "together"
+    split = "forward_tensor" in row
+    layout = "apart" if row.pop("apart") else "split" if split else "together"
     whole = {*WHOLE, *(f"prefill_{name}" for name in WHOLE)}
     plain = {name: int(value) if name in whole else value for name, value in row.items()}
     about = {"system": cell.machine.name, "layout": layout, "dtype": cell.dtype, "kv_dtype": cell.kv_dtype}
@@ -95,6 +101,9 @@ def plan_text(found: Found, index: int) -> str:
     """A deployment in words."""
     cell, row = found.cell_of(index), found.row(index)
     own = _pool_text(row, "")
+    if "forward_tensor" in row:
+        chips, parts = row["forward_tensor"] * row["forward_data"], row["micro_batches"]
+        own = f"{own} beside {chips:.0f} for feed-forward, {parts:.0f} micro-batches"
     if row["apart"]:
         own = f"prompts on {_pool_text(row, 'prefill_')}, answers on {own}"
     return f"{cell.machine.name}: {own}; {cell.label}"

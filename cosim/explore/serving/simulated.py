@@ -17,12 +17,13 @@ from cosim.engines.serving.layout import Layout
 from cosim.engines.serving.request import Chunk
 from cosim.engines.serving.result import Record
 from cosim.engines.serving.settings import Batching, ClosedLoop, Cluster, Pool, Scheduler, Transfer
-from cosim.engines.serving.steps import kv_layout, step_table
+from cosim.engines.serving.steps import kv_layout, split_table, step_table
 from cosim.errors import SpecError
 from cosim.explore.serving.deployments import Cell, Ground, case_of
 from cosim.explore.serving.metrics import percentiles
 from cosim.explore.serving.pools import transfer_of
 from cosim.explore.serving.records import latencies, later, of_tuples, steady
+from cosim.explore.serving.split_space import FORWARD, split_cases
 from cosim.records import Array, array
 
 BLOCK = 16
@@ -93,7 +94,11 @@ def _pool(cell: Cell, row: Mapping[str, float], ground: Ground, side: str) -> Po
     names = ("tensor", "pipeline", "data", "expert")
     degrees = {name: array(row[f"{side}{name}"]) for name in names}
     budget = row.get(f"{side}token_budget", float(ground.stack.token_budget))
-    case = case_of(cell, {**degrees, "token_budget": array(budget)}, ground)
+    table = {**degrees, "token_budget": array(budget)}
+    split = None
+    if "forward_tensor" in row:
+        split = split_cases(cell, {**table, **{name: array(row[name]) for name in FORWARD}}, ground)
+    case = case_of(cell, table, ground) if split is None else split.attention
     ranks = row[f"{side}data"]
     most = float(ground.stack.max_sequences) if side else row["max_sequences"]
     # The scheduler asks for a token of each sequence in a step.
@@ -108,8 +113,12 @@ def _pool(cell: Cell, row: Mapping[str, float], ground: Ground, side: str) -> Po
         layout=layout,
         reserve="whole" if ground.stack.reserves_whole and not side else "grown",
     )
-    table = step_table(case, most_tokens=tokens, most_context=int(ground.prompt + ground.output))
-    return Pool(table, scheduler, int(row[f"{side}replicas"]))
+    longest = int(ground.prompt + ground.output)
+    if split is None:
+        steps = step_table(case, most_tokens=tokens, most_context=longest)
+    else:
+        steps = split_table(split, most_tokens=tokens, most_context=longest)
+    return Pool(steps, scheduler, int(row[f"{side}replicas"]))
 
 
 def _cache(case: Case) -> tuple[int, Layout]:

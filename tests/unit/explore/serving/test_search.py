@@ -234,7 +234,7 @@ def test_batches_may_run_to_their_end(tmp_path: Path) -> None:
     assert found.best is not None
     with pytest.raises(SpecError, match=r"check: is not known of a static stack .*check none"):
         search_deployments(asked, systems, model, silent)
-    with pytest.raises(SpecError, match=r"space.layout: has no pools apart .*layout together"):
+    with pytest.raises(SpecError, match=r"space.layout: is not known of a static stack .*layout together"):
         search_deployments({**asked, "check": "none", "space": {"layout": "apart"}}, systems, model, silent)
 
 

@@ -26,8 +26,6 @@ from cosim.workload.work import Work
 
 GAUSS = (0.5 - 0.5 / np.sqrt(3.0), 0.5 + 0.5 / np.sqrt(3.0))
 """Places in the answer at which two steps stand for all: exact for steps that grow as a cubic of the context."""
-LEVELS = 24
-"""Concurrencies at which a rate is looked up."""
 ALMOST = 1e-6
 NONE = array(0.0)
 
@@ -46,7 +44,7 @@ class Demand:
     rate: Array = field(default_factory=lambda: array(np.nan))
     """Requests per second that are offered, inf all at once; NaN where a number is kept in flight."""
     requests: Array = field(default_factory=lambda: array(np.inf))
-    """Requests in all at such a rate."""
+    """Requests in all at such a rate; inf is the steady state, or a queue that grows without end."""
     alike: bool = False
     """Whether all have the same lengths."""
     spread: Array = field(default_factory=lambda: array(1.0))
@@ -115,7 +113,7 @@ def in_flight(case: Case, demand: Demand) -> Served:
     most = holds(case, demand)
     asked = np.where(np.isnan(demand.concurrency), most, np.maximum(demand.concurrency / case.plan.data, 1.0))
     own = np.minimum(asked, most)
-    return _steady(case, demand, _steps(case, demand, own), own, asked)
+    return _steady(case, demand, flight_steps(case, demand, own), own, asked)
 
 
 def holds(case: Case, demand: Demand) -> Array:
@@ -135,7 +133,7 @@ def holds(case: Case, demand: Demand) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class _Steps:
+class FlightSteps:
     """Seconds, (P,): of a decode step of all, what a prompt adds to others' steps, of the steps that carry it.
 
     `together` prompts are carried by the same steps.
@@ -149,9 +147,11 @@ class _Steps:
     """One step where every step carries prompts."""
     least: Array
     """Such steps for each prompt."""
+    at_once: Array
+    """Prompts that a step takes where more than that come at once."""
 
 
-def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
+def flight_steps(case: Case, demand: Demand, own: Array) -> FlightSteps:
     """Steps of `own` requests of a replica."""
     stack, data = case.stack, case.plan.data
     prompt, mean = demand.prompt, demand.prompt + demand.made
@@ -177,10 +177,11 @@ def _steps(case: Case, demand: Demand, own: Array) -> _Steps:
     # Where every step carries prompts, so many answers run beside them as begin while one runs.
     beside = np.minimum(np.maximum(demand.output - 1.0, 0.0) * together / pieces / np.maximum(others / data, 1.0), 1.0)
     every = alone + np.maximum(filled - alone, 0.0) * beside
-    return _Steps(step, extra, pieces * filled, together, every, pieces / together * every)
+    at_once = np.clip(budget / np.maximum(prompt, 1.0), 1.0, own)
+    return FlightSteps(step, extra, pieces * filled, together, every, pieces / together * every, at_once)
 
 
-def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Array) -> Served:
+def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked: Array) -> Served:
     """The steady state of `own` requests of a replica, of which `asked` are wanted.
 
     In a cycle every request sees its own prompt, its own steps, and what the prompts of all others add to them: that
@@ -199,8 +200,9 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
     else:
         busy = others / cycle
         queue = np.minimum(busy * extra / (2.0 * np.maximum(1.0 - busy, ALMOST)), others)
-        # Of the first wave each waits for half of the others on average.
-        wait = half + queue + np.minimum(others / 2.0 / demand.waves, others - queue)
+        # All of the first wave come at once: each waits for half of the others, and what shares a step ends with it.
+        first = (own + seconds.at_once - 2.0) * extra / 2.0
+        wait = half + queue + np.minimum(first / demand.waves, np.maximum(others - queue, 0.0))
     tpot = np.where(after > 0.0, (cycle - carried - start - wait) / np.maximum(after, 1.0), step)
     if case.stack is None or case.stack.policy != "first":
         # No token waits for more than a step that carries prompts: what is left of the cycle was before the first one.
@@ -247,32 +249,3 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     queued = (asked - own) * workers[1] * ranks / rate
     ttft = each + start + moved + wait + queued
     return Served(ttft, step + 0.0 * cycle, cycle + queued, rate, own, wait + queued)
-
-
-def offered(case: Case, demand: Demand) -> Served:
-    """Requests that come at a rate: the concurrency that serves it, or all that is held, and a queue that grows."""
-    total = max(points(case), points(demand))
-    case = take(case, np.zeros(total, dtype=np.intp)) if points(case) < total else case
-    most = np.broadcast_to(holds(case, demand), (total,))
-    levels = most ** (np.arange(LEVELS)[:, None] / (LEVELS - 1.0))
-    index = np.tile(np.arange(total, dtype=np.intp), LEVELS)
-    many = take(case, index)
-    wanted = map_leaves(replace(demand, concurrency=array(0.0)), lambda leaf: np.broadcast_to(leaf, (total,))[index])
-    wanted = replace(wanted, concurrency=levels.reshape(-1) * many.plan.data)
-    found = in_flight(many, wanted)
-    grid = {name: getattr(found, name).reshape(LEVELS, total) for name in ("ttft", "tpot", "rate", "held", "waits")}
-    rates = np.maximum.accumulate(grid["rate"], axis=0)
-    asked = np.broadcast_to(demand.rate, (total,))
-    at = {name: _looked_up(rates, values, asked) for name, values in grid.items()}
-    served = np.minimum(asked, rates[-1])
-    behind = np.where(asked > rates[-1], demand.requests / 2.0 * (1.0 / rates[-1] - 1.0 / asked), 0.0)
-    behind = np.where(np.isfinite(demand.requests), behind, np.where(asked > rates[-1], np.inf, 0.0))
-    ttft = at["ttft"] + behind
-    e2e = ttft + np.maximum(demand.output - 1.0, 0.0) * at["tpot"]
-    return Served(ttft, at["tpot"], e2e, served, at["held"], at["waits"] + behind)
-
-
-def _looked_up(rates: Array, values: Array, asked: Array) -> Array:
-    """Values (levels, P) at the level whose rate is `asked` (P,); those of the first and last level beyond them."""
-    found = [np.interp(asked[p], rates[:, p], values[:, p]) for p in range(asked.size)]
-    return np.array(found)

@@ -189,7 +189,9 @@ def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked:
     """
     step, extra, carried = seconds.step, seconds.extra, seconds.carried
     after = np.maximum(demand.output - 1.0, 0.0)
-    start = array(0.0) if case.stack is None else case.stack.request_start
+    # Behind a queue that is never empty an engine takes up the next request at once.
+    behind = np.isnan(demand.concurrency) | (asked > own)
+    start = np.where(behind, 0.0, 0.0 if case.stack is None else case.stack.request_start)
     others = np.maximum(own - seconds.together, 0.0) * extra
     half = np.where(own > 1.0, step / 2.0, 0.0)
     # No cycle is shorter than the steps that carry the prompts of all.
@@ -198,8 +200,9 @@ def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked:
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0
     else:
+        # What is left of the step that runs, and those that came in it: the next step carries them together.
         busy = others / cycle
-        queue = np.minimum(busy * extra / (2.0 * np.maximum(1.0 - busy, ALMOST)), others)
+        queue = np.minimum(busy * carried / np.maximum(1.0 - busy, ALMOST), others)
         # All of the first wave come at once: each waits for half of the others, and what shares a step ends with it.
         first = (own + seconds.at_once - 2.0) * extra / 2.0
         wait = half + queue + np.minimum(first / demand.waves, np.maximum(others - queue, 0.0))

@@ -128,6 +128,17 @@ def test_the_front_end_is_part_of_the_first_token(serving: Serving) -> None:
     assert number(slow.ttft) == number(quick.ttft)  # a batch inside the engine has none
 
 
+@settings(max_examples=10, deadline=None)
+@given(start=st.floats(0.0, 1.0), prompt=st.integers(1, 4000), output=st.integers(1, 600))
+def test_behind_a_queue_the_front_end_costs_no_rate(serving: Serving, start: float, prompt: int, output: int) -> None:
+    none, some = (serving(**{"stack.max_sequences": 8, "stack.request_start": each}) for each in (0.0, start))
+    for many in (np.nan, 20.0):
+        quick, slow = (number(in_flight(case, demand(prompt, output, many)).rate) for case in (none, some))
+        assert slow == pytest.approx(quick)
+    quick, slow = (number(in_flight(case, demand(prompt, output, 2.0)).rate) for case in (none, some))
+    assert slow <= quick * (1.0 + 1e-12)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=10, deadline=None)
 @given(prompt=st.integers(1, 5000), output=st.integers(1, 1000), alike=st.booleans())

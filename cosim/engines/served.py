@@ -181,6 +181,11 @@ def flight_steps(case: Case, demand: Demand, own: Array) -> FlightSteps:
     return FlightSteps(step, extra, pieces * filled, together, every, pieces / together * every, at_once)
 
 
+def front_seconds(case: Case, step: Array) -> Array:
+    """From the arrival of a request to the step that takes it, and from its token back, where a step takes `step`."""
+    return array(0.0) if case.stack is None else case.stack.request_start + case.stack.request_steps * step
+
+
 def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked: Array) -> Served:
     """The steady state of `own` requests of a replica, of which `asked` are wanted.
 
@@ -191,8 +196,9 @@ def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked:
     after = np.maximum(demand.output - 1.0, 0.0)
     # Behind a queue that is never empty an engine takes up the next request at once.
     behind = np.isnan(demand.concurrency) | (asked > own)
-    start = np.where(behind, 0.0, 0.0 if case.stack is None else case.stack.request_start)
     others = np.maximum(own - seconds.together, 0.0) * extra
+    mean = np.minimum(step + others / np.maximum(after, 1.0), np.maximum(seconds.mixed, step))
+    start = np.where(behind, 0.0, front_seconds(case, mean))
     half = np.where(own > 1.0, step / 2.0, 0.0)
     # No cycle is shorter than the steps that carry the prompts of all.
     cycle = np.maximum(carried + start + half + after * step + others, own * seconds.least)
@@ -238,7 +244,7 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     (first,) = step_seconds(
         prefill, [Work(prefill.plan.data + 0.0 * own, piece, past, NONE, NONE, prefill.plan.data / pieces)]
     )
-    start = array(0.0) if decode.stack is None else decode.stack.request_start
+    start = front_seconds(decode, step)
     # One prompt occupies its rank; a worker runs as many at once as it has ranks.
     each = pieces * first
     least = own * workers[1] * ranks * each / (fill * prefill.plan.data)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.engines.case import Case
-from cosim.engines.served import Demand, Served, flight_steps, holds, in_flight
+from cosim.engines.served import Demand, Served, flight_steps, front_seconds, holds, in_flight
 from cosim.records import Array, array, map_leaves, points, take
 
 LEVELS = 24
@@ -72,7 +72,7 @@ def _run(
     most = np.where(arrivals.behind, arrivals.most, many)
     # Prompts that queue come together, as many as a step takes.
     seconds = flight_steps(case, replace(demand, alike=True), arrivals.most)
-    start = array(0.0) if case.stack is None else case.stack.request_start
+    start = front_seconds(case, seconds.step)
     fill, came = most * seconds.least, arrivals.seconds * most / many
     queue = came < fill
     burst = seconds.step + most * seconds.extra / (2.0 * np.maximum(after, 1.0))

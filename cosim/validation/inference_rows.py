@@ -274,7 +274,9 @@ def _needs_lengths(reader: Reader, quantity: str) -> None:
 def _stack(reader: Reader, facts: Known) -> ServingArrays:
     """The stack of the row; without its front end where the load generator calls the engine itself."""
     stack, client = stack_arrays(_stack_name(reader)), facts.client(reader.row)
-    return replace(stack, request_start=array(0.0)) if client is not None and client.in_process else stack
+    if client is None or not client.in_process:
+        return stack
+    return replace(stack, request_start=array(0.0), request_steps=array(0.0))
 
 
 def _stack_name(reader: Reader) -> str:

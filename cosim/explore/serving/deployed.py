@@ -40,6 +40,8 @@ class Deployed:
     cluster: Cluster
     start_s: float
     """From the arrival of a request to the scheduler, and from its token back: the front end."""
+    start_steps: float = 0.0
+    """The same in steps of the request."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -127,7 +129,8 @@ def deployed(
     if stack.reserve == "whole":
         warnings.append(f"{stack.name} reserves room for whole answers; here their room grows, and runs short sooner")
     entry = pool if prefill is None else prefill
-    start = 0.0 if entry.case.stack is None else float(entry.case.stack.request_start)
+    stack_of = entry.case.stack
+    start, steps = (0.0, 0.0) if stack_of is None else (float(stack_of.request_start), float(stack_of.request_steps))
     return Deployed(
         name,
         asked,
@@ -138,6 +141,7 @@ def deployed(
         prefill,
         cluster,
         start,
+        steps,
         tuple(warnings),
     )
 

@@ -129,6 +129,26 @@ def test_the_front_end_is_part_of_the_first_token(serving: Serving) -> None:
 
 
 @settings(max_examples=10, deadline=None)
+@given(steps=st.floats(0.0, 20.0), prompt=st.integers(1, 4000), output=st.integers(2, 600), many=st.integers(1, 64))
+def test_a_front_end_may_take_steps(serving: Serving, steps: float, prompt: int, output: int, many: int) -> None:
+    none, some = (in_flight(serving(**{"stack.request_steps": k}), demand(prompt, output, many)) for k in (0.0, steps))
+    # A cycle that is longer leaves prompts a little more room.
+    assert number(some.e2e) >= number(none.e2e) * (1.0 - 1e-12)
+    assert number(some.ttft - none.ttft) <= steps * number(none.tpot) * 1.001 + 1e-9
+    assert number(some.tpot) <= number(none.tpot) * 1.05
+    if many == 1:
+        assert number(some.ttft - none.ttft) == pytest.approx(steps * number(none.tpot), rel=1e-6, abs=1e-9)
+        assert number(some.tpot) == pytest.approx(number(none.tpot))
+
+
+def test_steps_of_a_front_end_count_where_prompts_have_workers_of_their_own(serving: Serving) -> None:
+    one = (array(1.0), array(1.0))
+    asked = demand(2000, 200, array([1.0]))
+    none, some = (apart(serving(**{"stack.request_steps": k}), serving(), asked, one, array(0.1)) for k in (0.0, 5.0))
+    assert number(some.ttft - none.ttft) == pytest.approx(5.0 * number(none.tpot), rel=0.05)
+
+
+@settings(max_examples=10, deadline=None)
 @given(start=st.floats(0.0, 1.0), prompt=st.integers(1, 4000), output=st.integers(1, 600))
 def test_behind_a_queue_the_front_end_costs_no_rate(serving: Serving, start: float, prompt: int, output: int) -> None:
     none, some = (serving(**{"stack.max_sequences": 8, "stack.request_start": each}) for each in (0.0, start))

@@ -29,6 +29,7 @@ from cosim.units import format_si
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_possible import impossible
 from cosim.validation.inference_rows import Asked, asked
+from cosim.validation.inference_twins import with_twins
 from cosim.validation.row_system import CannotAnswerError, Systems
 
 ENGINES: dict[str, Callable[[Case, Demand], Served]] = {
@@ -128,7 +129,7 @@ def _read(rows: Sequence[Row], systems: Systems | None) -> tuple[dict[int, Asked
     """What each row asks, by place, and why others ask nothing that can be answered."""
     wanted: dict[int, Asked] = {}
     reasons: dict[int, str] = {}
-    for index, row in enumerate(rows):
+    for index, row in enumerate(with_twins(rows)):
         try:
             wanted[index] = asked(row, systems)
         except CannotAnswerError as error:

@@ -10,7 +10,6 @@ lengths     the mean lengths of the data set of an MLPerf task; 0.9 of nominal w
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +25,7 @@ from cosim.records import array
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_known import Known, known
 from cosim.validation.inference_reader import Reader
+from cosim.validation.inference_twins import WORKERS
 from cosim.validation.named import named_model, named_stack, stack_arrays, workload
 from cosim.validation.named import system as named_system
 from cosim.validation.row_system import CannotAnswerError, Systems, row_system
@@ -166,7 +166,7 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
 
 def _workers(notes: str, sizes: Sequence[int], chips: int) -> tuple[float, float]:
     """Workers that prefill and that decode: as the notes say, else those that take all chips, few prefilling."""
-    said = re.search(r"(\d+) prefill \+ (\d+) decode", notes)
+    said = WORKERS.search(notes)
     if said:
         return float(said.group(1)), float(said.group(2))
     for prefills in range(1, chips // sizes[0] + 1):

@@ -27,8 +27,6 @@ from cosim.workload.work import Work
 
 GAUSS = (0.5 - 0.5 / np.sqrt(3.0), 0.5 + 0.5 / np.sqrt(3.0))
 """Places in the answer at which two steps stand for all: exact for steps that grow as a cubic of the context."""
-LEVELS = 24
-"""Concurrencies at which a rate is looked up."""
 ALMOST = 1e-6
 NONE = array(0.0)
 
@@ -47,7 +45,7 @@ class Demand:
     rate: Array = field(default_factory=lambda: array(np.nan))
     """Requests per second that are offered, inf all at once; NaN where a number is kept in flight."""
     requests: Array = field(default_factory=lambda: array(np.inf))
-    """Requests in all at such a rate."""
+    """Requests in all at such a rate; inf is the steady state, or a queue that grows without end."""
     alike: bool = False
     """Whether all have the same lengths."""
     spread: Array = field(default_factory=lambda: array(1.0))
@@ -123,8 +121,7 @@ def in_flight(case: Case, demand: Demand, seconds: Seconds | None = None) -> Ser
     most = holds(case, demand)
     asked = np.where(np.isnan(demand.concurrency), most, np.maximum(demand.concurrency / case.plan.data, 1.0))
     own = np.minimum(asked, most)
-    timed = partial(step_seconds, case) if seconds is None else seconds
-    return _steady(case, demand, _steps(case, demand, own, timed), own, asked)
+    return _steady(case, demand, flight_steps(case, demand, own, seconds), own, asked)
 
 
 def holds(case: Case, demand: Demand) -> Array:
@@ -144,7 +141,7 @@ def holds(case: Case, demand: Demand) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class _Steps:
+class FlightSteps:
     """Seconds, (P,): of a decode step of all, what a prompt adds to others' steps, of the steps that carry it.
 
     `together` prompts are carried by the same steps.
@@ -158,10 +155,12 @@ class _Steps:
     """One step where every step carries prompts."""
     least: Array
     """Such steps for each prompt."""
+    at_once: Array
+    """Prompts that a step takes where more than that come at once."""
 
 
-def _steps(case: Case, demand: Demand, own: Array, seconds: Seconds) -> _Steps:
-    """Steps of `own` requests of a replica."""
+def flight_steps(case: Case, demand: Demand, own: Array, seconds: Seconds | None = None) -> FlightSteps:
+    """Steps of `own` requests of a replica; `seconds` as in `in_flight`."""
     stack, data = case.stack, case.plan.data
     prompt, mean = demand.prompt, demand.prompt + demand.made
     apart = stack is not None and stack.policy == "first"
@@ -181,15 +180,22 @@ def _steps(case: Case, demand: Demand, own: Array, seconds: Seconds) -> _Steps:
     fewer = Work(NONE, NONE, NONE, np.maximum(others, data), mean, np.maximum(others, data))
     mixed = Work(together * data + 0.0 * own, piece, past, others, mean, others + together * data / pieces)
     bare = Work(together * data + 0.0 * own, piece, past, NONE, NONE, together * data / pieces)
-    step, less, filled, alone = seconds([decode, fewer, mixed, bare])
+    timed = partial(step_seconds, case) if seconds is None else seconds
+    step, less, filled, alone = timed([decode, fewer, mixed, bare])
     extra = pieces * np.maximum(filled - np.where(others > 0.0, less, 0.0), 0.0) / together
     # Where every step carries prompts, so many answers run beside them as begin while one runs.
     beside = np.minimum(np.maximum(demand.output - 1.0, 0.0) * together / pieces / np.maximum(others / data, 1.0), 1.0)
     every = alone + np.maximum(filled - alone, 0.0) * beside
-    return _Steps(step, extra, pieces * filled, together, every, pieces / together * every)
+    at_once = np.clip(budget / np.maximum(prompt, 1.0), 1.0, own)
+    return FlightSteps(step, extra, pieces * filled, together, every, pieces / together * every, at_once)
 
 
-def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Array) -> Served:
+def front_seconds(case: Case, step: Array) -> Array:
+    """From the arrival of a request to the step that takes it, and from its token back, where a step takes `step`."""
+    return array(0.0) if case.stack is None else case.stack.request_start + case.stack.request_steps * step
+
+
+def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked: Array) -> Served:
     """The steady state of `own` requests of a replica, of which `asked` are wanted.
 
     In a cycle every request sees its own prompt, its own steps, and what the prompts of all others add to them: that
@@ -197,8 +203,11 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
     """
     step, extra, carried = seconds.step, seconds.extra, seconds.carried
     after = np.maximum(demand.output - 1.0, 0.0)
-    start = array(0.0) if case.stack is None else case.stack.request_start
+    # Behind a queue that is never empty an engine takes up the next request at once.
+    behind = np.isnan(demand.concurrency) | (asked > own)
     others = np.maximum(own - seconds.together, 0.0) * extra
+    mean = np.minimum(step + others / np.maximum(after, 1.0), np.maximum(seconds.mixed, step))
+    start = np.where(behind, 0.0, front_seconds(case, mean))
     half = np.where(own > 1.0, step / 2.0, 0.0)
     # No cycle is shorter than the steps that carry the prompts of all.
     cycle = np.maximum(carried + start + half + after * step + others, own * seconds.least)
@@ -206,10 +215,12 @@ def _steady(case: Case, demand: Demand, seconds: _Steps, own: Array, asked: Arra
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0
     else:
+        # What is left of the step that runs, and those that came in it: the next step carries them together.
         busy = others / cycle
-        queue = np.minimum(busy * extra / (2.0 * np.maximum(1.0 - busy, ALMOST)), others)
-        # Of the first wave each waits for half of the others on average.
-        wait = half + queue + np.minimum(others / 2.0 / demand.waves, others - queue)
+        queue = np.minimum(busy * carried / np.maximum(1.0 - busy, ALMOST), others)
+        # All of the first wave come at once: each waits for half of the others, and what shares a step ends with it.
+        first = (own + seconds.at_once - 2.0) * extra / 2.0
+        wait = half + queue + np.minimum(first / demand.waves, np.maximum(others - queue, 0.0))
     tpot = np.where(after > 0.0, (cycle - carried - start - wait) / np.maximum(after, 1.0), step)
     if case.stack is None or case.stack.policy != "first":
         # No token waits for more than a step that carries prompts: what is left of the cycle was before the first one.
@@ -242,7 +253,7 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     (first,) = step_seconds(
         prefill, [Work(prefill.plan.data + 0.0 * own, piece, past, NONE, NONE, prefill.plan.data / pieces)]
     )
-    start = array(0.0) if decode.stack is None else decode.stack.request_start
+    start = front_seconds(decode, step)
     # One prompt occupies its rank; a worker runs as many at once as it has ranks.
     each = pieces * first
     least = own * workers[1] * ranks * each / (fill * prefill.plan.data)
@@ -256,32 +267,3 @@ def apart(decode: Case, prefill: Case, demand: Demand, workers: tuple[Array, Arr
     queued = (asked - own) * workers[1] * ranks / rate
     ttft = each + start + moved + wait + queued
     return Served(ttft, step + 0.0 * cycle, cycle + queued, rate, own, wait + queued)
-
-
-def offered(case: Case, demand: Demand) -> Served:
-    """Requests that come at a rate: the concurrency that serves it, or all that is held, and a queue that grows."""
-    total = max(points(case), points(demand))
-    case = take(case, np.zeros(total, dtype=np.intp)) if points(case) < total else case
-    most = np.broadcast_to(holds(case, demand), (total,))
-    levels = most ** (np.arange(LEVELS)[:, None] / (LEVELS - 1.0))
-    index = np.tile(np.arange(total, dtype=np.intp), LEVELS)
-    many = take(case, index)
-    wanted = map_leaves(replace(demand, concurrency=array(0.0)), lambda leaf: np.broadcast_to(leaf, (total,))[index])
-    wanted = replace(wanted, concurrency=levels.reshape(-1) * many.plan.data)
-    found = in_flight(many, wanted)
-    grid = {name: getattr(found, name).reshape(LEVELS, total) for name in ("ttft", "tpot", "rate", "held", "waits")}
-    rates = np.maximum.accumulate(grid["rate"], axis=0)
-    asked = np.broadcast_to(demand.rate, (total,))
-    at = {name: _looked_up(rates, values, asked) for name, values in grid.items()}
-    served = np.minimum(asked, rates[-1])
-    behind = np.where(asked > rates[-1], demand.requests / 2.0 * (1.0 / rates[-1] - 1.0 / asked), 0.0)
-    behind = np.where(np.isfinite(demand.requests), behind, np.where(asked > rates[-1], np.inf, 0.0))
-    ttft = at["ttft"] + behind
-    e2e = ttft + np.maximum(demand.output - 1.0, 0.0) * at["tpot"]
-    return Served(ttft, at["tpot"], e2e, served, at["held"], at["waits"] + behind)
-
-
-def _looked_up(rates: Array, values: Array, asked: Array) -> Array:
-    """Values (levels, P) at the level whose rate is `asked` (P,); those of the first and last level beyond them."""
-    found = [np.interp(asked[p], rates[:, p], values[:, p]) for p in range(asked.size)]
-    return np.array(found)

@@ -69,7 +69,10 @@ class Serving(Frozen):
     reserve: Literal["whole", "grown"] = "grown"
     """What a sequence holds of the cache when it is admitted: room for its whole answer, or for what it has."""
     request_start: Time | None = None
-    """From the arrival of a request to the step that takes it up, and from its token back: front end. None: nothing."""
+    """From the arrival of a request to the step that takes it, and from its token back: front end. None: nothing."""
+    request_steps: Factor | None = None
+    """The same in steps of its own: requests that are taken up a step late, steps that are issued ahead, tokens that
+    are handed on in groups. None: nothing."""
     weight_only: tuple[Dtype, ...] = ()
     """Formats that weights are kept in and widened from: products run in 16 bits."""
     read_per_core: BytePerCycle | None = None
@@ -101,6 +104,7 @@ class ServingArrays:
     request_start: Array
     sum_start: Array
     """inf where the stack has no such kernel."""
+    request_steps: Array = field(default_factory=lambda: array(0.0))
     read_per_core: Array = field(default_factory=lambda: array(np.inf))
     stored_on_vector: Array = field(default_factory=lambda: array(np.inf))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
@@ -135,6 +139,7 @@ def lower_serving(serving: Serving) -> ServingArrays:
         routed_start=_or(serving.routed_start, 0.0),
         reserves_whole=serving.reserve == "whole",
         request_start=_or(serving.request_start, 0.0),
+        request_steps=_or(serving.request_steps, 0.0),
         sum_start=_or(serving.sum_start, np.inf),
         read_per_core=_or(serving.read_per_core, np.inf),
         stored_on_vector=_or(serving.stored_on_vector, np.inf),

@@ -4,7 +4,7 @@ static      a batch of one kind; its first token, its steps, or its rates over a
 in flight   so many requests at once in a steady state
 offered     so many a second
 full        as many as memory and the stack hold
-limited     the same: limits of a server scenario are on percentiles, which a steady state has not
+limited     as many as keep the limits of a server scenario, by their means: a steady state has no percentiles
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosim.engines.case import Case
-from cosim.engines.served import Demand, Served, apart, in_flight, offered, static_batch
+from cosim.engines.served import Demand, Served, apart, in_flight, static_batch
 from cosim.engines.served_memory import room
+from cosim.engines.served_rate import offered, within
 from cosim.errors import InfeasibleError, SpecError
 from cosim.mapping.serving import ServingArrays
 from cosim.records import array, at, points, stacked, structure
 from cosim.timing.collective import send
 from cosim.units import format_si
 from cosim.validation.cases import Case as Row
+from cosim.validation.inference_possible import impossible
 from cosim.validation.inference_rows import Asked, asked
+from cosim.validation.inference_twins import with_twins
 from cosim.validation.row_system import CannotAnswerError, Systems
 
 ENGINES: dict[str, Callable[[Case, Demand], Served]] = {
     "static": static_batch,
     "in_flight": in_flight,
     "full": in_flight,
-    "limited": in_flight,
+    "limited": within,
     "offered": offered,
 }
-FILLING = ("full", "limited")
+FILLING = ("full",)
 """Runs that take as many sequences as they can hold."""
 
 
@@ -102,16 +105,11 @@ def _answer(served: Served, wanted: Asked, measured: float | None) -> Answer:
 
 def batches_of(rows: Sequence[Row], systems: Systems | None = None) -> tuple[list[Batch], dict[int, str]]:
     """Rows in every layout that they may have, those of one structure together; why others cannot be answered."""
-    reasons: dict[int, str] = {}
+    wanted, reasons = _read(rows, systems)
     together: dict[tuple[object, ...], list[tuple[int, Asked]]] = {}
     kept = _Structures()
-    for index, row in enumerate(rows):
-        try:
-            wanted = asked(row, systems)
-        except CannotAnswerError as error:
-            reasons[index] = str(error)
-            continue
-        for each in _layouts(wanted):
+    for index, read in wanted.items():
+        for each in _layouts(read):
             parts = (each.case.system, each.case.model, each.case.stack)
             own = (each.case.plan, each.case.scenario, each.demand, each.prefill)
             key = (each.run, *(kept.number(part) for part in parts), structure(own))
@@ -125,6 +123,19 @@ def batches_of(rows: Sequence[Row], systems: Systems | None = None) -> tuple[lis
         )
         for batch in together.values()
     ], reasons
+
+
+def _read(rows: Sequence[Row], systems: Systems | None) -> tuple[dict[int, Asked], dict[int, str]]:
+    """What each row asks, by place, and why others ask nothing that can be answered."""
+    wanted: dict[int, Asked] = {}
+    reasons: dict[int, str] = {}
+    for index, row in enumerate(with_twins(rows)):
+        try:
+            wanted[index] = asked(row, systems)
+        except CannotAnswerError as error:
+            reasons[index] = str(error)
+    never = impossible(rows, wanted)
+    return {index: each for index, each in wanted.items() if index not in never}, reasons | never
 
 
 class _Structures:

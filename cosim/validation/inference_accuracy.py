@@ -9,7 +9,7 @@ and disaggregated rows, are apart from all others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ QUEUEING = 1.0 / 3.0
 FARTHEST = 20
 TOGETHER = "all fitted chips"
 GROUP = ("source_key", "accelerator", "workload")
+STACK = "software_stack"
 Found = dict[str, Any]
 
 
@@ -115,7 +116,9 @@ def read_rows(folder: Path, what: Known) -> tuple[list[tuple[Row, RowFile]], lis
     if len(missing) == len(names):
         raise SpecError("holds no measured runs", file=folder, hint=f"it needs {' or '.join(names)}")
     there = [each for each in what.files if each.file not in missing]
-    return [(row, each) for each in there for row in read_cases("inference", folder / each.file)], missing
+    read = [(row, each) for each in there for row in read_cases("inference", folder / each.file)]
+    # Tables and fits know a row by the stack that answers it.
+    return [(replace(row, values={**row.values, STACK: what.stack(row)}), each) for row, each in read], missing
 
 
 def answered_runs(read: Sequence[tuple[Row, RowFile]], what: Known, found: Sequence[Answer]) -> list[Run]:

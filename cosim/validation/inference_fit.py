@@ -2,7 +2,7 @@
 
 Which constants, of which stacks' rows, is data: `cosim.validation.inference_known`. The loss is the mean of two means
 of |log(predicted / measured)|, each row's clipped at 1: over all rows, and over groups of source, chip and workload.
-Times to the first token of served runs count for `request_start` alone, all other rows for all other constants. One
+Times to the first token of served runs count for the front end alone, all other rows for all other constants. One
 constant after the other is moved by a step in logarithms as long as its loss falls; then the steps are halved.
 """
 
@@ -32,7 +32,8 @@ from cosim.validation.training_fit import CLIP, check_rows
 from cosim.validation.training_known import Fit, fits_of
 
 START = "request_start"
-"""The constant that times to the first token are for."""
+FIRST = (START, "request_steps")
+"""The constants that times to the first token are for."""
 ROWS_PER_CONSTANT = 20
 STEPS = (0.4, 0.2, 0.1, 0.05)
 """In logarithms."""
@@ -123,7 +124,7 @@ def loss_of(runs: Runs) -> Loss:
     """The loss of a constant, by its path, at values of all. Rows that are not answered count as far off."""
 
     def loss(path: str, values: Values) -> float:
-        part = runs.first if path == START else ~runs.first
+        part = runs.first if path in FIRST else ~runs.first
         if not part.any():
             return math.nan
         sizes = np.nan_to_num(np.minimum(np.abs(runs.logs(values)[part]), CLIP), nan=CLIP)

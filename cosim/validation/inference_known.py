@@ -20,18 +20,33 @@ from cosim.validation.cases import Case as Row
 from cosim.validation.training_known import Condition, Fit, NamedSet
 
 DATA = Path("experiments") / "validation" / "inference_known.yaml"
+INTERACTIVE = "interactive limits"
+"""What notes say of a run under the limits of the interactive scenario."""
 Positive = Annotated[float, Field(gt=0)]
 Figure = Literal["median_abs_error", "mean_abs_error", "p90_abs_error", "macro_median_abs_error", "coverage"]
 
 
-class Task(Frozen):
+class Limits(Frozen):
+    """Limits of a scenario on the times of a first and of each further token [s]; None: no limit."""
+
+    ttft_limit: Positive | None = None
+    tpot_limit: Positive | None = None
+
+
+class Task(Limits):
     """A workload of MLPerf: mean tokens of a prompt and an answer, and the limits of its server scenario [s]."""
 
     prompt: Positive
     output: Positive
-    ttft_limit: Positive | None = None
-    tpot_limit: Positive | None = None
+    interactive: Limits | None = None
+    """Limits of its interactive scenario; None: it has none."""
+    in_tokens: bool = False
+    """Whether the benchmark counts tokens of answers where a row says samples."""
     source: str
+
+    def limits(self, notes: str) -> Limits:
+        """Those of the scenario that the notes of a row name."""
+        return self.interactive if self.interactive is not None and INTERACTIVE in notes else self
 
 
 class Client(Frozen):
@@ -49,7 +64,17 @@ class Client(Frozen):
     """Formats of tuned runs that do not say one: the first that the chip multiplies."""
     alike: bool = False
     """Whether all requests of a run have the same lengths."""
+    in_process: bool = False
+    """Whether it calls the engine in its own process, so that no request passes the front end of a server."""
     source: str
+
+
+class Variant(Frozen):
+    """Software of a stack that has a file of its own, told by conditions; all must hold."""
+
+    stack: str
+    when: tuple[Condition, ...] = Field(min_length=1)
+    reason: str
 
 
 class RowFile(Frozen):
@@ -91,6 +116,7 @@ class Known(Frozen):
 
     tasks: dict[str, Task]
     clients: tuple[Client, ...]
+    variants: tuple[Variant, ...] = ()
     files: tuple[RowFile, ...] = ()
     draft_heads: tuple[DraftHeads, ...] = ()
     fits: tuple[Fit, ...] = ()
@@ -104,6 +130,13 @@ class Known(Frozen):
             if all(condition.holds(row) for condition in client.when):
                 return client
         return None
+
+    def stack(self, row: Row) -> str:
+        """The serving stack of a row: that of its column, or a variant of it; blank where it names none."""
+        for variant in self.variants:
+            if all(condition.holds(row) for condition in variant.when):
+                return variant.stack
+        return row.values.get("software_stack", "").strip()
 
     def may_draft(self, row: Row) -> bool:
         """Whether the row's model has draft heads, and it does not say that nothing was drafted."""

@@ -10,9 +10,8 @@ lengths     the mean lengths of the data set of an MLPerf task; 0.9 of nominal w
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,10 +20,12 @@ from cosim.engines.case import Case
 from cosim.engines.served import Demand
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
-from cosim.mapping.serving import Serving
+from cosim.mapping.serving import Serving, ServingArrays
 from cosim.records import array
 from cosim.validation.cases import Case as Row
 from cosim.validation.inference_known import Known, known
+from cosim.validation.inference_reader import Reader
+from cosim.validation.inference_twins import WORKERS
 from cosim.validation.named import named_model, named_stack, stack_arrays, workload
 from cosim.validation.named import system as named_system
 from cosim.validation.row_system import CannotAnswerError, Systems, row_system
@@ -40,7 +41,6 @@ QUANTITIES = (
     "samples_per_s",
 )
 RUNS = {"static_batch": "static", "max_concurrency": "in_flight", "offered QPS": "offered"}
-DEGREES = ("tp", "pp", "ep", "dp")
 FULL = "engine max"
 """How words begin that say as many sequences as the engine holds."""
 FORMATS = {"fp16": "bf16", "bf16": "bf16", "fp32": "fp32", "tf32": "tf32", "fp4": "nvfp4", "": "bf16"}
@@ -74,62 +74,13 @@ class Asked:
     """Tensor degrees to choose from, the best of which a tuned run takes; none: as in the case."""
 
 
-@dataclass(slots=True)
-class Reader:
-    """A row and what was filled in while it is read."""
-
-    row: Row
-    completed: list[str] = field(default_factory=list)
-
-    def given(self, column: str) -> str:
-        """Text of a column, blank where it is absent."""
-        return self.row.values.get(column, "").strip()
-
-    def number(self, column: str) -> float | None:
-        """A column as a number of zero or more; None where it is blank or zero. Raises CannotAnswerError."""
-        text = self.given(column)
-        if not text or text in ("0", "inf"):
-            return None
-        value = self.row.number(column)
-        if value is None or value < 0.0:
-            raise CannotAnswerError(f"{column} {text} is not a number of zero or more")
-        return value
-
-    def pool(self, letter: str) -> Reader:
-        """The row as one pool of a disaggregated deployment has it: `P4/D8` is 4 for P and 8 for D."""
-        values = dict(self.row.values)
-        for column in DEGREES:
-            parts = {part[:1]: part[1:] for part in self.given(column).split("/") if part}
-            if letter in parts:
-                values[column] = parts[letter]
-        return Reader(replace(self.row, values=values), self.completed)
-
-    @property
-    def is_apart(self) -> bool:
-        """Whether prefill and decode have plans of their own."""
-        return any("/" in self.given(column) for column in DEGREES)
-
-    def degree(self, column: str) -> int | None:
-        """A degree of parallelism. Raises CannotAnswerError."""
-        value = self.number(column)
-        if value is not None and value != round(value):
-            raise CannotAnswerError(f"{column} {self.given(column)} is not a whole number")
-        return None if value is None else int(value)
-
-    def complete(self, name: str, value: object) -> None:
-        """Notes what was filled in."""
-        self.completed.append(f"{name} {value}")
-
-
 def asked(row: Row, systems: Systems | None = None) -> Asked:
     """A row as what the engines are asked, with systems as their files say or as `systems` has them.
 
     Raises CannotAnswerError.
     """
     reader, facts = Reader(row), known()
-    quantity = reader.given("measured_quantity")
-    if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
-        raise CannotAnswerError("measured quantity or value is unknown")
+    quantity = _quantity(reader, facts)
     model, stack = named_model(reader.given("workload")), named_stack(_stack_name(reader))
     run = _run(reader, model)
     chips = reader.degree("num_accelerators") or math.prod(reader.degree(name) or 1 for name in ("tp", "pp", "dp"))
@@ -147,15 +98,8 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
     system = _with_vectors(system, reader)
     dtype, stored, cache = _formats(reader, stack, facts, tuple(system.chip.matrix.peak))
     plan = replace(plan, dtype=dtype, kv_dtype=cache, weights_dtype=stored)
-    one, most = array(1.0), array(np.inf)
-    case = Case(
-        "serve",
-        system,
-        model,
-        plan,
-        ScenarioArrays(one, one, one, most, most),
-        stack=stack_arrays(_stack_name(reader)),
-    )
+    scenario = _scenario(reader, facts, run)
+    case = Case("serve", system, model, plan, scenario, stack=_stack(reader, facts))
     demand = _demand(reader, facts, run, quantity)
     if not model.network:
         _needs_lengths(reader, quantity)
@@ -169,6 +113,32 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
     return Asked(run, case, demand, quantity, tuple(reader.completed), items, layouts=layouts)
 
 
+def _quantity(reader: Reader, facts: Known) -> str:
+    """What was measured; tokens where the benchmark counts them and the row says samples. Raises CannotAnswerError."""
+    quantity, task = reader.given("measured_quantity"), facts.tasks.get(reader.given("workload"))
+    if quantity not in QUANTITIES or (reader.row.number("measured_value") or 0.0) <= 0.0:
+        raise CannotAnswerError("measured quantity or value is unknown")
+    if quantity == "samples_per_s" and task is not None and task.in_tokens and _is_mlperf(reader):
+        quantity = "output_tokens_per_s"
+        reader.complete("measured_quantity", f"{quantity}, the unit of the benchmark")
+    return quantity
+
+
+def _scenario(reader: Reader, facts: Known, run: str) -> ScenarioArrays:
+    """Limits of a server scenario of a benchmark; none for all other runs."""
+    one, task = array(1.0), facts.tasks.get(reader.given("workload"))
+    ttft = tpot = math.inf
+    if run == "limited" and task is not None:
+        limits = task.limits(reader.given("notes"))
+        ttft, tpot = limits.ttft_limit or math.inf, limits.tpot_limit or math.inf
+        reader.complete("limits", f"{ttft:g} s and {tpot:g} s, held by the means")
+    return ScenarioArrays(one, one, one, array(ttft), array(tpot))
+
+
+def _is_mlperf(reader: Reader) -> bool:
+    return reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
+
+
 def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArrays, chips: int) -> Asked:
     """A row whose prefill and decode have workers of their own; their numbers as said, or as the chips allow."""
     (model, stack), facts, one = parts, known(), array(1.0)
@@ -177,6 +147,9 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
         own = reader.pool(letter)
         size = int(np.prod([own.degree(column) or 1 for column in ("tp", "pp", "dp")]))
         size = max(size, own.degree("ep") or 1)
+        if model.is_moe and (own.degree("dp") or 1) > 1 and own.degree("ep") == 1:
+            # Ranks of a worker that share out requests share out its experts.
+            own = own.without("ep")
         plans.append(_plan(own, model, size, "in_flight")[0])
         sizes.append(size)
     workers = _workers(reader.given("notes"), sizes, chips)
@@ -193,7 +166,7 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
 
 def _workers(notes: str, sizes: Sequence[int], chips: int) -> tuple[float, float]:
     """Workers that prefill and that decode: as the notes say, else those that take all chips, few prefilling."""
-    said = re.search(r"(\d+) prefill \+ (\d+) decode", notes)
+    said = WORKERS.search(notes)
     if said:
         return float(said.group(1)), float(said.group(2))
     for prefills in range(1, chips // sizes[0] + 1):
@@ -220,8 +193,7 @@ def _per_sample(reader: Reader) -> float:
     """
     network = workload(reader.given("workload"))
     items = getattr(network, "items_per_sample", None)
-    mlperf = reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
-    if items is None and mlperf and network.name in UNKNOWN_ITEMS:
+    if items is None and _is_mlperf(reader) and network.name in UNKNOWN_ITEMS:
         raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
     return 1.0 if items is None else float(items.si)
 
@@ -299,8 +271,16 @@ def _needs_lengths(reader: Reader, quantity: str) -> None:
         raise CannotAnswerError("output_len is unknown")
 
 
+def _stack(reader: Reader, facts: Known) -> ServingArrays:
+    """The stack of the row; without its front end where the load generator calls the engine itself."""
+    stack, client = stack_arrays(_stack_name(reader)), facts.client(reader.row)
+    if client is None or not client.in_process:
+        return stack
+    return replace(stack, request_start=array(0.0), request_steps=array(0.0))
+
+
 def _stack_name(reader: Reader) -> str:
-    return reader.given("software_stack") or "other"
+    return known().stack(reader.row) or "other"
 
 
 def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:

@@ -20,7 +20,7 @@ from cosim.engines.serving.settings import Cluster, Pool
 from cosim.errors import SpecError
 from cosim.explore.serving.deployed import Deployed, deployed
 from cosim.explore.serving.metrics import percentiles
-from cosim.explore.serving.records import Served, latencies, of_tuples
+from cosim.explore.serving.records import latencies, later, of_tuples
 from cosim.hardware.load import load_system
 from cosim.records import Array, array
 from cosim.validation.cases import Case, read_cases
@@ -90,7 +90,7 @@ def replay(cases: Sequence[Case], log: Path) -> Replayed:
     run = serve(cluster, [chunk], np.random.default_rng(0), records=rows.extend)
     predicted = {name: np.full(len(cases), np.nan) for name in QUANTITIES}
     if rows:
-        served = _with_front_end(of_tuples(rows), ready.start_s)
+        served = later(of_tuples(rows), ready.start_s, ready.start_steps)
         place = order[served.request.astype(np.int64)]
         found = latencies(served)
         for name in QUANTITIES:
@@ -134,12 +134,6 @@ def _chunk(requests: Sequence[tuple[int, Case]]) -> tuple[Chunk, Any]:
     order = np.argsort(columns[0], kind="stable")
     arrival, prompt, output = (column[order] for column in columns)
     return Chunk(arrival, prompt.astype(np.int64), output.astype(np.int64)), places[order]
-
-
-def _with_front_end(served: Served, start_s: float) -> Served:
-    """Records with the time of the front end between user and scheduler."""
-    late = {name: getattr(served, name) + start_s for name in ("scheduled_s", "first_token_s", "finished_s")}
-    return replace(served, **late)
 
 
 def _compared(

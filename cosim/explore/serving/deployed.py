@@ -59,6 +59,8 @@ class Deployed:
     cluster: Cluster
     start_s: float
     """From the arrival of a request to the scheduler, and from its token back: the front end."""
+    start_steps: float = 0.0
+    """The same in steps of the request."""
     forward_system: System | None = None
     """Of chips that do feed-forward layers alone."""
 
@@ -167,7 +169,8 @@ def deployed(
             _fits(pool, prefill, _drawn(asked, pool))
     cluster = _cluster(asked, pool, prefill)
     entry = pool if prefill is None else prefill
-    start = 0.0 if entry.case.stack is None else float(entry.case.stack.request_start)
+    stack_of = entry.case.stack
+    start, steps = (0.0, 0.0) if stack_of is None else (float(stack_of.request_start), float(stack_of.request_steps))
     return Deployed(
         name,
         asked,
@@ -178,6 +181,7 @@ def deployed(
         prefill,
         cluster,
         start,
+        steps,
         None if wanted.beside is None else wanted.beside.system.spec,
     )
 

@@ -169,7 +169,8 @@ def _matched(cell: Cell, first: Table, second: Table, pairs: Array, ground: Grou
     replicas = (ground.chips - pairs[2] * size_of(one)) / size_of(two)
     after, step, took = max(ground.output - 1.0, 0.0), two["seconds"], one["seconds"]
     moved = transfer_of(cell, one, two, ground).seconds(ground.prompt)
-    links, start = np.minimum(pairs[2], replicas), float(ground.stack.request_start)
+    links = np.minimum(pairs[2], replicas)
+    start = float(ground.stack.request_start) + float(ground.stack.request_steps) * step
     ended = replicas * two["max_sequences"] * two["data"] / (step / 2.0 + after * step)
     wait = np.maximum(ttft_limit - start - took, 0.0)
     # Where the limit leaves no wait at all it is broken by the prompt itself, whatever the rate.

@@ -72,9 +72,15 @@ def where(served: Served, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Serve
     return Served(**{name: getattr(served, name)[chosen] for name in COLUMNS})
 
 
-def later(served: Served, seconds: float) -> Served:
-    """The same requests with the time of a front end [s] between their arrival and all that follows."""
-    return replace(served, **{name: getattr(served, name) + seconds for name in _ORDER[1:]})
+def later(served: Served, seconds: float, steps: float = 0.0) -> Served:
+    """The same requests with a front end between their arrival and all that follows: seconds, and steps of their own.
+
+    A request of one token has no step of its own.
+    """
+    after = served.output_tokens - 1.0
+    own = np.where(after > 0.0, (served.finished_s - served.first_token_s) / np.maximum(after, 1.0), 0.0)
+    late = seconds + steps * own
+    return replace(served, **{name: getattr(served, name) + late for name in _ORDER[1:]})
 
 
 def latencies(served: Served) -> dict[str, Array]:

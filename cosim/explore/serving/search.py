@@ -212,7 +212,9 @@ def capacity_of(study: ServingSearch, ground: Ground, found: Found, index: int) 
 
 def _requests(ground: Ground, count: int, seed: int) -> Requests:
     """Requests of the study, each of which passes the stack's front end."""
-    return poisson_requests(ground.prompt, ground.output, count, seed, float(ground.stack.request_start))
+    stack = ground.stack
+    start, steps = float(stack.request_start), float(stack.request_steps)
+    return poisson_requests(ground.prompt, ground.output, count, seed, start, steps)
 
 
 def _bounds(study: ServingSearch) -> Limits:

@@ -17,7 +17,7 @@ from cosim.explore.serving.demand import chunks_of, loop_of
 from cosim.explore.serving.deployed import Deployed, Side
 from cosim.explore.serving.metrics import Limits
 from cosim.explore.serving.power import Joules
-from cosim.explore.serving.records import COLUMNS, Served, served_of
+from cosim.explore.serving.records import COLUMNS, Served, later, served_of
 from cosim.explore.serving.series import KEPT, Series
 from cosim.explore.serving.tally import Tally, of_histogram
 from cosim.hardware.system import System
@@ -28,7 +28,6 @@ Taken = Callable[[Served], None]
 Progress = Callable[[int], None]
 """Told how many requests have been served."""
 _AT = {name: index for index, name in enumerate(COLUMNS)}
-_LATER = ("scheduled_s", "first_token_s", "finished_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,8 @@ class _Counters:
     def records(self, rows: list[Record]) -> None:
         """Records of served requests, with the front end's time on them."""
         columns = array(rows).T
-        shift = self.deployed.start_s
-        served = served_of({name: columns[at] + shift if name in _LATER else columns[at] for name, at in _AT.items()})
+        inside = served_of({name: columns[at] for name, at in _AT.items()})
+        served = later(inside, self.deployed.start_s, self.deployed.start_steps)
         self.tally.add(served)
         for side, joules in zip(self.deployed.sides, self.joules, strict=True):
             if side.pool == self.entry:

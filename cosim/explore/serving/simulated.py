@@ -46,6 +46,8 @@ class Requests:
     output: Array
     start_s: float = 0.0
     """From the arrival of each to the scheduler, and from its token back: the front end."""
+    start_steps: float = 0.0
+    """The same in steps of the request."""
 
     def at_rate(self, rate: float) -> Chunk:
         """The same requests at `rate` per second: only the clock changes."""
@@ -69,10 +71,12 @@ class Seen:
     requests: int
 
 
-def poisson_requests(prompt: float, output: float, count: int, seed: int, start_s: float = 0.0) -> Requests:
+def poisson_requests(
+    prompt: float, output: float, count: int, seed: int, start_s: float = 0.0, start_steps: float = 0.0
+) -> Requests:
     """`count` requests of one length whose gaps are exponential, a second on average."""
     gaps = np.random.default_rng(seed).exponential(1.0, count)
-    return Requests(gaps, np.full(count, prompt), np.full(count, output), start_s)
+    return Requests(gaps, np.full(count, prompt), np.full(count, output), start_s, start_steps)
 
 
 def cluster_of(cell: Cell, row: Mapping[str, float], ground: Ground) -> Cluster:
@@ -150,7 +154,7 @@ def _seen(cluster: Cluster, requests: Requests, rate: float, seed: int, loop: Cl
         raise SpecError("refuses requests", field=reason, hint=f"{run.refused[reason]} of {run.requests}")
     served = of_tuples(rows)
     late = float(np.mean(served.scheduled_s > served.arrival_s.max()))
-    own = latencies(steady(later(served, requests.start_s), WARM, COOL))
+    own = latencies(steady(later(served, requests.start_s, requests.start_steps), WARM, COOL))
     return Seen(
         percentiles(own["ttft_s"]),
         percentiles(own["tpot_s"]),

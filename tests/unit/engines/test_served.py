@@ -1,4 +1,4 @@
-"""Served requests in closed form: a static batch, a steady state, a rate that is offered."""
+"""Served requests in closed form: a static batch, a steady state, prompts on workers of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case
-from cosim.engines.served import Demand, Served, apart, holds, in_flight, offered, static_batch, step_seconds
+from cosim.engines.served import Demand, Served, apart, flight_steps, holds, in_flight, static_batch, step_seconds
 from cosim.engines.served_memory import room
 from cosim.records import Array, array
 from cosim.workload.work import Work, decode_work, prefill_work
@@ -128,6 +128,37 @@ def test_the_front_end_is_part_of_the_first_token(serving: Serving) -> None:
     assert number(slow.ttft) == number(quick.ttft)  # a batch inside the engine has none
 
 
+@settings(max_examples=10, deadline=None)
+@given(steps=st.floats(0.0, 20.0), prompt=st.integers(1, 4000), output=st.integers(2, 600), many=st.integers(1, 64))
+def test_a_front_end_may_take_steps(serving: Serving, steps: float, prompt: int, output: int, many: int) -> None:
+    none, some = (in_flight(serving(**{"stack.request_steps": k}), demand(prompt, output, many)) for k in (0.0, steps))
+    # A cycle that is longer leaves prompts a little more room.
+    assert number(some.e2e) >= number(none.e2e) * (1.0 - 1e-12)
+    assert number(some.ttft - none.ttft) <= steps * number(none.tpot) * 1.001 + 1e-9
+    assert number(some.tpot) <= number(none.tpot) * 1.05
+    if many == 1:
+        assert number(some.ttft - none.ttft) == pytest.approx(steps * number(none.tpot), rel=1e-6, abs=1e-9)
+        assert number(some.tpot) == pytest.approx(number(none.tpot))
+
+
+def test_steps_of_a_front_end_count_where_prompts_have_workers_of_their_own(serving: Serving) -> None:
+    one = (array(1.0), array(1.0))
+    asked = demand(2000, 200, array([1.0]))
+    none, some = (apart(serving(**{"stack.request_steps": k}), serving(), asked, one, array(0.1)) for k in (0.0, 5.0))
+    assert number(some.ttft - none.ttft) == pytest.approx(5.0 * number(none.tpot), rel=0.05)
+
+
+@settings(max_examples=10, deadline=None)
+@given(start=st.floats(0.0, 1.0), prompt=st.integers(1, 4000), output=st.integers(1, 600))
+def test_behind_a_queue_the_front_end_costs_no_rate(serving: Serving, start: float, prompt: int, output: int) -> None:
+    none, some = (serving(**{"stack.max_sequences": 8, "stack.request_start": each}) for each in (0.0, start))
+    for many in (np.nan, 20.0):
+        quick, slow = (number(in_flight(case, demand(prompt, output, many)).rate) for case in (none, some))
+        assert slow == pytest.approx(quick)
+    quick, slow = (number(in_flight(case, demand(prompt, output, 2.0)).rate) for case in (none, some))
+    assert slow <= quick * (1.0 + 1e-12)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=10, deadline=None)
 @given(prompt=st.integers(1, 5000), output=st.integers(1, 1000), alike=st.booleans())
@@ -218,6 +249,31 @@ def test_longer_answers_are_met_more_often(serving: Serving, spread: float, more
     assert number(demand(100, 1000, 64, spread=array(spread)).made) == pytest.approx(500 * spread)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=8, deadline=None)
+@given(prompt=st.integers(1, 9000), output=st.integers(2, 500), waves=st.floats(1.0, 50.0), more=st.floats(1.1, 9.0))
+def test_a_shorter_benchmark_holds_more_of_its_start(
+    serving: Serving, policy: str, prompt: int, output: int, waves: float, more: float
+) -> None:
+    many = np.full(2, 32.0)
+    runs = demand(prompt, output, many, waves=array([waves, waves * more]))
+    short, long = in_flight(serving(**{"stack.policy": policy}), runs).ttft
+    endless = number(in_flight(serving(**{"stack.policy": policy}), demand(prompt, output, 32.0)).ttft)
+    assert short >= long * (1.0 - 1e-12)
+    assert long >= endless * (1.0 - 1e-12)
+
+
+def test_prompts_of_a_first_wave_end_with_the_step_that_they_share(serving: Serving) -> None:
+    # Eight prompts of 1,000 tokens fill a step of 8,000: the first wave of 64 sees eight such steps, on average 4.5.
+    case = serving(**{"stack.token_budget": 8000})
+    once, endless = (in_flight(case, demand(1000, 2000, 64, waves=array(w))) for w in (1.0, np.inf))
+    full = seconds(case, step(0.0, 0.0, 8.0, 1000.0))
+    assert number(once.ttft) == pytest.approx(4.5 * full, rel=0.15)
+    assert number(once.rate) == number(endless.rate)
+    assert number(flight_steps(case, demand(1000, 2000, 64), array(64.0)).at_once) == 8.0
+    assert number(flight_steps(case, demand(1000, 2000, 4), array(4.0)).at_once) == 4.0
+
+
 def test_prompts_that_come_together_do_not_share_what_memory_hides(serving: Serving) -> None:
     # Of 64 answers of 16 tokens four end in a step: their prompts fill it beyond what reading the weights hides.
     case = serving(**{"stack.token_budget": 8192})
@@ -225,19 +281,6 @@ def test_prompts_that_come_together_do_not_share_what_memory_hides(serving: Serv
     one, four = (seconds(case, step(64.0 - n, 108.0, n, 100.0)) for n in (1.0, 4.0))
     assert four > 1.5 * one
     assert number(served.e2e) > 16 * 0.9 * four
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_rate_below_capacity_is_served_and_one_above_is_not(serving: Serving, policy: str) -> None:
-    case = serving(**{"stack.policy": policy})
-    most = number(in_flight(case, demand(500, 100, np.nan)).rate)
-    rates = most * np.array([0.05, 0.3, 0.6, 0.9, 2.0])
-    found = offered(case, demand(500, 100, np.full(5, np.nan), rate=rates, requests=array(100.0)))
-    np.testing.assert_allclose(found.rate[:4], rates[:4], rtol=1e-12)
-    assert found.rate[4] == pytest.approx(most, rel=0.06)
-    assert np.all(np.diff(found.ttft) > 0.0)
-    # A hundred requests at twice the rate: the last is half of the run behind.
-    assert found.waits[4] >= 50 * (1 / found.rate[4] - 1 / rates[4])
 
 
 def test_prompts_on_workers_of_their_own_never_disturb_answers(serving: Serving) -> None:
@@ -255,20 +298,6 @@ def test_prompts_on_workers_of_their_own_never_disturb_answers(serving: Serving)
     assert found.rate[-1] <= 1.0 / fill * (1.0 + 1e-9)
     assert np.all(more.rate >= found.rate * (1.0 - 1e-12))
     assert more.rate[-1] > 1.5 * found.rate[-1]
-
-
-def test_a_rate_that_is_never_served_waits_for_ever_unless_requests_end(serving: Serving) -> None:
-    endless = offered(serving(), demand(500, 100, np.full(2, np.nan), rate=array([1e9, 1e9])))
-    assert np.all(np.isinf(endless.ttft))
-    burst = offered(serving(), demand(500, 100, np.full(1, np.nan), rate=array([np.inf]), requests=array(200.0)))
-    assert number(burst.ttft[0]) == pytest.approx(100 / number(burst.rate[0]), rel=0.5)
-
-
-def test_little_load_is_one_request_alone(serving: Serving) -> None:
-    alone = in_flight(serving(), demand(500, 100, 1))
-    found = offered(serving(), demand(500, 100, np.full(1, np.nan), rate=array([1e-6])))
-    assert number(found.ttft[0]) == pytest.approx(number(alone.ttft))
-    assert number(found.tpot[0]) == pytest.approx(number(alone.tpot))
 
 
 def test_points_of_a_batch_are_what_they_are_alone(serving: Serving) -> None:

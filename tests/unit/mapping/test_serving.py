@@ -53,7 +53,7 @@ def test_every_shipped_stack_is_lowered_under_its_own_name(name: str) -> None:
 def test_what_a_file_leaves_out_costs_nothing_and_changes_no_rate() -> None:
     plain = lowered()
     assert np.isnan(plain.host_step)
-    free = ("host_sequence", "host_kernel", "graph_tokens", "routed_start", "request_start")
+    free = ("host_sequence", "host_kernel", "graph_tokens", "routed_start", "request_start", "request_steps")
     assert {float(getattr(plain, name)) for name in free} == {0.0}
     assert {float(getattr(plain, name)) for name in ("sum_start", "read_per_core", "stored_on_vector")} == {np.inf}
     rates = ("matmul_rate", "routed_rate", "attention_rate", "vector_rate", "collective_rate", "exchange_rate")

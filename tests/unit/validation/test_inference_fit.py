@@ -77,7 +77,7 @@ def test_constants_are_put_where_they_belong(values: dict[str, float]) -> None:
 
 def test_present_values_are_in_si_units() -> None:
     found = present_values(FIT, STACK)
-    assert found == {"host_step": pytest.approx(8e-4), START: pytest.approx(0.05)}
+    assert found == {"host_step": pytest.approx(8e-4), START: pytest.approx(0.035)}
     with pytest.raises(SpecError, match=r"vllm: rates\.exchange: is not stated") as refused:
         present_values(Fit(name="vllm", stacks=("vllm",), constants=("rates.exchange",)), STACK)
     assert "a fit starts from the present value" in str(refused.value)
@@ -161,7 +161,7 @@ def test_constants_that_made_the_rows_are_found_again(tmp_path: Path, served: Ma
     write_served(tmp_path / "other.csv", served("o", measured_value=100.0))
     found = fit_inference(FIT, KNOWN, tmp_path)
     assert found.rows == len(rows)
-    assert found.present == pytest.approx({"host_step": 8e-4, START: 0.05})
+    assert found.present == pytest.approx({"host_step": 8e-4, START: 0.035})
     assert found.values == pytest.approx(other, rel=0.06)
     before, after = found.errors["present"], found.errors["found"]
     assert list(before) == [

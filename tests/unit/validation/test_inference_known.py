@@ -46,6 +46,9 @@ def test_shipped_numbers_say_where_they_are_from() -> None:
     for task in known().tasks.values():
         assert task.prompt >= 1.0
         assert task.ttft_limit is None or task.ttft_limit > (task.tpot_limit or 0.0)
+        if task.interactive is not None:
+            assert (task.interactive.ttft_limit or 0.0) < (task.ttft_limit or 0.0)
+            assert (task.interactive.tpot_limit or 0.0) < (task.tpot_limit or 0.0)
 
 
 @given(st.text("ab", max_size=4), st.text("ab", max_size=4))
@@ -57,6 +60,32 @@ def test_the_first_client_that_holds_counts(notes: str, key: str) -> None:
     found = both.client(row(notes=notes, key=key))
     expected = "first" if "a" in notes else "second" if "b" in key else None
     assert (None if found is None else found.name) == expected
+
+
+@given(column=st.text("ab", max_size=3), words=st.text("ab", max_size=4))
+def test_a_variant_is_named_by_its_words(column: str, words: str) -> None:
+    variant = {"stack": "own", "when": [{"column": "framework", "has": "a"}], "reason": "a test"}
+    what = validated(Known, {"tasks": {}, "clients": [], "variants": [variant]})
+    found = what.stack(row(software_stack=column, framework=words))
+    assert found == ("own" if "a" in words else column)
+
+
+def test_variants_of_the_shipped_file_stand_in_the_library_and_are_found_once() -> None:
+    for variant in known().variants:
+        assert variant.stack in library.names("serving")
+        assert variant.reason
+        named = {each.column: each.equals or each.has or "" for each in variant.when}
+        assert known().stack(row(**named)) == variant.stack
+        # What was read once is read again to the same.
+        assert known().stack(row(**{**named, "software_stack": variant.stack})) == variant.stack
+
+
+def test_limits_are_those_of_the_scenario_that_notes_name() -> None:
+    task = known().tasks["llama-3.1-8b"]
+    assert task.limits("interactive limits") is task.interactive
+    assert task.limits("best of 3") is task
+    without = known().tasks["gpt-j-6b"]
+    assert without.limits("interactive limits") is without
 
 
 def test_all_conditions_must_hold() -> None:
@@ -188,6 +217,6 @@ def test_fitted_stacks_have_rows_enough_and_halves_are_halves() -> None:
     what = known()
     rows = [row for row in read_cases("inference", SHARED / "inference.csv") if not what.may_draft(row)]
     for fit in what.fits:
-        own = [row for row in rows if row.values["software_stack"] == fit.name]
+        own = [row for row in rows if what.stack(row) == fit.name]
         assert len(own) >= max(LEAST_ROWS, ROWS_PER_CONSTANT * len(fit.constants))
         assert 0.35 < sum(in_fitted_half(row) for row in own) / len(own) < 0.65

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cosim.validation.cases import Case
 from cosim.validation.inference_known import known
-from cosim.validation.inference_rows import QUANTITIES, Asked, Reader, asked
+from cosim.validation.inference_reader import Reader
+from cosim.validation.inference_rows import QUANTITIES, Asked, asked
 from cosim.validation.row_system import CannotAnswerError
 
 ROW: dict[str, object] = {
@@ -84,6 +85,61 @@ def test_a_task_of_a_benchmark_has_the_lengths_of_its_data(mode: str, run: str) 
     assert found.run == run
     assert (float(found.demand.prompt), float(found.demand.output)) == (task.prompt, task.output)
     assert any(name.startswith("lengths") for name in found.completed)
+
+
+@pytest.mark.parametrize(
+    ("workload", "notes", "limits"),
+    [
+        ("llama-2-70b", "", (2.0, 0.2)),
+        ("llama-2-70b", "best of 2; interactive limits", (0.45, 0.04)),
+        ("gpt-j-6b", "", (20.0, math.inf)),
+        ("gpt-j-6b", "interactive limits", (20.0, math.inf)),  # it has no such scenario
+    ],
+)
+def test_a_server_scenario_has_the_limits_of_its_task(workload: str, notes: str, limits: tuple[float, float]) -> None:
+    blank = {"batch_kind": "", "batch": "", "input_len": "", "output_len": "", "workload": workload, "notes": notes}
+    found = read(**blank, mode="server")
+    assert (float(found.case.scenario.ttft_limit), float(found.case.scenario.tpot_limit)) == limits
+    assert any(name.startswith("limits") for name in found.completed)
+    free = read(**blank, mode="offline").case.scenario
+    assert math.isinf(float(free.ttft_limit))
+    assert math.isinf(float(free.tpot_limit))
+
+
+@pytest.mark.parametrize(
+    ("columns", "quantity"),
+    [
+        ({"workload": "llama-3.1-8b", "source_key": "mlperf"}, "output_tokens_per_s"),
+        ({"workload": "llama-3.1-8b", "source_key": "another"}, "samples_per_s"),
+        ({"workload": "gpt-j-6b", "source_key": "mlperf"}, "samples_per_s"),
+    ],
+)
+def test_a_benchmark_that_counts_tokens_calls_them_samples_at_times(columns: dict[str, object], quantity: str) -> None:
+    blank = {"batch_kind": "", "batch": "", "input_len": "", "output_len": "", "mode": "server"}
+    found = read(**blank, **columns, measured_quantity="samples_per_s")
+    assert found.quantity == quantity
+    assert any(name.startswith("measured_quantity") for name in found.completed) == (quantity != "samples_per_s")
+
+
+def test_a_load_generator_inside_the_engine_passes_no_front_end() -> None:
+    inside = read(workload="llama-2-70b", source_key="mlperf").case.stack
+    outside = read(workload="llama-2-70b").case.stack
+    assert inside is not None
+    assert outside is not None
+    assert float(inside.request_start) == 0.0 < float(outside.request_start)
+    assert inside.name == outside.name
+
+
+def test_a_row_that_tells_more_of_its_software_has_that_ones_file() -> None:
+    stacks = [
+        read(software_stack="tensorrt-llm", framework=framework).case.stack
+        for framework in ("TensorRT-LLM 0.14 + Triton backend", "trtllm 1.2.0rc2", "")
+    ]
+    assert [stack.name for stack in stacks if stack is not None] == [
+        "tensorrt-llm-triton",
+        "tensorrt-llm",
+        "tensorrt-llm",
+    ]
 
 
 def test_a_client_that_draws_lengths_draws_shorter_ones() -> None:
@@ -176,6 +232,29 @@ def test_pools_have_plans_of_their_own_and_as_many_workers_as_take_the_chips() -
     said = read(**columns, notes="3 prefill + 1 decode")
     assert said.workers == (3.0, 1.0)
     assert "workers 3 prefill, 1 decode" in said.completed
+
+
+@pytest.mark.parametrize(
+    ("columns", "degrees"),
+    [
+        ({"ep": "P1/D1", "dp": "P1/D8"}, (1, 8, 8)),  # no rank of a worker holds all experts for itself
+        ({"ep": "P1/D4", "dp": "P1/D8"}, (1, 8, 4)),
+        ({"ep": "P1/D1", "dp": "P1/D1"}, (1, 1, 1)),
+    ],
+)
+def test_ranks_of_a_worker_that_share_out_requests_share_out_experts(
+    columns: dict[str, object], degrees: tuple[int, ...]
+) -> None:
+    found = read(
+        workload="mixtral-8x7b",
+        tp="P1/D1",
+        num_accelerators=16,
+        batch_kind="max_concurrency",
+        notes="1 prefill + 1 decode",
+        **columns,
+    )
+    plan = found.case.plan
+    assert tuple(int(x) for x in (plan.tensor, plan.data, plan.expert)) == degrees
 
 
 def test_attention_may_be_replicated_where_the_notes_say_so() -> None:

@@ -14,7 +14,7 @@ from cosim.explore.serving.deployed import Deployed, Given, deployed, files_of, 
 from cosim.explore.serving.serve_file import Deployment
 from cosim.hardware.load import load_system
 from cosim.hardware.vary import vary_system
-from cosim.mapping.serving import load_serving
+from cosim.mapping.serving import load_serving, lower_serving
 from cosim.overrides import Varied
 from cosim.schema import validated
 from cosim.workload.load import load_workload
@@ -31,6 +31,11 @@ def test_one_pool(ready: Ready) -> None:
     assert found.pools == ((found.pool, found.system),)
     start = load_serving("vllm").request_start
     assert found.start_s == (0.0 if start is None else start.si)
+    assert found.start_steps == 0.0
+    other = ready(stack="tensorrt-llm")
+    stack = lower_serving(load_serving("tensorrt-llm"))
+    assert (other.start_s, other.start_steps) == (float(stack.request_start), float(stack.request_steps))
+    assert other.start_steps > 0.0
 
 
 def test_overrides_by_path(ready: Ready) -> None:

@@ -45,6 +45,21 @@ def test_a_front_end_is_in_all_that_follows_the_arrival(served: Make) -> None:
         np.testing.assert_allclose(after[name], before[name] + more)
 
 
+@given(SPANS, st.floats(0.0, 10.0), st.floats(0.0, 20.0))
+def test_a_front_end_may_take_steps_of_the_request(
+    served: Make, spans: list[tuple[float, float, float, float, int]], start: float, steps: float
+) -> None:
+    arrival, wait, prefill, decode, output = np.array(spans).T
+    times = np.cumsum([arrival, wait, prefill, decode], axis=0)
+    names = ("arrival_s", "scheduled_s", "first_token_s", "finished_s")
+    record = served(len(spans), **dict(zip(names, times, strict=True)), output_tokens=output)
+    before, after = latencies(record), latencies(later(record, start, steps))
+    more = start + steps * np.nan_to_num(before["tpot_s"])
+    for name in ("ttft_s", "e2e_s", "queueing_s"):
+        np.testing.assert_allclose(after[name], before[name] + more, atol=1e-6)
+    np.testing.assert_allclose(after["tpot_s"], before["tpot_s"], atol=1e-6)
+
+
 def test_one_token_has_no_time_per_next_token(served: Make) -> None:
     found = latencies(served(2, output_tokens=[1, 2]))
     assert np.isnan(found["tpot_s"]).tolist() == [True, False]

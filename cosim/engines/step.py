@@ -76,6 +76,8 @@ class OpCost:
     energy: Array
     core_energy: Array
     """The part of `energy` that falls with the voltage of the cores."""
+    launched: bool = True
+    """Whether it is a kernel of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +178,14 @@ def group_costs(
     for op in ops:
         own = sums[op.group]
         own[op.kind] += op.count * op.cost.time
-        own["launch"] += op.count * chip.launch.gap
+        issued = op.count if op.launched else 0.0 * op.count
+        own["launch"] += issued * chip.launch.gap
         if op.group == "moe" and op.name == ROUTER and case.stack is not None:
             own["launch"] += op.count * case.stack.routed_start
         own["energy"] += op.count * op.energy
         own["core_energy"] += op.count * op.core_energy
         own["clocked"] += op.count * op.cost.clocked
-        own["kernels"] += op.count
+        own["kernels"] += issued
         behind[op.name] = op.cost
     group = tensor_group(case.plan, case.system.sizes)
     for collective in device.collectives:
@@ -275,7 +278,8 @@ def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:
 def _vector(op: DeviceVector, chip: ChipArrays, count: int) -> OpCost:
     cost = vector_cost(op, chip)
     dims = (op.read_bytes, op.write_bytes)
-    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, *_powers(cost, chip, "fp32", count))
+    powers = _powers(cost, chip, "fp32", count)
+    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, *powers, launched=op.launched)
 
 
 def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple[Array, Array]:

@@ -82,6 +82,10 @@ class DeviceVector:
     """Of `read_bytes` those that lie at random in its weights."""
     again: bool = False
     forward_only: bool = False
+    follows: bool = False
+    """Whether it works on what a product just made, so that a compiler can run it inside that one."""
+    launched: bool = True
+    """Whether it is a kernel of its own."""
     sharded: bool = False
     """Whether its parameters are a table that the replicas share out, with gradients of the rows in hand alone."""
 

@@ -72,6 +72,10 @@ class Serving(Frozen):
     """From the arrival of a request to the step that takes it up, and from its token back: front end. None: nothing."""
     weight_only: tuple[Dtype, ...] = ()
     """Formats that weights are kept in and widened from: products run in 16 bits."""
+    compiles: bool = False
+    """Whether it compiles networks: `cosim.mapping.compiled`."""
+    networks: str | None = None
+    """The stack that runs models without a cache beside it: an engine without a scheduler. None: itself."""
     read_per_core: BytePerCycle | None = None
     """Most that the stack's products take from memory in a core's cycle. None: as fast as it comes."""
     stored_on_vector: Factor | None = None
@@ -101,6 +105,7 @@ class ServingArrays:
     request_start: Array
     sum_start: Array
     """inf where the stack has no such kernel."""
+    compiles: bool = False
     read_per_core: Array = field(default_factory=lambda: array(np.inf))
     stored_on_vector: Array = field(default_factory=lambda: array(np.inf))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
@@ -136,6 +141,7 @@ def lower_serving(serving: Serving) -> ServingArrays:
         reserves_whole=serving.reserve == "whole",
         request_start=_or(serving.request_start, 0.0),
         sum_start=_or(serving.sum_start, np.inf),
+        compiles=serving.compiles,
         read_per_core=_or(serving.read_per_core, np.inf),
         stored_on_vector=_or(serving.stored_on_vector, np.inf),
         matmul_rate=_or(rates.matmul, 1.0),

@@ -211,6 +211,7 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         again=op.again,
         forward_only=op.forward_only,
         sharded=op.sharded,
+        follows=op.follows,
     )
 
 

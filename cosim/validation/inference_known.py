@@ -25,13 +25,26 @@ Figure = Literal["median_abs_error", "mean_abs_error", "p90_abs_error", "macro_m
 
 
 class Task(Frozen):
-    """A workload of MLPerf: mean tokens of a prompt and an answer, and the limits of its server scenario [s]."""
+    """A workload of MLPerf: mean tokens of a prompt and an answer, and the limits of its server scenario [s].
+
+    `long` is a length at the 90th percentile over the mean: of the answer, of the prompt where nothing follows.
+    """
 
     prompt: Positive
     output: Positive
     ttft_limit: Positive | None = None
     tpot_limit: Positive | None = None
+    long: Positive = 1.0
+    beams: Annotated[int, Field(ge=1)] = 1
+    """Answers that are followed at once, of which one is kept; they share the prompt."""
+    counts: Literal["samples", "tokens"] = "samples"
+    """Unit of its rates where a file says samples."""
     source: str
+
+    def at(self, percentile: float) -> tuple[float, float]:
+        """Tokens of a prompt and an answer: the means, or from the 90th percentile on long ones."""
+        factor = self.long if percentile >= 0.9 else 1.0
+        return (self.prompt, self.output * factor) if self.output > 1.0 else (self.prompt * factor, self.output)
 
 
 class Client(Frozen):
@@ -49,6 +62,8 @@ class Client(Frozen):
     """Formats of tuned runs that do not say one: the first that the chip multiplies."""
     alike: bool = False
     """Whether all requests of a run have the same lengths."""
+    shares_query: bool = False
+    """Whether all chips work on one query of several samples."""
     source: str
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +38,19 @@ def network_graph(layers: tuple[LayerArrays, ...], items: Array, tokens: Array) 
 
 
 def ops_of(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    """The kernels of one layer of sizes `at` over `items` items."""
-    return _BUILDERS[layer.kind](layer, at, items)
+    """The kernels of one layer of sizes `at` over `items` items; turns after the first have no weights of their own."""
+    ops = _BUILDERS[layer.kind](layer, at, items)
+    return ops if np.all(layer.turns == 1.0) else (*ops, *(_again(op, layer.turns - 1.0) for op in ops))
+
+
+def _again(op: Op, turns: Array) -> Op:
+    """The same kernel `turns` more times."""
+    more: dict[str, Any] = {"name": f"{op.name}.again", "count": op.count * turns}
+    if isinstance(op, Matmul):
+        more |= {"owns_weights": False, "bias": 0}
+    elif isinstance(op, Vector):
+        more |= {"parameters": array(0.0), "table": None}
+    return replace(op, **more)
 
 
 def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
@@ -122,7 +134,8 @@ def _norm(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
 
 def _activation(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     exponential = bool(layer.choices["exponential"])
-    return (_elementwise(layer, at, items, flop=6.0 if exponential else 1.0, special=float(exponential)),)
+    work = _elementwise(layer, at, items, flop=6.0 if exponential else 1.0, special=float(exponential))
+    return (replace(work, follows=True),)
 
 
 def _softmax(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
@@ -130,11 +143,12 @@ def _softmax(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
 
 
 def _add(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    return (_elementwise(layer, at, items, flop=at["reads"] - 1.0, parameters=at["parameters"]),)
+    work = _elementwise(layer, at, items, flop=at["reads"] - 1.0, parameters=at["parameters"])
+    return (replace(work, follows=True),)
 
 
 def _copy(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    return (_elementwise(layer, at, items),)
+    return (replace(_elementwise(layer, at, items), follows=True),)
 
 
 def _pool(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:

@@ -162,6 +162,8 @@ class Vector:
     """Whether it has no kernel of its own on the way back."""
     sharded: bool = False
     """Whether the replicas share out its table in training."""
+    follows: bool = False
+    """Whether it works on what a product just made: `cosim.mapping.compiled`."""
 
 
 @dataclass(frozen=True, slots=True)

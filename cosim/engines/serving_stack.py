@@ -74,5 +74,8 @@ def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) ->
     sequences = (work.decodes + work.chunks) / ranks
     host = np.where(np.isnan(stack.host_step), own, stack.host_step) + sequences * stack.host_sequence
     issued = np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
-    late: Array = np.where(work.tokens / ranks > stack.graph_tokens, np.maximum(issued - device, 0.0), 0.0)
+    replayed = work.tokens / ranks <= stack.graph_tokens
+    if stack.graph_decodes:
+        replayed = replayed | (work.chunks <= 0.0)
+    late: Array = np.where(replayed, 0.0, np.maximum(issued - device, 0.0))
     return late + (np.maximum(host - device - late, 0.0) if stack.host_hidden else host)

@@ -59,6 +59,8 @@ class Serving(Frozen):
     """Host time to issue one kernel where no graph is replayed. None: all steps run as graphs."""
     graph_tokens: Count | None = None
     """Most tokens of a step that is replayed as a graph. None: no step is, where kernels have a host time."""
+    graph_decodes: bool = False
+    """Whether steps without prompts are replayed as graphs whatever their tokens."""
     routed_start: Time | None = None
     """Time on the device of what routes the tokens of a layer, beside the kernels of its graph: sorting, counting,
     scaling. None is nothing."""
@@ -100,6 +102,7 @@ class ServingArrays:
     host_hidden: bool
     host_kernel: Array
     graph_tokens: Array
+    graph_decodes: bool
     routed_start: Array
     reserves_whole: bool
     request_start: Array
@@ -137,6 +140,7 @@ def lower_serving(serving: Serving) -> ServingArrays:
         host_hidden=serving.host_hidden,
         host_kernel=_or(serving.host_kernel, 0.0),
         graph_tokens=_or(serving.graph_tokens, 0.0),
+        graph_decodes=serving.graph_decodes,
         routed_start=_or(serving.routed_start, 0.0),
         reserves_whole=serving.reserve == "whole",
         request_start=_or(serving.request_start, 0.0),

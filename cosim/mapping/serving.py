@@ -81,8 +81,8 @@ class Serving(Frozen):
     read_per_core: BytePerCycle | None = None
     """Most that the stack's products take from memory in a core's cycle. None: as fast as it comes."""
     stored_on_vector: Factor | None = None
-    """Rate of products with weights that are widened over the vector units' peak, where they run there. None: on the
-    matrix units."""
+    """Rate of dot products with weights that are widened over the vector units' peak: of few rows. More rows first
+    write their weights in 16 bits, and read these. None: all are widened on the way to the matrix units."""
     rates: ServingRates = ServingRates()
 
 

@@ -67,6 +67,12 @@ class Client(Frozen):
     source: str
 
 
+class Doubt(NamedSet):
+    """Rows that cannot be what they say, and why: they stay in every figure, and are told apart beside them."""
+
+    reason: str
+
+
 class RowFile(Frozen):
     """A file of a folder of measured runs."""
 
@@ -108,6 +114,7 @@ class Known(Frozen):
     clients: tuple[Client, ...]
     files: tuple[RowFile, ...] = ()
     draft_heads: tuple[DraftHeads, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     fits: tuple[Fit, ...] = ()
     sets: tuple[RowSet, ...] = ()
     chips_left_out: dict[Figure, Positive] = {}
@@ -119,6 +126,10 @@ class Known(Frozen):
             if all(condition.holds(row) for condition in client.when):
                 return client
         return None
+
+    def doubted(self, row: Row) -> bool:
+        """Whether the row cannot be what it says."""
+        return any(each.holds(row) for each in self.doubts)
 
     def may_draft(self, row: Row) -> bool:
         """Whether the row's model has draft heads, and it does not say that nothing was drafted."""

@@ -245,7 +245,7 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         same = [op for op in ops if (op.dtype, op.output_bytes, op.stored, op.scales) == (asked, moved, stored, scales)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
         dtype = math_dtype(chip) if asked == ACTIVATION_DTYPE else asked
-        names = ("m", "n", "k", "batch", "distinct")
+        names = ("m", "n", "k", "batch", "distinct", "fetched")
         dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in names}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
@@ -253,7 +253,8 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
             **dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved, weights=stored
         )
         if any(scales):
-            cost = in_blocks(cost, **dims, chip=stacked, dtype=dtype, scales=scales)
+            plain = {name: dims[name] for name in ("m", "n", "k", "batch", "distinct")}
+            cost = in_blocks(cost, **plain, chip=stacked, dtype=dtype, scales=scales)
         energy, core = step_energy(cost, stacked, dtype)
         if any(scales):
             added = promotion_energy(dims["m"], dims["n"], dims["k"], dims["batch"], stacked)

@@ -42,6 +42,8 @@ class DeviceMatmul:
     again: bool = False
     taps: Array = field(default_factory=lambda: array(1.0))
     pixels: Array = field(default_factory=lambda: array(1.0))
+    fetched: Array = field(default_factory=lambda: array(1.0))
+    """Share of its part of A that a core takes from the cache, see ops."""
     stored: str | None = None
     """Format of its weights in memory where that is not the format of the products."""
     scales: Scales = (0.0, 0.0)

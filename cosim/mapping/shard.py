@@ -136,6 +136,7 @@ def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
         again=op.again,
         taps=op.taps,
         pixels=op.pixels,
+        fetched=op.fetched,
         stored=stored,
         scales=scales,
     )

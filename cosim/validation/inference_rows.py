@@ -353,7 +353,7 @@ def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...
     asked_for = FORMATS.get(text, text)
     client = facts.client(reader.row)
     if not text and client is not None:
-        tuned = [dtype for dtype in client.formats if dtype in peaks]
+        tuned = [dtype for dtype in client.formats if dtype in peaks or dtype in stack.weight_only]
         asked_for = tuned[0] if tuned else asked_for
         reader.complete("weights_dtype", asked_for)
     if asked_for in EITHER:

@@ -1,7 +1,8 @@
 """The graph of one forward pass of a network: each layer as products, attention or elementwise kernels.
 
 conv    implicit GEMM: m = items x output pixels, n = outputs / groups, k = inputs / groups x kernel^2, one product
-        a group; of A only the input tensor is distinct, not its patches. Depthwise: vector work.
+        a group; of A only the input tensor is distinct, not its patches, and a core fetches no place of a row of
+        the window twice. Depthwise: vector work.
 lstm    see `_lstm`
 gather  rows read at random
 scan    see `scan_ops`
@@ -78,6 +79,7 @@ def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
             distinct=np.minimum(pixels / taps, 1.0),
             taps=taps,
             pixels=pixels,
+            fetched=np.minimum(at["stride"] / at["kernel_width"], 1.0),
         )
         found.append(replace(product, count=layer.count * np.where(deep, 0.0, 1.0)))
     return tuple(found)

@@ -87,6 +87,9 @@ class Matmul:
     """Of a convolution: the places of its window, which are part of k."""
     pixels: Array = field(default_factory=lambda: array(1.0))
     """Of a convolution: places of the input for each of the output."""
+    fetched: Array = field(default_factory=lambda: array(1.0))
+    """Share of A that a core fetches which works on neighbouring rows: patches side by side have all of a row of the
+    window in common but what a stride moves it, stride / width."""
 
 
 @dataclass(frozen=True, slots=True)

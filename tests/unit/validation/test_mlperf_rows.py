@@ -164,6 +164,7 @@ def test_models_without_a_cache_run_in_the_engine_beside_the_stack(stack: str, w
         ({"workload": "bert-large", "point_id": "mlperf:v3.0|A30|1|1|bert-99|SingleStream"}, "int8"),
         ({"workload": "bert-large", "point_id": "mlperf:v3.0|A30|1|1|bert-99.9|Server"}, "bf16"),
         ({"workload": "rnnt"}, "bf16"),
+        ({"workload": "gpt-j-6b", "accelerator": "h100-sxm"}, "fp8"),
         ({"software_stack": "other", "framework": "onnxruntime", "accelerator": "rtx-4090"}, "fp32"),
     ],
 )
@@ -187,3 +188,8 @@ def test_clients_say_whether_they_share_a_query() -> None:
         "MLPerf, reference implementations",
         "MLPerf, runtimes of makers",
     }
+
+
+def test_a_chip_without_8_bit_floats_keeps_weights_in_4_bits() -> None:
+    plan = read(workload="gpt-j-6b", accelerator="jetson-agx-orin").case.plan
+    assert (plan.dtype, plan.weights_dtype) == ("bf16", "int4")

@@ -366,3 +366,12 @@ def test_what_follows_a_product_is_said() -> None:
     }
     found = {kind: graph({"kind": kind, **sizes}).vectors[0].follows for kind, sizes in kinds.items()}
     assert found == {"add": True, "activation": True, "copy": True, "norm": False, "softmax": False}
+
+
+@settings(max_examples=30, deadline=None)
+@given(kernel=st.integers(1, 11), stride=st.integers(1, 11), size=st.integers(12, 64))
+def test_patches_side_by_side_have_a_row_of_the_window_in_common(kernel: int, stride: int, size: int) -> None:
+    layer = {"kind": "conv", "inputs": 3, "outputs": 8, "kernel": kernel, "stride": stride, "height": size}
+    made = product(layer)
+    assert float(made.fetched) == min(stride / kernel, 1.0)
+    assert float(made.distinct) <= float(made.fetched) * (1.0 + 1e-12) or stride > 1

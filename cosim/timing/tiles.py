@@ -103,9 +103,10 @@ def _chunk(shape: _Shape, machine: Machine, sizes: Sizes, resident: Resident) ->
     epilogue = kernel["epilogue_cycles"] / machine.clock * (TILE_M * TILE_N / EPILOGUE_TILE)
     core_time = np.ceil(grid * SPLITS / machine.cores) * (steps * step + epilogue)
     # Neighbours share one operand: tiles of a column the weights, tiles of a row the activations.
-    taken = TILE_M * shape.fetched
-    by_column = taken + TILE_N / np.minimum(machine.multicast, across)
-    by_row = taken / np.minimum(machine.multicast, down) + TILE_N
+    # Weights pass the cache as narrow as DRAM holds them.
+    taken, weights = TILE_M * shape.fetched, TILE_N * min(sizes.weight / element_bytes, 1.0)
+    by_column = taken + weights / np.minimum(machine.multicast, across)
+    by_row = taken / np.minimum(machine.multicast, down) + weights
     operands = np.minimum(by_column, by_row) * element_bytes * shape.k * grid
     output = shape.batch * shape.m * shape.n
     through = machine.cache_bandwidth * kernel["cache_feed"]

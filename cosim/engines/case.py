@@ -9,6 +9,7 @@ import numpy as np
 
 from cosim.hardware.lower import SystemArrays
 from cosim.mapping.adapters import adapted
+from cosim.mapping.compiled import compiled
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.recompute import check_modules
@@ -77,6 +78,8 @@ def device_graph(case: Case, graph: Graph | None = None) -> DeviceGraph:
     graph = micro_batch_graph(case) if graph is None else graph
     narrow = {} if case.phase == "train" else case.model.quantised
     device = shard(graph, case.plan, case.system.node_chips, narrow)
+    if case.stack is not None and case.stack.compiles:
+        return compiled(device, case.plan.dtype)
     if case.phase != "train" or case.software is None:
         return device
     return widened(with_adapters(device, case), graph, case.plan, case.software)

@@ -1,6 +1,7 @@
 """What a serving stack makes of a step: rates of its kernels, its own sums, what its host costs.
 
 kernel   seconds / rate of its class
+stored   weights widened beside the matrix units: of few rows dot products, of more a copy in 16 bits, then a product
 sum      the faster of the chip's library and the stack's own kernel, in which every rank reads all others:
 start + (ranks - 1) bytes / bandwidth, inside the innermost tier
 host     step + sequences x each + kernels x issue; behind the device, or after it
@@ -14,17 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosim.hardware.lower import ChipArrays, SystemArrays
-from cosim.mapping.device import DeviceCollective, DeviceMatmul
+from cosim.mapping.device import ACTIVATION_BYTES, DeviceCollective, DeviceMatmul
 from cosim.mapping.placement import Placement
 from cosim.mapping.serving import ServingArrays
 from cosim.mapping.stages import Stages
 from cosim.records import Array
 from cosim.timing.collective import CollectiveCost
-from cosim.timing.cost import KernelCost
+from cosim.timing.cost import KernelCost, dram_rate
 
 if TYPE_CHECKING:
     from cosim.engines.case import Case
     from cosim.engines.step import StageCosts
+
+DOT_ROWS = 8.0
+"""Most rows of a product that runs as dot products (MMVQ_MAX_BATCH_SIZE of ggml) [unverified recollection]."""
 
 
 def served_by(
@@ -40,8 +44,17 @@ def served_by(
     if product is None:
         return own
     least = np.zeros_like(cost.flop)
-    if product.stored is not None:
-        least = cost.flop / (stack.stored_on_vector * chip.vector_peak)
+    if product.stored is not None and np.any(np.isfinite(stack.stored_on_vector)):
+        few = product.m <= DOT_ROWS
+        least = np.where(few, cost.flop / (stack.stored_on_vector * chip.vector_peak), 0.0)
+        copied = 2.0 * ACTIVATION_BYTES * product.n * product.k * product.batch / dram_rate(chip)
+        # Few rows are dot products: no tile of the matrix units is left empty.
+        own = replace(
+            own,
+            time=np.where(few, own.memory, own.time + copied),
+            compute=np.where(few, 0.0, own.compute),
+            memory=own.memory + np.where(few, 0.0, copied),
+        )
     if chip.cores is not None and chip.matrix.clock is not None:
         least = np.maximum(least, cost.dram_bytes / (stack.read_per_core * chip.cores * chip.matrix.clock))
     return replace(own, time=np.maximum(own.time, least), compute=np.maximum(own.compute, least))
@@ -83,5 +96,8 @@ def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) ->
         return host
     ranks = case.plan.data
     issued = np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
-    late: Array = np.where(work.tokens / ranks > stack.graph_tokens, np.maximum(issued - device, 0.0), 0.0)
+    replayed = work.tokens / ranks <= stack.graph_tokens
+    if stack.graph_decodes:
+        replayed = replayed | (work.chunks <= 0.0)
+    late: Array = np.where(replayed, 0.0, np.maximum(issued - device, 0.0))
     return late + (np.maximum(host - device - late, 0.0) if stack.host_hidden else host)

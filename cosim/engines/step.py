@@ -76,6 +76,8 @@ class OpCost:
     energy: Array
     core_energy: Array
     """The part of `energy` that falls with the voltage of the cores."""
+    launched: bool = True
+    """Whether it is a kernel of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +178,14 @@ def group_costs(
     for op in ops:
         own = sums[op.group]
         own[op.kind] += op.count * op.cost.time
-        own["launch"] += op.count * chip.launch.gap
+        issued = op.count if op.launched else 0.0 * op.count
+        own["launch"] += issued * chip.launch.gap
         if op.group == "moe" and op.name == ROUTER and case.stack is not None:
             own["launch"] += op.count * case.stack.routed_start
         own["energy"] += op.count * op.energy
         own["core_energy"] += op.count * op.core_energy
         own["clocked"] += op.count * op.cost.clocked
-        own["kernels"] += op.count
+        own["kernels"] += issued
         behind[op.name] = op.cost
     group = tensor_group(case.plan, case.system.sizes)
     for collective in device.collectives:
@@ -242,7 +245,7 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
         same = [op for op in ops if (op.dtype, op.output_bytes, op.stored, op.scales) == (asked, moved, stored, scales)]
         # The head is kept at 16 bits; a chip without such a rate runs it in the widest format it has.
         dtype = math_dtype(chip) if asked == ACTIVATION_DTYPE else asked
-        names = ("m", "n", "k", "batch", "distinct")
+        names = ("m", "n", "k", "batch", "distinct", "fetched")
         dims = {d: np.concatenate([np.broadcast_to(getattr(op, d), (count,)) for op in same]) for d in names}
         point = np.tile(np.arange(count, dtype=np.intp), len(same))
         stacked = take(chip, point)
@@ -250,7 +253,8 @@ def _matmul_costs(ops: tuple[DeviceMatmul, ...], chip: ChipArrays, count: int) -
             **dims, chip=stacked, dtype=dtype, resident="activations", output_bytes=moved, weights=stored
         )
         if any(scales):
-            cost = in_blocks(cost, **dims, chip=stacked, dtype=dtype, scales=scales)
+            plain = {name: dims[name] for name in ("m", "n", "k", "batch", "distinct")}
+            cost = in_blocks(cost, **plain, chip=stacked, dtype=dtype, scales=scales)
         energy, core = step_energy(cost, stacked, dtype)
         if any(scales):
             added = promotion_energy(dims["m"], dims["n"], dims["k"], dims["batch"], stacked)
@@ -275,7 +279,8 @@ def _attention(op: DeviceAttention, chip: ChipArrays, count: int) -> OpCost:
 def _vector(op: DeviceVector, chip: ChipArrays, count: int) -> OpCost:
     cost = vector_cost(op, chip)
     dims = (op.read_bytes, op.write_bytes)
-    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, *_powers(cost, chip, "fp32", count))
+    powers = _powers(cost, chip, "fp32", count)
+    return OpCost(op.name, "vector", op.group, op.count, dims, "bf16", cost, *powers, launched=op.launched)
 
 
 def _powers(cost: KernelCost, chip: ChipArrays, dtype: str, count: int) -> tuple[Array, Array]:

@@ -42,6 +42,8 @@ class DeviceMatmul:
     again: bool = False
     taps: Array = field(default_factory=lambda: array(1.0))
     pixels: Array = field(default_factory=lambda: array(1.0))
+    fetched: Array = field(default_factory=lambda: array(1.0))
+    """Share of its part of A that a core takes from the cache, see ops."""
     stored: str | None = None
     """Format of its weights in memory where that is not the format of the products."""
     scales: Scales = (0.0, 0.0)
@@ -82,6 +84,10 @@ class DeviceVector:
     """Of `read_bytes` those that lie at random in its weights."""
     again: bool = False
     forward_only: bool = False
+    follows: bool = False
+    """Whether it works on what a product just made, so that a compiler can run it inside that one."""
+    launched: bool = True
+    """Whether it is a kernel of its own."""
     sharded: bool = False
     """Whether its parameters are a table that the replicas share out, with gradients of the rows in hand alone."""
 

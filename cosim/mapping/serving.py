@@ -59,6 +59,8 @@ class Serving(Frozen):
     """Host time to issue one kernel where no graph is replayed. None: all steps run as graphs."""
     graph_tokens: Count | None = None
     """Most tokens of a step that is replayed as a graph. None: no step is, where kernels have a host time."""
+    graph_decodes: bool = False
+    """Whether steps without prompts are replayed as graphs whatever their tokens."""
     routed_start: Time | None = None
     """Time on the device of what routes the tokens of a layer, beside the kernels of its graph: sorting, counting,
     scaling. None is nothing."""
@@ -75,11 +77,15 @@ class Serving(Frozen):
     are handed on in groups. None: nothing."""
     weight_only: tuple[Dtype, ...] = ()
     """Formats that weights are kept in and widened from: products run in 16 bits."""
+    compiles: bool = False
+    """Whether it compiles networks: `cosim.mapping.compiled`."""
+    networks: str | None = None
+    """The stack that runs models without a cache beside it: an engine without a scheduler. None: itself."""
     read_per_core: BytePerCycle | None = None
     """Most that the stack's products take from memory in a core's cycle. None: as fast as it comes."""
     stored_on_vector: Factor | None = None
-    """Rate of products with weights that are widened over the vector units' peak, where they run there. None: on the
-    matrix units."""
+    """Rate of dot products with weights that are widened over the vector units' peak: of few rows. More rows first
+    write their weights in 16 bits, and read these. None: all are widened on the way to the matrix units."""
     rates: ServingRates = ServingRates()
 
 
@@ -99,12 +105,14 @@ class ServingArrays:
     host_hidden: bool
     host_kernel: Array
     graph_tokens: Array
+    graph_decodes: bool
     routed_start: Array
     reserves_whole: bool
     request_start: Array
     sum_start: Array
     """inf where the stack has no such kernel."""
     request_steps: Array = field(default_factory=lambda: array(0.0))
+    compiles: bool = False
     read_per_core: Array = field(default_factory=lambda: array(np.inf))
     stored_on_vector: Array = field(default_factory=lambda: array(np.inf))
     matmul_rate: Array = field(default_factory=lambda: array(1.0))
@@ -136,11 +144,13 @@ def lower_serving(serving: Serving) -> ServingArrays:
         host_hidden=serving.host_hidden,
         host_kernel=_or(serving.host_kernel, 0.0),
         graph_tokens=_or(serving.graph_tokens, 0.0),
+        graph_decodes=serving.graph_decodes,
         routed_start=_or(serving.routed_start, 0.0),
         reserves_whole=serving.reserve == "whole",
         request_start=_or(serving.request_start, 0.0),
         request_steps=_or(serving.request_steps, 0.0),
         sum_start=_or(serving.sum_start, np.inf),
+        compiles=serving.compiles,
         read_per_core=_or(serving.read_per_core, np.inf),
         stored_on_vector=_or(serving.stored_on_vector, np.inf),
         matmul_rate=_or(rates.matmul, 1.0),

@@ -136,6 +136,7 @@ def _matmul(op: Matmul, plan: PlanArrays, narrow: Narrow) -> DeviceMatmul:
         again=op.again,
         taps=op.taps,
         pixels=op.pixels,
+        fetched=op.fetched,
         stored=stored,
         scales=scales,
     )
@@ -211,6 +212,7 @@ def _vector(op: Vector, plan: PlanArrays) -> DeviceVector:
         again=op.again,
         forward_only=op.forward_only,
         sharded=op.sharded,
+        follows=op.follows,
     )
 
 

@@ -31,6 +31,10 @@ OVERALL = (
     "The last two lines are apart: they are in none of the tables by quantity, stack, source and chip, and were never "
     "fitted."
 )
+DOUBTS = (
+    "Rows that cannot be what they say. They stay in every figure of this page; without them all rows together have a "
+    "median of {median}, a mean of {mean} and a macro of {macro}."
+)
 SETS = "Every named set, those that nothing is asked of too."
 FITS = (
     "Constants: those of the stack's file that were fitted on its measured runs. Runs whose name has an even MD5 may "
@@ -60,6 +64,7 @@ def inference_sections(found: Found) -> list[Section]:
         _named("Errors", "rows", found["overall"], OVERALL),
         _named("Sets", "set", found["sets"], SETS),
         _named("By measured quantity", "quantity", found["quantities"]),
+        _doubts(found),
         _stacks(found["stacks"]),
         _named("By source", "source", found["sources"]),
         _named("By chip", "chip", found["chips"]),
@@ -132,6 +137,14 @@ def _heads(heads: Sequence[Found]) -> str:
     """Why rows are told apart, model by model."""
     told = "; ".join(f"{', '.join(row['workloads'])}: {row['reason']}" for row in heads)
     return f"Models with draft heads whose rows do not say that nothing was drafted. {told}."
+
+
+def _doubts(found: Found) -> Section:
+    """Rows that are doubted, rule by rule, and what the figures are without them."""
+    lines = [[row["name"], row["reason"], *_cells(row)[:3]] for row in found["doubts"] if row["asked"]]
+    names = {"median": "median_abs_error", "mean": "mean_abs_error", "macro": "macro_median_abs_error"}
+    note = DOUBTS.format(**{name: percent(found["undoubted"][key]) for name, key in names.items()})
+    return Section("Doubted", ["rows", "why", *HEAD[:3]], lines, note)
 
 
 def _left_out(rows: Sequence[Found]) -> Section:

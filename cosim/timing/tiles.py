@@ -48,6 +48,7 @@ class _Shape:
     k: Array
     batch: Array
     distinct: Array = field(default_factory=lambda: array(1.0))
+    fetched: Array = field(default_factory=lambda: array(1.0))
 
 
 def tile_cost(
@@ -60,8 +61,12 @@ def tile_cost(
     *,
     resident: Resident = "none",
     distinct: Array | float = 1.0,
+    fetched: Array | float = 1.0,
 ) -> KernelCost:
     """Cost of matmuls of shape (N,) on a tile machine; see the head of this module.
+
+    `fetched` is the share of a tile's part of A that a core takes from the cache: less than one of patches, of which
+    neighbouring rows have much in common that the core keeps.
 
     Raises SpecError where the chip's calibration lacks a constant.
     """
@@ -70,7 +75,7 @@ def tile_cost(
         hint = "name a library of kernels in the chip's file, as 'kernels: generic-tile'"
         field = f"calibration.constants.{missing[0]}"
         raise SpecError("a tile machine needs this kernel constant", field=field, hint=hint)
-    shape = _Shape(m, n, k, batch, array(distinct))
+    shape = _Shape(m, n, k, batch, array(distinct), array(fetched))
     total = int(m.shape[0])
     parts = []
     for start in range(0, max(total, 1), CHUNK):
@@ -98,8 +103,10 @@ def _chunk(shape: _Shape, machine: Machine, sizes: Sizes, resident: Resident) ->
     epilogue = kernel["epilogue_cycles"] / machine.clock * (TILE_M * TILE_N / EPILOGUE_TILE)
     core_time = np.ceil(grid * SPLITS / machine.cores) * (steps * step + epilogue)
     # Neighbours share one operand: tiles of a column the weights, tiles of a row the activations.
-    by_column = TILE_M + TILE_N / np.minimum(machine.multicast, across)
-    by_row = TILE_M / np.minimum(machine.multicast, down) + TILE_N
+    # Weights pass the cache as narrow as DRAM holds them.
+    taken, weights = TILE_M * shape.fetched, TILE_N * min(sizes.weight / element_bytes, 1.0)
+    by_column = taken + weights / np.minimum(machine.multicast, across)
+    by_row = taken / np.minimum(machine.multicast, down) + weights
     operands = np.minimum(by_column, by_row) * element_bytes * shape.k * grid
     output = shape.batch * shape.m * shape.n
     through = machine.cache_bandwidth * kernel["cache_feed"]

@@ -155,15 +155,17 @@ class _Structures:
 
 
 def _layouts(wanted: Asked) -> list[Asked]:
-    """The row in each of the layouts that it may have."""
-    if not wanted.layouts:
-        return [wanted]
+    """The row in each of the layouts, and with each of the batches, that it may have."""
     plan, out = wanted.case.plan, []
     chips = float(plan.tensor * plan.data)
     for tensor in wanted.layouts:
         changed = replace(plan, tensor=array(tensor), data=array(chips / tensor))
         out.append(replace(wanted, case=replace(wanted.case, plan=changed)))
-    return out
+    out = out or [wanted]
+    if not wanted.batches:
+        return out
+    batches = [array(batch) for batch in wanted.batches]
+    return [replace(each, demand=replace(each.demand, concurrency=batch)) for each in out for batch in batches]
 
 
 def served_batch(batch: Batch, stack: ServingArrays | None = None) -> list[Served | str]:

@@ -160,7 +160,12 @@ def tables(runs: Sequence[Run], what: Known) -> Found:
             "draft heads, drafts not stated": figures(apart["may draft"]),
             "disaggregated": figures(apart["disaggregated"]),
         },
+        "doubts": [
+            {"name": each.name, "reason": each.reason, **figures([run for run in runs if each.holds(run.row)])}
+            for each in what.doubts
+        ],
         "sets": {each.name: figures(own[each.name]) for each in what.sets},
+        "undoubted": figures([run for run in runs if not what.doubted(run.row)]),
         "asked_for": [line for each in what.sets for line in asked_of(each.name, each.asked, figures(own[each.name]))],
         "quantities": by(plain, "measured_quantity"),
         "stacks": {name: {**row, **_fit(name, plain, what)} for name, row in by(plain, "software_stack").items()},

@@ -34,19 +34,30 @@ class Limits(Frozen):
 
 
 class Task(Limits):
-    """A workload of MLPerf: mean tokens of a prompt and an answer, and the limits of its server scenario [s]."""
+    """A workload of MLPerf: mean tokens of a prompt and an answer, and the limits of its server scenario [s].
+
+    `long` is a length at the 90th percentile over the mean: of the answer, of the prompt where nothing follows.
+    """
 
     prompt: Positive
     output: Positive
     interactive: Limits | None = None
     """Limits of its interactive scenario; None: it has none."""
-    in_tokens: bool = False
-    """Whether the benchmark counts tokens of answers where a row says samples."""
+    long: Positive = 1.0
+    beams: Annotated[int, Field(ge=1)] = 1
+    """Answers that are followed at once, of which one is kept; they share the prompt."""
+    counts: Literal["samples", "tokens"] = "samples"
+    """Unit of its rates where a file says samples."""
     source: str
 
     def limits(self, notes: str) -> Limits:
         """Those of the scenario that the notes of a row name."""
         return self.interactive if self.interactive is not None and INTERACTIVE in notes else self
+
+    def at(self, percentile: float) -> tuple[float, float]:
+        """Tokens of a prompt and an answer: the means, or from the 90th percentile on long ones."""
+        factor = self.long if percentile >= 0.9 else 1.0
+        return (self.prompt, self.output * factor) if self.output > 1.0 else (self.prompt * factor, self.output)
 
 
 class Client(Frozen):
@@ -66,6 +77,8 @@ class Client(Frozen):
     """Whether all requests of a run have the same lengths."""
     in_process: bool = False
     """Whether it calls the engine in its own process, so that no request passes the front end of a server."""
+    shares_query: bool = False
+    """Whether all chips work on one query of several samples."""
     source: str
 
 
@@ -74,6 +87,12 @@ class Variant(Frozen):
 
     stack: str
     when: tuple[Condition, ...] = Field(min_length=1)
+    reason: str
+
+
+class Doubt(NamedSet):
+    """Rows that cannot be what they say, and why: they stay in every figure, and are told apart beside them."""
+
     reason: str
 
 
@@ -119,6 +138,7 @@ class Known(Frozen):
     variants: tuple[Variant, ...] = ()
     files: tuple[RowFile, ...] = ()
     draft_heads: tuple[DraftHeads, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     fits: tuple[Fit, ...] = ()
     sets: tuple[RowSet, ...] = ()
     chips_left_out: dict[Figure, Positive] = {}
@@ -137,6 +157,10 @@ class Known(Frozen):
             if all(condition.holds(row) for condition in variant.when):
                 return variant.stack
         return row.values.get("software_stack", "").strip()
+
+    def doubted(self, row: Row) -> bool:
+        """Whether the row cannot be what it says."""
+        return any(each.holds(row) for each in self.doubts)
 
     def may_draft(self, row: Row) -> bool:
         """Whether the row's model has draft heads, and it does not say that nothing was drafted."""

@@ -26,7 +26,8 @@ from cosim.validation.cases import Case as Row
 from cosim.validation.inference_known import Known, known
 from cosim.validation.inference_reader import Reader
 from cosim.validation.inference_twins import WORKERS
-from cosim.validation.named import named_model, named_stack, stack_arrays, workload
+from cosim.validation.mlperf_rows import BATCHES, as_run, fills, is_stream, passes
+from cosim.validation.named import named_model, named_stack, stack_arrays
 from cosim.validation.named import system as named_system
 from cosim.validation.row_system import CannotAnswerError, Systems, row_system
 from cosim.workload.model import ModelArrays
@@ -48,11 +49,6 @@ BEYOND = 4.0
 """Most tokens of a run over the positions that its model states."""
 WIDE = 8
 """Most tensor ranks of a mixture of experts that hold whole layers together where a row names no ranks of experts."""
-MLPERF = "mlperf"
-UNKNOWN_ITEMS = ("3d-unet",)
-"""Networks of which a sample takes many items, nobody here knows how many: windows of a scan."""
-ITEMS = 64.0
-"""Items of a network on a chip at once where a run fills chips and says no batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +68,8 @@ class Asked:
     """How many workers of each."""
     layouts: tuple[int, ...] = ()
     """Tensor degrees to choose from, the best of which a tuned run takes; none: as in the case."""
+    batches: tuple[float, ...] = ()
+    """Batches to choose from in the same way."""
 
 
 def asked(row: Row, systems: Systems | None = None) -> Asked:
@@ -79,9 +77,14 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
 
     Raises CannotAnswerError.
     """
-    reader, facts = Reader(row), known()
-    quantity = _quantity(reader, facts)
-    model, stack = named_model(reader.given("workload")), named_stack(_stack_name(reader))
+    facts = known()
+    row, told = as_run(row, facts)
+    reader = Reader(row, list(told))
+    quantity = reader.given("measured_quantity")
+    if quantity not in QUANTITIES or (row.number("measured_value") or 0.0) <= 0.0:
+        raise CannotAnswerError("measured quantity or value is unknown")
+    model = named_model(reader.given("workload"))
+    stack = _stack(reader, facts, model)
     run = _run(reader, model)
     chips = reader.degree("num_accelerators") or math.prod(reader.degree(name) or 1 for name in ("tp", "pp", "dp"))
     _, system = row_system(
@@ -99,7 +102,7 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
     dtype, stored, cache = _formats(reader, stack, facts, tuple(system.chip.matrix.peak))
     plan = replace(plan, dtype=dtype, kv_dtype=cache, weights_dtype=stored)
     scenario = _scenario(reader, facts, run)
-    case = Case("serve", system, model, plan, scenario, stack=_stack(reader, facts))
+    case = Case("serve", system, model, plan, scenario, stack=_engine(reader, facts, stack))
     demand = _demand(reader, facts, run, quantity)
     if not model.network:
         _needs_lengths(reader, quantity)
@@ -107,21 +110,14 @@ def asked(row: Row, systems: Systems | None = None) -> Asked:
         # Runs go a little beyond the positions that a model was made for, none many times.
         if longest > BEYOND * stated:
             raise CannotAnswerError(f"{longest:g} tokens are many times the model's {stated:g} positions")
+    items, batches = 1.0, tuple[float, ...]()
     if model.network:
-        demand = _items(reader, demand, float(plan.data))
-    items = _per_sample(reader) if model.network else 1.0
-    return Asked(run, case, demand, quantity, tuple(reader.completed), items, layouts=layouts)
-
-
-def _quantity(reader: Reader, facts: Known) -> str:
-    """What was measured; tokens where the benchmark counts them and the row says samples. Raises CannotAnswerError."""
-    quantity, task = reader.given("measured_quantity"), facts.tasks.get(reader.given("workload"))
-    if quantity not in QUANTITIES or (reader.row.number("measured_value") or 0.0) <= 0.0:
-        raise CannotAnswerError("measured quantity or value is unknown")
-    if quantity == "samples_per_s" and task is not None and task.in_tokens and _is_mlperf(reader):
-        quantity = "output_tokens_per_s"
-        reader.complete("measured_quantity", f"{quantity}, the unit of the benchmark")
-    return quantity
+        items, batches = passes(row), tuple(each * float(plan.data) for each in BATCHES) if fills(row) else ()
+        prompt = np.where(demand.prompt > 0.0, demand.prompt, 1.0)
+        demand = replace(demand, prompt=prompt, output=array(1.0))
+        # Batches that fill chips are queued: the host launches one behind another.
+        case = replace(case, stack=replace(stack_arrays(stack.name), host_hidden=bool(batches)))
+    return Asked(run, case, demand, quantity, tuple(reader.completed), items, layouts=layouts, batches=batches)
 
 
 def _scenario(reader: Reader, facts: Known, run: str) -> ScenarioArrays:
@@ -133,10 +129,6 @@ def _scenario(reader: Reader, facts: Known, run: str) -> ScenarioArrays:
         ttft, tpot = limits.ttft_limit or math.inf, limits.tpot_limit or math.inf
         reader.complete("limits", f"{ttft:g} s and {tpot:g} s, held by the means")
     return ScenarioArrays(one, one, one, array(ttft), array(tpot))
-
-
-def _is_mlperf(reader: Reader) -> bool:
-    return reader.given("source_key") == MLPERF or reader.given("source").startswith("mlcommons")
 
 
 def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArrays, chips: int) -> Asked:
@@ -158,7 +150,7 @@ def _apart(reader: Reader, parts: tuple[ModelArrays, Serving], system: SystemArr
     fill, plan = (replace(each, dtype=dtype, kv_dtype=cache, weights_dtype=stored) for each in plans)
     most = array(np.inf)
     scenario = ScenarioArrays(one, one, one, most, most)
-    case = Case("serve", system, model, plan, scenario, stack=stack_arrays(_stack_name(reader)))
+    case = Case("serve", system, model, plan, scenario, stack=stack_arrays(stack.name))
     quantity = reader.given("measured_quantity")
     demand = _demand(reader, facts, "in_flight", quantity)
     return Asked("apart", case, demand, quantity, tuple(reader.completed), 1.0, fill, workers)
@@ -174,28 +166,6 @@ def _workers(notes: str, sizes: Sequence[int], chips: int) -> tuple[float, float
         if left > 0 and left % sizes[1] == 0:
             return float(prefills), left / sizes[1]
     raise CannotAnswerError(f"no number of workers of {sizes[0]} and {sizes[1]} chips makes {chips}")
-
-
-def _items(reader: Reader, demand: Demand, chips: float) -> Demand:
-    """The same of a network, whose items have one size unless it counts tokens; offline and server runs fill chips."""
-    batch = demand.concurrency
-    if not reader.given("batch") and reader.given("mode") in ("offline", "server"):
-        batch = array(ITEMS * chips)
-        reader.complete("batch", f"{ITEMS:g} a chip")
-    prompt = np.where(demand.prompt > 0.0, demand.prompt, 1.0)
-    return replace(demand, prompt=prompt, output=array(1.0), concurrency=batch)
-
-
-def _per_sample(reader: Reader) -> float:
-    """Passes of a network that make up a sample: steps of an image, windows of a scan.
-
-    Raises CannotAnswerError where that is not known.
-    """
-    network = workload(reader.given("workload"))
-    items = getattr(network, "items_per_sample", None)
-    if items is None and _is_mlperf(reader) and network.name in UNKNOWN_ITEMS:
-        raise CannotAnswerError(f"how many items of {network.name} make up a sample is not known")
-    return 1.0 if items is None else float(items.si)
 
 
 def _with_vectors(system: SystemArrays, reader: Reader) -> SystemArrays:
@@ -235,10 +205,11 @@ def _unknown(column: str, text: str) -> str:
 def _demand(reader: Reader, facts: Known, run: str, quantity: str) -> Demand:
     """Lengths and requests in flight. Raises CannotAnswerError."""
     prompt, output = reader.number("input_len"), reader.number("output_len")
-    task = facts.tasks.get(reader.given("workload"))
+    task, beams = facts.tasks.get(reader.given("workload")), 1
     if task is not None and prompt is None and output is None and not reader.given("batch_kind"):
-        prompt, output = task.prompt, task.output
-        reader.complete("lengths", f"{prompt:g} in, {output:g} out, means of the data set")
+        prompt, output = task.at(0.9 if is_stream(reader.row) else 0.5)
+        reader.complete("lengths", f"{prompt:g} in, {output:g} out, of the data set")
+        beams = task.beams
     client = facts.client(reader.row)
     if client is not None:
         prompt, output = (None if each is None else each * client.lengths for each in (prompt, output))
@@ -248,6 +219,10 @@ def _demand(reader: Reader, facts: Known, run: str, quantity: str) -> Demand:
             raise CannotAnswerError("batch is unknown")
         batch = 1.0
         reader.complete("batch", 1)
+    if beams > 1:
+        # Beams decode side by side: a batch has as many more sequences, a server makes as many more tokens.
+        batch, output = (batch and batch * beams, output) if run == "static" else (batch, (output or 1.0) * beams)
+        reader.complete("beams", beams)
     rate = math.inf if reader.given("offered_qps") == "inf" else reader.number("offered_qps") or math.nan
     if quantity == "ttft_s" and output is None:
         output = 1.0
@@ -271,16 +246,21 @@ def _needs_lengths(reader: Reader, quantity: str) -> None:
         raise CannotAnswerError("output_len is unknown")
 
 
-def _stack(reader: Reader, facts: Known) -> ServingArrays:
-    """The stack of the row; without its front end where the load generator calls the engine itself."""
-    stack, client = stack_arrays(_stack_name(reader)), facts.client(reader.row)
-    if client is None or not client.in_process:
+def _stack(reader: Reader, facts: Known, model: ModelArrays) -> Serving:
+    """The row's stack, or the engine beside it that runs models without a cache. Raises CannotAnswerError."""
+    stack = named_stack(facts.stack(reader.row) or "other")
+    if model.keeps_cache or stack.networks is None:
         return stack
-    return replace(stack, request_start=array(0.0), request_steps=array(0.0))
+    reader.complete("engine", stack.networks)
+    return named_stack(stack.networks)
 
 
-def _stack_name(reader: Reader) -> str:
-    return known().stack(reader.row) or "other"
+def _engine(reader: Reader, facts: Known, stack: Serving) -> ServingArrays:
+    """The stack as the engines see it; without its front end where the load generator calls the engine itself."""
+    found, client = stack_arrays(stack.name), facts.client(reader.row)
+    if client is None or not client.in_process:
+        return found
+    return replace(found, request_start=array(0.0), request_steps=array(0.0))
 
 
 def _plan(reader: Reader, model: ModelArrays, chips: int, run: str) -> tuple[PlanArrays, tuple[int, ...]]:
@@ -341,7 +321,7 @@ def _formats(reader: Reader, stack: Serving, facts: Known, peaks: tuple[str, ...
     asked_for = FORMATS.get(text, text)
     client = facts.client(reader.row)
     if not text and client is not None:
-        tuned = [dtype for dtype in client.formats if dtype in peaks]
+        tuned = [dtype for dtype in client.formats if dtype in peaks or dtype in stack.weight_only]
         asked_for = tuned[0] if tuned else asked_for
         reader.complete("weights_dtype", asked_for)
     if asked_for in EITHER:

@@ -7,13 +7,13 @@ kernel that runs: what software folds into the kernel before it (a batch norm, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from cosim.errors import SpecError
-from cosim.records import Array
+from cosim.records import Array, array
 from cosim.schema import Frozen
 
 MOST = 1_000_000_000_000
@@ -44,6 +44,8 @@ class _Layer(Frozen):
     name: Name
     count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """How many layers like this one there are, each with weights of its own."""
+    turns: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Times that each runs, one after the other with the same weights: the steps of a loop."""
 
 
 class _Windowed(_Layer):
@@ -280,6 +282,7 @@ class LayerArrays:
     sizes: Mapping[str, Array]
     of_tokens: tuple[str, ...]
     choices: Mapping[str, str | bool]
+    turns: Array = field(default_factory=lambda: array(1.0))
 
     def at(self, tokens: Array) -> Mapping[str, Array]:
         """Its sizes for so many tokens."""

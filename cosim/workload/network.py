@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, model_validator
 
-from cosim.datum import Count
+from cosim.datum import Count, Factor
 from cosim.errors import SpecError
 from cosim.overrides import Varied
 from cosim.records import Array, array
@@ -36,6 +36,8 @@ class Network(Frozen):
     layers: tuple[Layer, ...]
     items_per_sample: Count | None = None
     """Items that a sample of the benchmark takes that measures the network; None is not stated."""
+    items_per_long_sample: Factor | None = None
+    """The same of a sample at the 90th percentile, where samples differ; None: as the mean."""
     published_parameters: Count | None = None
     """The count that the maker states: a check, not an input."""
     published_macs: Count | None = None
@@ -124,5 +126,6 @@ def _layer(layer: BaseModel, prefix: str, arrays: Mapping[str, Array]) -> LayerA
             choices[field] = value
         else:
             sizes[field] = array(value)
-    count, name, kind = sizes.pop("count"), str(choices.pop("name")), str(choices.pop("kind"))
-    return LayerArrays(name, kind, count, sizes, tuple(of_tokens), choices)
+    count, turns = sizes.pop("count"), sizes.pop("turns")
+    name, kind = str(choices.pop("name")), str(choices.pop("kind"))
+    return LayerArrays(name, kind, count, sizes, tuple(of_tokens), choices, turns)

@@ -1,7 +1,8 @@
 """The graph of one forward pass of a network: each layer as products, attention or elementwise kernels.
 
 conv    implicit GEMM: m = items x output pixels, n = outputs / groups, k = inputs / groups x kernel^2, one product
-        a group; of A only the input tensor is distinct, not its patches. Depthwise: vector work.
+        a group; of A only the input tensor is distinct, not its patches, and a core fetches no place of a row of
+        the window twice. Depthwise: vector work.
 lstm    see `_lstm`
 gather  rows read at random
 scan    see `scan_ops`
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +39,19 @@ def network_graph(layers: tuple[LayerArrays, ...], items: Array, tokens: Array) 
 
 
 def ops_of(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    """The kernels of one layer of sizes `at` over `items` items."""
-    return _BUILDERS[layer.kind](layer, at, items)
+    """The kernels of one layer of sizes `at` over `items` items; turns after the first have no weights of their own."""
+    ops = _BUILDERS[layer.kind](layer, at, items)
+    return ops if np.all(layer.turns == 1.0) else (*ops, *(_again(op, layer.turns - 1.0) for op in ops))
+
+
+def _again(op: Op, turns: Array) -> Op:
+    """The same kernel `turns` more times."""
+    more: dict[str, Any] = {"name": f"{op.name}.again", "count": op.count * turns}
+    if isinstance(op, Matmul):
+        more |= {"owns_weights": False, "bias": 0}
+    elif isinstance(op, Vector):
+        more |= {"parameters": array(0.0), "table": None}
+    return replace(op, **more)
 
 
 def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
@@ -66,6 +79,7 @@ def _conv(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
             distinct=np.minimum(pixels / taps, 1.0),
             taps=taps,
             pixels=pixels,
+            fetched=np.minimum(at["stride"] / at["kernel_width"], 1.0),
         )
         found.append(replace(product, count=layer.count * np.where(deep, 0.0, 1.0)))
     return tuple(found)
@@ -122,7 +136,8 @@ def _norm(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
 
 def _activation(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
     exponential = bool(layer.choices["exponential"])
-    return (_elementwise(layer, at, items, flop=6.0 if exponential else 1.0, special=float(exponential)),)
+    work = _elementwise(layer, at, items, flop=6.0 if exponential else 1.0, special=float(exponential))
+    return (replace(work, follows=True),)
 
 
 def _softmax(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
@@ -130,11 +145,12 @@ def _softmax(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
 
 
 def _add(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    return (_elementwise(layer, at, items, flop=at["reads"] - 1.0, parameters=at["parameters"]),)
+    work = _elementwise(layer, at, items, flop=at["reads"] - 1.0, parameters=at["parameters"])
+    return (replace(work, follows=True),)
 
 
 def _copy(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:
-    return (_elementwise(layer, at, items),)
+    return (replace(_elementwise(layer, at, items), follows=True),)
 
 
 def _pool(layer: LayerArrays, at: Sizes, items: Array) -> tuple[Op, ...]:

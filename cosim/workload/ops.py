@@ -87,6 +87,9 @@ class Matmul:
     """Of a convolution: the places of its window, which are part of k."""
     pixels: Array = field(default_factory=lambda: array(1.0))
     """Of a convolution: places of the input for each of the output."""
+    fetched: Array = field(default_factory=lambda: array(1.0))
+    """Share of A that a core fetches which works on neighbouring rows: patches side by side have all of a row of the
+    window in common but what a stride moves it, stride / width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ class Vector:
     """Whether it has no kernel of its own on the way back."""
     sharded: bool = False
     """Whether the replicas share out its table in training."""
+    follows: bool = False
+    """Whether it works on what a product just made: `cosim.mapping.compiled`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ h100-8gpu-node 8 450 50
 torchtitan-h100-96gb-8gpu-roce 8 450 50
 vista-gh200-1gpu-ndr 1 450 50
 l40s-8gpu-pcie4 8 32 25
+l40s-8gpu-pcie4-switches 8 32 25
 rtx-pro-6000-8gpu-pcie5 8 64 50
 arc-pro-b60-4gpu-pcie5 4 28.4 -
 azure-nd40rs-v2 8 150 1.5625

@@ -19,6 +19,7 @@ from cosim.mapping.device import DeviceCollective, DeviceMatmul
 from cosim.mapping.placement import tensor_placement
 from cosim.records import Array, array
 from cosim.timing.collective import all_reduce
+from cosim.timing.cost import dram_rate
 from cosim.workload.work import Work, decode_work
 
 Serving = Callable[..., Case]
@@ -92,15 +93,51 @@ def test_products_take_no_more_of_memory_than_cores_read(serving: Serving) -> No
     assert least > float(cost.time[0])
 
 
-def test_stored_weights_may_run_on_vector_units(serving: Serving) -> None:
-    case = serving(**{"stack.stored_on_vector": 0.5})
-    op, cost = product(case, stored="int4")
+@settings(max_examples=30, deadline=None)
+@given(rate=st.floats(1e-3, 10.0), rows=st.floats(1.0, 8.0), matmul=st.floats(0.5, 2.0))
+def test_few_rows_of_stored_weights_are_dot_products(serving: Serving, rate: float, rows: float, matmul: float) -> None:
+    case = serving(**{"stack.stored_on_vector": rate, "stack.matmul_rate": matmul})
+    op, cost = product(case, stored="int4", m=array(rows))
     assert case.stack is not None
     chip = case.system.chip
     found = served_by(cost, "matmul", case.stack, chip, op)
-    assert float(found.time[0]) == pytest.approx(float(cost.flop[0]) / (0.5 * float(chip.vector_peak)))
+    dots = float(cost.flop[0]) / (rate * float(chip.vector_peak))
+    assert float(found.time[0]) == pytest.approx(max(dots, float(cost.memory[0]) / matmul))
     plain = served_by(cost, "matmul", case.stack, chip, replace(op, stored=None))
-    assert float(plain.time[0]) == float(cost.time[0])
+    assert float(plain.time[0]) == pytest.approx(float(cost.time[0]) / matmul)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.floats(9.0, 1e5), rate=st.floats(1e-3, 10.0))
+def test_many_rows_of_stored_weights_copy_them_first(serving: Serving, rows: float, rate: float) -> None:
+    case = serving(**{"stack.stored_on_vector": rate})
+    op, cost = product(case, stored="int4", m=array(rows))
+    assert case.stack is not None
+    chip = case.system.chip
+    found = served_by(cost, "matmul", case.stack, chip, op)
+    copied = 4.0 * float(op.n) * float(op.k) * float(op.batch) / float(dram_rate(chip))
+    assert float(found.time[0]) == pytest.approx(float(cost.time[0]) + copied)
+    assert float(found.memory[0]) == pytest.approx(float(cost.memory[0]) + copied)
+
+
+def test_stacks_that_widen_on_the_way_copy_nothing(serving: Serving) -> None:
+    case = serving()
+    op, cost = product(case, stored="int4")
+    assert case.stack is not None
+    assert float(served_by(cost, "matmul", case.stack, case.system.chip, op).time[0]) == float(cost.time[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(kernel=st.floats(1e-7, 1e-3), chunks=st.sampled_from([0.0, 1.0]), decodes=st.sampled_from([0.0, 300.0]))
+def test_steps_of_decodes_alone_may_be_replayed(serving: Serving, kernel: float, chunks: float, decodes: float) -> None:
+    work = Work(array(chunks), array(64.0), array(0.0), array(decodes), array(900.0), array(max(chunks + decodes, 1.0)))
+    fields = {"stack.host_step": 0.0, "stack.host_kernel": kernel, "stack.graph_tokens": 0.0}
+    issued, replayed, free = (
+        timed(serving(**{**fields, **own}), work)[0]
+        for own in ({}, {"stack.graph_decodes": True}, {"stack.host_kernel": 0.0})
+    )
+    assert replayed == (issued if chunks else free)
+    assert issued >= free
 
 
 def test_other_kernels_know_no_such_limits(serving: Serving) -> None:

@@ -136,3 +136,16 @@ def test_the_page_has_every_table_and_says_what_is_not_at_hand(found: dict[str, 
     assert ABOUT in page
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == TITLES
     assert "Not at hand" not in inference_page({**found, "missing": []})
+
+
+def test_rows_in_doubt_are_told_with_their_reason_and_what_is_left_without_them(found: dict[str, Any]) -> None:
+    doubt = {"name": "odd rows", "reason": "no chip is that fast", **found["overall"]["all"]}
+    told = {**found, "doubts": [doubt], "undoubted": {**found["undoubted"], "median_abs_error": 0.125}}
+    (section,) = [each for each in inference_sections(told) if each.title == "Doubted"]
+    ((name, why, rows, of, median),) = section.rows
+    assert (name, why) == ("odd rows", "no chip is that fast")
+    assert (rows, of) == (f"{doubt['evaluated']:,}", f"{doubt['asked']:,}")
+    assert median == percent(doubt["median_abs_error"])
+    assert section.note is not None
+    assert "a median of 12.5%" in section.note
+    assert "Doubted" not in [each.title for each in inference_sections(found)]

@@ -330,3 +330,37 @@ def test_more_cores_are_never_slower_however_small_the_cache(m: int, n: int, k: 
     ones = np.ones(80)
     time = tile_cost(m * ones, n * ones, k * ones, ones, machine(chip, "bf16"), Sizes(2.0)).time
     assert np.all(np.diff(time) <= time[:-1] * 1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(16, 100_000),
+    n=st.integers(16, 4096),
+    k=st.integers(64, 8192),
+    shares=st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
+)
+def test_what_a_core_keeps_of_patches_spares_the_cache_alone(
+    h100: ChipArrays, m: int, n: int, k: int, shares: tuple[float, float]
+) -> None:
+    one, engine = np.ones(1), machine(h100, "int8")
+    least, most = sorted(shares)
+    few, many, all_of_it = (
+        tile_cost(m * one, n * one, k * one, one, engine, Sizes(1.0), fetched=share) for share in (least, most, 1.0)
+    )
+    assert float(few.time[0]) <= float(many.time[0]) * (1.0 + 1e-12)
+    assert float(many.time[0]) <= float(all_of_it.time[0]) * (1.0 + 1e-12)
+    assert float(few.flop[0]) == float(all_of_it.flop[0])
+    plain = tile_cost(m * one, n * one, k * one, one, engine, Sizes(1.0))
+    assert float(all_of_it.time[0]) == float(plain.time[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(m=st.integers(1, 4096), n=st.integers(16, 30_000), k=st.integers(64, 8192))
+def test_narrow_weights_pass_the_cache_narrow(h100: ChipArrays, m: int, n: int, k: int) -> None:
+    one, engine = np.ones(1), machine(h100, "bf16")
+    wide, narrow, wider = (
+        tile_cost(m * one, n * one, k * one, one, engine, Sizes(2.0, stored=stored)) for stored in (None, 0.5, 4.0)
+    )
+    assert float(narrow.time[0]) <= float(wide.time[0]) * (1.0 + 1e-12)
+    # What is kept wider is narrowed before it comes to the cores: only DRAM has more of it.
+    assert float(wider.time[0]) >= float(wide.time[0]) * (1.0 - 1e-12)

@@ -32,7 +32,7 @@ from cosim.validation.inference_accuracy import (
     read_rows,
     tables,
 )
-from cosim.validation.inference_known import DraftHeads, Known, RowFile, RowSet, known
+from cosim.validation.inference_known import Doubt, DraftHeads, Known, RowFile, RowSet, known
 from cosim.validation.training_known import Condition, Fit
 
 Make = Callable[..., Case]
@@ -55,6 +55,7 @@ KNOWN = Known(
         RowSet(name="of the second file", files=("apart.csv",), disaggregated=None),
         RowSet(name="long", when=(Condition(column="input_len", at_least=4096),), asked={"median_abs_error": 0.1}),
     ),
+    doubts=(Doubt(name="of batch 64", when=(Condition(column="batch", equals="64"),), reason="none is that large"),),
     chips_left_out={"median_abs_error": 0.2},
 )
 
@@ -303,3 +304,30 @@ def test_what_is_asked_of_chips_left_out_is_told(folder: Path) -> None:
     assert (last["set"], last["figure"], last["asked"]) == ("chips left out one at a time", "median_abs_error", 0.2)
     assert last["found"] == left["left_out"][0]["median_abs_error"]
     assert left["left_out"][0]["evaluated"] == 4
+
+
+def test_rows_in_doubt_stay_in_every_figure_and_are_told_apart(served: Make) -> None:
+    runs = [made(served("a"), 1.1), made(served("b", batch=64), 3.0), made(served("c", batch=64), None)]
+    found = tables(runs, KNOWN)
+    assert found["overall"]["all"]["evaluated"] == 2
+    assert found["sets"]["plain"]["evaluated"] == 2
+    (doubt,) = found["doubts"]
+    assert (doubt["name"], doubt["reason"]) == ("of batch 64", "none is that large")
+    assert (doubt["asked"], doubt["evaluated"]) == (2, 1)
+    assert doubt["median_abs_error"] == pytest.approx(2.0)
+    assert found["undoubted"]["median_abs_error"] == pytest.approx(0.1)
+    assert (found["undoubted"]["asked"], found["undoubted"]["evaluated"]) == (1, 1)
+
+
+@given(ratios=st.lists(st.floats(0.1, 10.0), min_size=1, max_size=6))
+def test_without_doubts_nothing_is_left_out(served: Make, ratios: list[float]) -> None:
+    runs = [made(served(f"r{place}"), ratio) for place, ratio in enumerate(ratios)]
+    found = tables(runs, KNOWN.model_copy(update={"doubts": ()}))
+    assert found["doubts"] == []
+    assert found["undoubted"] == found["overall"]["all"]
+
+
+def test_doubts_of_the_shipped_file_have_names_and_reasons() -> None:
+    doubts = known().doubts
+    assert len({each.name for each in doubts}) == len(doubts)
+    assert all(each.when and len(each.reason) > 20 for each in doubts)

@@ -118,7 +118,7 @@ def test_a_benchmark_that_counts_tokens_calls_them_samples_at_times(columns: dic
     blank = {"batch_kind": "", "batch": "", "input_len": "", "output_len": "", "mode": "server"}
     found = read(**blank, **columns, measured_quantity="samples_per_s")
     assert found.quantity == quantity
-    assert any(name.startswith("measured_quantity") for name in found.completed) == (quantity != "samples_per_s")
+    assert any(name.startswith("rate of tokens") for name in found.completed) == (quantity != "samples_per_s")
 
 
 def test_a_load_generator_inside_the_engine_passes_no_front_end() -> None:

@@ -332,3 +332,46 @@ def test_a_recurrent_layer_is_not_trained_here() -> None:
     with pytest.raises(SpecError, match="recurrent"):
         has_phase(model(LSTM), "train")
     has_phase(model(LSTM), "prefill")
+
+
+@settings(max_examples=30, deadline=None)
+@given(turns=st.integers(1, 50), inputs=SMALL, outputs=SMALL, items=SMALL)
+def test_turns_repeat_kernels_and_share_weights(turns: int, inputs: int, outputs: int, items: int) -> None:
+    layer = {"kind": "linear", "inputs": inputs, "outputs": outputs}
+    once, often = (graph({**layer, **extra}, float(items)) for extra in ({}, {"turns": turns}))
+    assert sum(float(op.count) for op in often.matmuls) == turns
+    assert all(float(op.m) == items for op in often.matmuls)
+    assert parameters(model({**layer, "turns": turns})) == parameters(model(layer))
+    flop = [sum(float(np.ravel(op.count * op.m * op.k.size)[0]) for op in made.matmuls) for made in (once, often)]
+    assert flop[1] == pytest.approx(turns * flop[0])
+
+
+def test_a_loop_of_sums_owns_its_numbers_once() -> None:
+    layer = {"kind": "add", "rows": 3, "width": 4, "parameters": 12}
+    made = graph({**layer, "turns": 5})
+    assert [(op.name, float(op.count), float(op.parameters)) for op in made.vectors] == [
+        ("l0", 1.0, 12.0),
+        ("l0.again", 4.0, 0.0),
+    ]
+    assert all(op.follows for op in made.vectors)
+
+
+def test_what_follows_a_product_is_said() -> None:
+    kinds = {
+        "add": {"width": 4},
+        "activation": {"width": 4},
+        "copy": {"width": 4},
+        "norm": {"width": 4},
+        "softmax": {"width": 4},
+    }
+    found = {kind: graph({"kind": kind, **sizes}).vectors[0].follows for kind, sizes in kinds.items()}
+    assert found == {"add": True, "activation": True, "copy": True, "norm": False, "softmax": False}
+
+
+@settings(max_examples=30, deadline=None)
+@given(kernel=st.integers(1, 11), stride=st.integers(1, 11), size=st.integers(12, 64))
+def test_patches_side_by_side_have_a_row_of_the_window_in_common(kernel: int, stride: int, size: int) -> None:
+    layer = {"kind": "conv", "inputs": 3, "outputs": 8, "kernel": kernel, "stride": stride, "height": size}
+    made = product(layer)
+    assert float(made.fetched) == min(stride / kernel, 1.0)
+    assert float(made.distinct) <= float(made.fetched) * (1.0 + 1e-12) or stride > 1

@@ -70,7 +70,7 @@ class Batch:
                 budget -= settings.verified
                 continue
             self.queue.charge(request.client, request.left)
-            tokens = request.left if whole else min(request.left, budget)
+            tokens = request.left if whole else min(request.left, budget, settings.longest_piece)
             self.prefilling.append(request)
             self.prefill_left += request.left
             chunks.append((request, tokens))

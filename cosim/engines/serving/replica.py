@@ -187,7 +187,7 @@ class Replica:
             for request in batch.prefilling:
                 if budget <= 0:
                     break
-                tokens = min(request.target - request.done, budget)
+                tokens = min(request.target - request.done, budget, settings.longest_piece)
                 chunks.append((request, tokens))
                 budget -= tokens
             if not preempted and not batch.blocked:
@@ -255,7 +255,8 @@ class Replica:
             self._end(request)
         for request, _ in flight.chunks:
             if request.done == request.target:
-                batch.prefilling.popleft()
+                # With pieces of several prompts in a step a short one ends before a longer one that came earlier.
+                batch.prefilling.remove(request)
                 self._first(request)
         if self._over and len(self._over) == len(batch.running):
             self._close()

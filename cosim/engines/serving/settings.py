@@ -80,6 +80,8 @@ class Scheduler:
     outweigh one class of priority, or 1,000 prompt tokens where the shortest goes first. `output_weight` of a
     generated token in fair shares, where a prompt token counts 1. `max_context` refuses longer requests. `layout` is
     what a sequence takes of the cache, `reserve` how much of it at its admission: a static batch has room for all.
+    `piece_tokens` are the most of one prompt in a step where prompts are cut, 0 for the whole budget: of ranks that
+    have sequences of their own, the budget of one.
     """
 
     kv_blocks: int
@@ -98,6 +100,7 @@ class Scheduler:
     jump: bool = True
     layout: Layout = USUAL
     reserve: Reserve = "grown"
+    piece_tokens: int = 0
 
     def __post_init__(self) -> None:
         _known("batching", self.batching, get_args(Batching))
@@ -106,6 +109,7 @@ class Scheduler:
         for name in ("kv_blocks", "token_budget", "max_sequences", "block_tokens"):
             _count(name, getattr(self, name), 1)
         _count("prefix_tokens", self.prefix_tokens, 0)
+        _count("piece_tokens", self.piece_tokens, 0)
         _between("watermark", self.watermark, 0.0, 1.0, below=True)
         _above("ageing_s", self.ageing_s)
         _above("output_weight", self.output_weight)
@@ -128,6 +132,12 @@ class Scheduler:
     def verified(self) -> int:
         """Tokens of a decoding sequence in a step."""
         return 1 + (self.speculation.drafts if self.speculation else 0)
+
+    @property
+    def longest_piece(self) -> int:
+        """Most tokens of one prompt in a step."""
+        cut = self.batching == "chunked" and self.piece_tokens
+        return min(self.piece_tokens, self.token_budget) if cut else self.token_budget
 
     @property
     def whole(self) -> bool:

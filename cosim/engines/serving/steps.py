@@ -46,21 +46,24 @@ MANY, PIECE = 64.0, 2048.0
 """Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all."""
 
 
-def step_table(case: Case, *, most_tokens: int, most_context: int, draft: Case | None = None) -> StepTable:
+def step_table(
+    case: Case, *, most_tokens: int, most_context: int, piece: int | None = None, draft: Case | None = None
+) -> StepTable:
     """Seconds of any step of up to `most_tokens` new tokens and `most_context` keys, of the replica that `case` is.
 
-    `case` is of phase serve, one point, its stack given; `draft` a smaller model that drafts on the same chips.
+    `case` is of phase serve, one point, its stack given; `piece` the most tokens of one prompt in a step, None as many
+    as there are; `draft` a smaller model that drafts on the same chips.
     """
     drafted = None if draft is None else partial(_seconds, _without_host(draft))
-    return _table(case, partial(_seconds, _without_host(case)), most_tokens, most_context, drafted)
+    return _table(case, partial(_seconds, _without_host(case)), (most_tokens, most_context, piece), drafted)
 
 
-def _table(case: Case, timed: Timed, most_tokens: int, most_context: int, drafted: Timed | None) -> StepTable:
-    """A table of what `timed` says, with the host of `case`."""
-    tokens, contexts = _doubling(1.0, float(most_tokens)), _doubling(LEAST_CONTEXT, float(most_context))
+def _table(case: Case, timed: Timed, most: tuple[int, int, int | None], drafted: Timed | None) -> StepTable:
+    """A table of what `timed` says up to `most` tokens, keys and tokens of one prompt, with the host of `case`."""
+    tokens, contexts = _doubling(1.0, float(most[0])), _doubling(LEAST_CONTEXT, float(most[1]))
     contexts = np.concatenate([[1.0], contexts])
-    ranks = float(case.plan.data)
-    linear, head, decode, prefill = _terms(timed, ranks, tokens, contexts)
+    ranks, piece = float(case.plan.data), float(most[2] or most[0])
+    linear, head, decode, prefill = _terms(timed, (ranks, piece), tokens, contexts)
     stack = case.stack
     own = case.system.chip.launch.host_step
     step = own if stack is None or np.isnan(stack.host_step) else stack.host_step
@@ -74,18 +77,18 @@ def _table(case: Case, timed: Timed, most_tokens: int, most_context: int, drafte
         host_step_s=float(step),
         host_sequence_s=0.0 if stack is None else float(stack.host_sequence),
         host_hidden=stack is not None and stack.host_hidden,
-        draft_s=None if drafted is None else _draft(drafted, ranks, tokens, contexts),
+        draft_s=None if drafted is None else _draft(drafted, (ranks, piece), tokens, contexts),
     )
 
 
-def split_table(split: Split, *, most_tokens: int, most_context: int) -> StepTable:
+def split_table(split: Split, *, most_tokens: int, most_context: int, piece: int | None = None) -> StepTable:
     """The table of a deployment whose attention and feed-forward lie on chips of their own: see `served_split`.
 
     The host is that of the attention side, which holds the scheduler.
     """
     case = split.attention
     timed = partial(_split_seconds, split)
-    return _table(case, timed, most_tokens, most_context, None)
+    return _table(case, timed, (most_tokens, most_context, piece), None)
 
 
 def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:
@@ -123,11 +126,15 @@ def held_of(case: Case, draft: Case | None = None) -> Held:
     return Held(max(full - near * length, 0.0), near, (double - full) / length, window)
 
 
-def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[Array, Array, Array, Array]:
+def _terms(
+    timed: Timed, shares: tuple[float, float], tokens: Array, contexts: Array
+) -> tuple[Array, Array, Array, Array]:
     """linear [T], head [T], decode [T, C], prefill [T, C] in seconds, each rising; of ranks, linear + prefill.
 
-    What a rank with a whole prompt takes longer than an even share falls where more prompts make up the tokens.
+    `shares`: ranks, and most tokens of one prompt. What a rank with a whole prompt takes longer than an even share
+    falls where more prompts make up the tokens.
     """
+    ranks, piece = shares
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
     # The busiest of several ranks has whole sequences.
     busy = np.ceil(tokens / ranks) * ranks
@@ -140,7 +147,7 @@ def _terms(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> tuple[
     many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
     decode, _ = timed(Work(none, none, none, many, keys, none), None)
     # Tokens of one prompt see half of it: of few keys there are several short prompts.
-    each = np.minimum(rows, 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
+    each = np.minimum(np.minimum(rows, piece), 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
     past = np.maximum(keys - (each + 1.0) / 2.0, 0.0)
     prompts = rows / each
     shared = Work(prompts, each, past, none, none, none)
@@ -161,9 +168,9 @@ def _risen(whole: Array, linear: Array) -> Array:
     return np.maximum.accumulate(np.maximum.accumulate(added, axis=0), axis=1)
 
 
-def _draft(timed: Timed, ranks: float, tokens: Array, contexts: Array) -> Array:
+def _draft(timed: Timed, shares: tuple[float, float], tokens: Array, contexts: Array) -> Array:
     """Seconds in which a smaller model drafts one token for so many sequences, at a context of LONG [T]."""
-    linear, head, decode, _ = _terms(timed, ranks, tokens, contexts)
+    linear, head, decode, _ = _terms(timed, shares, tokens, contexts)
     at = int(np.argmin(np.abs(contexts - LONG)))
     return linear + head + decode[:, at]
 

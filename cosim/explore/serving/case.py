@@ -132,11 +132,13 @@ def replicas_of(wanted: Wanted) -> Replicas:
     longest = min(int(model.max_positions), LONGEST)
     draft = _drafter(wanted, case)
     sizes = {"most_tokens": most, "most_context": longest}
+    piece = scheduler.longest_piece
     if split is not None:
         energy, forward = split_energy(split, **sizes)
-        table = split_table(split, **sizes)
+        table = split_table(split, **sizes, piece=piece)
         return Replicas(case, count, table, energy, scheduler, held(case), completed, None, split, forward)
-    table, energy = step_table(case, **sizes, draft=draft), step_energy(case, **sizes)
+    table = step_table(case, most_tokens=most, most_context=longest, piece=piece, draft=draft)
+    energy = step_energy(case, **sizes)
     drafted = None if draft is None else step_energy(draft, **sizes)
     return Replicas(case, count, table, energy, scheduler, held(case, draft), completed, drafted)
 
@@ -375,6 +377,7 @@ def _scheduler(wanted: Wanted, case: Case, completed: dict[str, object]) -> Sche
         max_context=asked.max_context or int(case.model.max_positions),
         speculation=speculation,
         layout=layout,
+        piece_tokens=int(stack.token_budget) if ranks > 1 else 0,
         reserve=asked.reserve or ("whole" if stack.reserves_whole else "grown"),
     )
 

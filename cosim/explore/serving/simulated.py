@@ -115,13 +115,14 @@ def _pool(cell: Cell, row: Mapping[str, float], ground: Ground, side: str) -> Po
         max_sequences=sequences,
         block_tokens=BLOCK,
         layout=layout,
+        piece_tokens=int(budget) if ranks > 1 else 0,
         reserve="whole" if ground.stack.reserves_whole and not side else "grown",
     )
     longest = int(ground.prompt + ground.output)
     if split is None:
-        steps = step_table(case, most_tokens=tokens, most_context=longest)
+        steps = step_table(case, most_tokens=tokens, most_context=longest, piece=scheduler.longest_piece)
     else:
-        steps = split_table(split, most_tokens=tokens, most_context=longest)
+        steps = split_table(split, most_tokens=tokens, most_context=longest, piece=scheduler.longest_piece)
     return Pool(steps, scheduler, int(row[f"{side}replicas"]))
 
 

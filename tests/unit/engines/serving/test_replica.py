@@ -36,6 +36,7 @@ def schedulers(draw: Any) -> Scheduler:
         ageing_s=draw(st.sampled_from([0.1, 10.0])),
         speculation=None if static else draw(SPECULATIONS),
         reserve=draw(st.sampled_from(["grown", "whole"])),
+        piece_tokens=draw(st.sampled_from([0, 0, 40])),
     )
 
 
@@ -107,6 +108,24 @@ def test_a_prompt_is_cut_into_chunks_beside_those_that_decode(fixed: Any, chunk:
     ]
     assert [segment[3] for segment in answer.segments] == [50, 49, 11, 0, 1]
     assert [segment[4] for segment in answer.segments] == [0, 1, 1, 2, 0]
+
+
+def test_ranks_take_a_piece_of_several_prompts_each(fixed: Any, chunk: Any, served: Any) -> None:
+    # A step takes 1 s and 0.01 s a token; two ranks of 50 tokens each: no prompt has more than 50 in a step.
+    scheduler = Scheduler(1000, token_budget=100, max_sequences=4, piece_tokens=50)
+    answer = served(Cluster(Pool(fixed(1.0, 0.01), scheduler)), [chunk([0.0, 0.0, 0.0], [120, 60, 30], 1)])
+    # 50 + 50; then 50 + 10 + 30; then 20.
+    assert [segment[3] for segment in answer.segments] == [100, 90, 20]
+    ends = np.cumsum([2.0, 1.9, 1.2])
+    assert times(answer) == [
+        pytest.approx((0.0, ends[2], ends[2])),
+        pytest.approx((0.0, ends[1], ends[1])),
+        pytest.approx((ends[0], ends[1], ends[1])),
+    ]
+    whole = replace(scheduler, batching="prefill_first")
+    assert whole.longest_piece == 100
+    assert replace(scheduler, piece_tokens=0).longest_piece == 100
+    assert replace(scheduler, piece_tokens=500).longest_piece == 100
 
 
 def test_prompts_first_let_decodes_wait(fixed: Any, chunk: Any, served: Any) -> None:

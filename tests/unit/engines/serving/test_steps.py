@@ -221,6 +221,20 @@ def test_as_many_prompts_as_ranks_are_dealt_out(tokens: int, ranks: int) -> None
     assert dealt == pytest.approx(whole, rel=0.04)
 
 
+@pytest.mark.parametrize(("ranks", "seen"), [(2, 3000.0), (4, 6000.0)])
+def test_pieces_of_long_prompts_are_no_longer_than_a_rank_takes(ranks: int, seen: float) -> None:
+    # Each rank has 1,024 tokens of a prompt of which it has seen much: not one prompt of all that the keys could be.
+    model, piece = "qwen3-30b-a3b", 1024
+    made = step_table(case(model, 1, ranks, ranks), most_tokens=4096, most_context=8192, piece=piece)
+    tokens = ranks * piece
+    pairs = tokens * (seen + (piece + 1) / 2)
+    told = made.seconds(tokens, pairs, 0, 0, 0)
+    whole = direct(model, mixed(ranks, piece, seen, 0, 1), ranks, ranks) - 5e-4 - ranks * 2e-6
+    assert told == pytest.approx(whole, rel=0.05)
+    long = table(model, 1, ranks, ranks).seconds(tokens, pairs, 0, 0, 0)
+    assert told < 0.9 * long
+
+
 @settings(max_examples=40, deadline=None)
 @given(tokens=st.integers(1, 4000), more=st.integers(0, 96), keys=st.integers(1, 8000), ranks=st.sampled_from([2, 4]))
 def test_more_of_prompts_on_ranks_never_takes_less(tokens: int, more: int, keys: int, ranks: int) -> None:

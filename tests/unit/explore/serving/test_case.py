@@ -171,6 +171,8 @@ def test_experts_beyond_the_tensor_ranks_make_one_replica(wanted: Made) -> None:
     assert (found.count, found.chips, float(found.case.plan.data)) == (2, 4.0, 4.0)
     # Budget and cache are those of all ranks together.
     assert found.scheduler.token_budget == 4 * 2048
+    # A prompt is on one rank.
+    assert found.scheduler.longest_piece == 2048
     alone = replicas_of(wanted(model="qwen3-30b-a3b", plan={"tensor_parallel": 2}))
     assert alone.count == 1
     with pytest.raises(SpecError, match=r"plan\.data_parallel: leaves ranks over"):

@@ -319,3 +319,15 @@ def test_the_best_that_holds_is_found_by_halves(
     assert bool(tried) == bool(good)
     # Rates fall along the front, and its last member is always tried: the first that holds is the best of all.
     assert holds == max(good, key=lambda index: rates[index], default=None)
+
+
+@pytest.mark.parametrize("budget", [1024, 4096])
+def test_ranks_in_step_are_as_fast_by_simulation(budget: int) -> None:
+    space = {"tensor": 1, "pipeline": 1, "data": 4, "expert": 4, "max_sequences": 16, "token_budget": budget}
+    asked = {"prompt": 4000, "output": 200, "chips": 4, "space": {**space, "dtype": "fp8", "layout": "together"}}
+    systems, model = [Varied(load_system("dgx-h200"))], Varied(load_workload("qwen3-30b-a3b"))
+    found = search_deployments({**asked, "check": "closed_loop", "capacity": False}, systems, model, silent)
+    (seen,) = (each.seen for each in found.checked)
+    row = found.to_row()
+    assert seen.requests_per_s == pytest.approx(row["requests_per_s"], rel=0.15)
+    assert seen.tpot_s["mean"] == pytest.approx(row["tpot_s"], rel=0.12)

@@ -141,7 +141,7 @@ def test_ranks_of_their_own_have_more_places(
     (one,) = cells_of(study().space, [machine()], own)
     row = {**ROW, "tensor": 1.0, "data": 4.0, "expert": 4.0, "replicas": 1.0}
     scheduler = cluster_of(one, row, own).pool.scheduler
-    assert (scheduler.max_sequences, scheduler.token_budget) == (64, 8192)
+    assert (scheduler.max_sequences, scheduler.token_budget, scheduler.longest_piece) == (64, 8192, 2048)
     alone = cluster_of(one, {**ROW, "tensor": 1.0, "replicas": 4.0}, own).pool.scheduler
     # Experts are held once by four ranks: more than four times the cache of one.
     assert scheduler.kv_blocks > 4 * alone.kv_blocks

@@ -104,6 +104,8 @@ def split_overrides(
             hint = f"a path starts with one of {', '.join(roots)}{alone}; {nearest(root, (*roots, *fields))}"
             if root in ("chip", "tiers", "nodes", "server", "facility"):
                 hint = f"did you mean system.{path}?"
+            if path in roots:
+                hint = f"names a field of it: {path}.FIELD"
             raise SpecError("unknown path", field=path, hint=hint)
         parts[root][rest] = value
     return parts

@@ -88,6 +88,12 @@ def host_seconds(case: Case) -> Array:
     return host
 
 
+def issued_seconds(costs: StageCosts, stage: Stages, stack: ServingArrays) -> Array:
+    """Host time to issue the kernels of a step one by one [s]."""
+    found: Array = np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
+    return found
+
+
 def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) -> Array:
     """Host time that a step adds to its `device` time [s]; of a training-free chip alone: its own."""
     stack, work = case.stack, case.work
@@ -95,7 +101,7 @@ def serving_host(case: Case, costs: StageCosts, stage: Stages, device: Array) ->
     if stack is None or work is None:
         return host
     ranks = case.plan.data
-    issued = np.sum(stage.count * costs.kernels, axis=0) * stack.host_kernel
+    issued = issued_seconds(costs, stage, stack)
     replayed = work.tokens / ranks <= stack.graph_tokens
     if stack.graph_decodes:
         replayed = replayed | (work.chunks <= 0.0)

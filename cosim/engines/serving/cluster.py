@@ -275,8 +275,9 @@ class _Cluster:
         self.segments.flush()
         stations = [*self.stations, *self.prefills]
         counts = [station.replica.counts for station in stations]
-        now = float(self.env.now)
-        paid = sum(each.paid_s + (now - each.since if each.since >= 0.0 else 0.0) for each in stations)
+        # Requests that are refused may come after the last answer: a run ends with that.
+        end = self.last_s if self.finished_count else float(self.env.now)
+        paid = sum(each.paid_s + (max(end - each.since, 0.0) if each.since >= 0.0 else 0.0) for each in stations)
         return ServingRun(
             makespan_s=self.last_s,
             requests=self.came,

@@ -16,7 +16,7 @@ it. The host's time is told apart. Tables rise: what a finer tiling makes a litt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -24,12 +24,13 @@ from functools import partial
 import numpy as np
 
 from cosim.engines.analytic import timed_step
-from cosim.engines.case import Case, device_graph, micro_batch_graph
+from cosim.engines.case import Case, device_graph, micro_batch_graph, stage_classes
 from cosim.engines.served_memory import room_of
 from cosim.engines.served_split import Split, split_step, way_joules
 from cosim.engines.serving.layout import Held, Layout
 from cosim.engines.serving.table import StepTable
-from cosim.engines.step import op_costs
+from cosim.engines.serving_stack import issued_seconds
+from cosim.engines.step import op_costs, stage_costs
 from cosim.errors import SpecError
 from cosim.records import Array, array, at, map_leaves, points, take
 from cosim.workload.moe import repeats
@@ -55,11 +56,21 @@ def step_table(
     as there are; `draft` a smaller model that drafts on the same chips.
     """
     drafted = None if draft is None else partial(_seconds, _without_host(draft))
-    return _table(case, partial(_seconds, _without_host(case)), (most_tokens, most_context, piece), drafted)
+    timed = partial(_seconds, _without_host(case))
+    return _table(case, timed, (most_tokens, most_context, piece), drafted, _issues([case]))
 
 
-def _table(case: Case, timed: Timed, most: tuple[int, int, int | None], drafted: Timed | None) -> StepTable:
-    """A table of what `timed` says up to `most` tokens, keys and tokens of one prompt, with the host of `case`."""
+def _table(
+    case: Case,
+    timed: Timed,
+    most: tuple[int, int, int | None],
+    drafted: Timed | None,
+    issues: tuple[float, float],
+) -> StepTable:
+    """A table of what `timed` says up to `most` tokens, keys and tokens of one prompt, with the host of `case`.
+
+    `issues`: seconds to issue the kernels of a step with prompts, and of decodes alone.
+    """
     tokens, contexts = _doubling(1.0, float(most[0])), _doubling(LEAST_CONTEXT, float(most[1]))
     contexts = np.concatenate([[1.0], contexts])
     ranks, piece = float(case.plan.data), float(most[2] or most[0])
@@ -78,6 +89,10 @@ def _table(case: Case, timed: Timed, most: tuple[int, int, int | None], drafted:
         host_sequence_s=0.0 if stack is None else float(stack.host_sequence),
         host_hidden=stack is not None and stack.host_hidden,
         draft_s=None if drafted is None else _draft(drafted, (ranks, piece), tokens, contexts),
+        issue_s=issues[0],
+        issue_decode_s=issues[1],
+        graph_tokens=0.0 if stack is None else float(stack.graph_tokens) * ranks,
+        graph_decodes=stack is not None and stack.graph_decodes,
     )
 
 
@@ -88,7 +103,27 @@ def split_table(split: Split, *, most_tokens: int, most_context: int, piece: int
     """
     case = split.attention
     timed = partial(_split_seconds, split)
-    return _table(case, timed, (most_tokens, most_context, piece), None)
+    return _table(case, timed, (most_tokens, most_context, piece), None, _issues(split.sides))
+
+
+def _issues(sides: Sequence[Case]) -> tuple[float, float]:
+    """Seconds in which the host of the slower side issues the kernels of a step with prompts, and of decodes alone."""
+    none, one = array(0.0), array(1.0)
+    found = []
+    for chunks in (one, none):
+        each = [0.0]
+        for case in sides:
+            ranks, stack = case.plan.data, case.stack
+            if stack is None or not float(stack.host_kernel):
+                continue
+            work = Work(chunks * ranks, PIECE * one, none, ranks, LONG * one, (1.0 + chunks) * ranks)
+            own = _wide(case, work)
+            device, stage = device_graph(own), stage_classes(own)
+            costs = stage_costs(own, device, op_costs(own, device), stage)
+            runs = 1.0 if case.side == "whole" else float(case.plan.micro_batches)
+            each.append(runs * float(np.ravel(issued_seconds(costs, stage, stack))[0]))
+        found.append(max(each))
+    return found[0], found[1]
 
 
 def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:
@@ -176,10 +211,12 @@ def _draft(timed: Timed, shares: tuple[float, float], tokens: Array, contexts: A
 
 
 def _split_seconds(split: Split, work: Work, seen: Work | None) -> tuple[Array, Array]:
-    """The same of a split deployment, whose attention at one cached token stays in the term that is linear."""
+    """The same of a split deployment: its attention is what a step takes longer for it."""
     count = max(leaf.size for leaf in (work.chunk, work.decodes))
-    step = split_step(split, work) if seen is None else split_step(split, seen, work)
-    return np.broadcast_to(step.time, (count,)), np.zeros(count)
+    forward, own = (work, None) if seen is None else (seen, work)
+    time = split_step(split, forward, own).time
+    bare = split_step(split, forward, own, bare=True).time
+    return np.broadcast_to(time, (count,)), np.broadcast_to(time - bare, (count,))
 
 
 def _seconds(case: Case, work: Work, seen: Work | None) -> tuple[Array, Array]:
@@ -220,7 +257,9 @@ def _without_host(case: Case) -> Case:
     if stack is None:
         launch = replace(case.system.chip.launch, host_step=array(0.0))
         return replace(case, system=replace(case.system, chip=replace(case.system.chip, launch=launch)))
-    return replace(case, stack=replace(stack, host_step=array(0.0), host_sequence=array(0.0), host_hidden=False))
+    none = array(0.0)
+    bare = replace(stack, host_step=none, host_sequence=none, host_hidden=False, host_kernel=none)
+    return replace(case, stack=bare)
 
 
 def _doubling(least: float, most: float) -> Array:
@@ -236,7 +275,7 @@ def _doubling(least: float, most: float) -> Array:
 class StepEnergy:
     """Joules of a step over all chips of a replica, beyond what they draw idle; `idle_w` is that.
 
-    `linear_j` [T] all but attention over the new tokens of all sequences, `head_j` [T] the rows drawn. Attention:
+    `linear_j` [T] all but attention and states over the new tokens of sequences, `head_j` [T] the rows drawn; these:
     `prefill_j` [C] a prompt token that sees so many keys on average, `decode_j` [C] a decoding sequence at a context.
     """
 
@@ -259,11 +298,14 @@ def step_energy(case: Case, *, most_tokens: int, most_context: int) -> StepEnerg
     hostless, ranks = _without_host(case), float(case.plan.data)
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
     busy = np.ceil(tokens / ranks) * ranks
-    linear = _joules(hostless, Work(zero, zero, zero, busy, one, zero))
-    head = _joules(hostless, Work(zero, zero, zero, busy, one, busy)) - linear
+    bare = Work(zero, zero, zero, busy, one, zero)
+    whole = _joules(hostless, bare)
+    linear = whole * (1.0 - _attention_share(hostless, bare))
+    head = _joules(hostless, Work(zero, zero, zero, busy, one, busy)) - whole
     none, ones = np.zeros_like(contexts), np.ones_like(contexts)
     many = MANY * ranks * ones
     decode = _joules(hostless, Work(none, none, none, many, contexts, none))
+    decode = np.maximum(decode - np.interp(many, tokens, linear), 0.0)
     # A piece that sees so few keys on average is no longer than this.
     piece = np.clip(np.floor(2.0 * contexts - 1.0), 1.0, min(PIECE, max(float(most_tokens) // ranks, 1.0)))
     alone = Work(ranks * ones, piece, np.maximum(contexts - (piece + 1.0) / 2.0, 0.0), none, none, none)
@@ -278,7 +320,7 @@ def step_energy(case: Case, *, most_tokens: int, most_context: int) -> StepEnerg
         linear_j=np.maximum.accumulate(linear),
         head_j=np.maximum.accumulate(np.maximum(head, 0.0)),
         prefill_j=seen * prefill,
-        decode_j=seen * np.maximum.accumulate(np.maximum(decode - decode[0], 0.0)) / many,
+        decode_j=seen * np.maximum.accumulate(decode) / many,
         idle_w=float(chip.idle) * float(case.plan.chips),
     )
 
@@ -289,6 +331,20 @@ def split_energy(split: Split, *, most_tokens: int, most_context: int) -> tuple[
     ways = (way_joules(split, energy.tokens)[side] for side, energy in enumerate(found))
     near, far = (replace(own, linear_j=own.linear_j + way) for own, way in zip(found, ways, strict=True))
     return near, far
+
+
+def _attention_share(case: Case, work: Work) -> Array:
+    """Share of the dynamic energy of a step that is of attention and states, (P,)."""
+    own = _wide(case, work)
+    model, device = case.model, device_graph(own)
+    parts = {"attention": array(0.0), "all": array(0.0)}
+    for op in op_costs(own, device):
+        joules = op.count * op.energy * repeats(model, op.group)
+        parts["all"] = parts["all"] + joules
+        if op.kind == "attention":
+            parts["attention"] = parts["attention"] + joules
+    share = parts["attention"] / np.where(parts["all"] > 0.0, parts["all"], 1.0)
+    return np.broadcast_to(share, (points(own),))
 
 
 def _joules(case: Case, work: Work) -> Array:

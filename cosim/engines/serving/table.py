@@ -4,6 +4,8 @@
               + decode(decodes, context / decodes) + drafted draft(decodes)
     host    = host_step_s + host_sequence_s sampled
     seconds = max(device, host) where the host is hidden, else device + host
+    issued  = device is no less than issue_s where no graph is replayed: with prompts, where `graph_decodes` says so,
+              else beyond graph_tokens
 
 v are the tokens that a decoding sequence puts into a step: 1, or 1 + drafts that are verified; `drafted` of them
 are made by a model of their own. Each term is piecewise
@@ -49,6 +51,14 @@ class StepTable:
     host_sequence_s: float = 0.0
     host_hidden: bool = False
     draft_s: Array | None = None
+    issue_s: float = 0.0
+    """Least seconds of the device in a step with prompts whose kernels the host issues one by one."""
+    issue_decode_s: float = 0.0
+    """The same of a step of decodes alone."""
+    graph_tokens: float = 0.0
+    """Most tokens of a step that is replayed as a graph, of all ranks."""
+    graph_decodes: bool = False
+    """Whether steps of decodes alone are."""
 
     def __post_init__(self) -> None:
         for name, axis in (("tokens", self.tokens), ("contexts", self.contexts)):
@@ -66,7 +76,7 @@ class StepTable:
                 raise SpecError(f"has shape {values.shape}, not {shape}", field=f"table.{name}")
             if not (np.all(np.isfinite(values)) and np.all(values >= 0.0)):
                 raise SpecError("is not a time everywhere", field=f"table.{name}", hint="give seconds, 0 or more")
-        for name in ("host_step_s", "host_sequence_s"):
+        for name in ("host_step_s", "host_sequence_s", "issue_s", "issue_decode_s"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise SpecError("is not a time", field=f"table.{name}", value=getattr(self, name))
 
@@ -99,8 +109,14 @@ class StepTable:
             device += offset[cell] + slope[cell] * mean
             if drafted:
                 device += drafted * quick.draft(decodes)
+        device = max(device, self._issued(new + decodes * verified, alone=not new))
         host = self.host_step_s + self.host_sequence_s * sampled
         return max(device, host) if self.host_hidden else device + host
+
+    def _issued(self, tokens: int, *, alone: bool) -> float:
+        """Seconds in which the host issues the kernels of a step; 0 where a graph is replayed."""
+        replayed = tokens <= self.graph_tokens or (self.graph_decodes and alone)
+        return 0.0 if replayed else self.issue_decode_s if alone else self.issue_s
 
     def decode_run(self, decodes: int, context: float, steps: int) -> float:
         """Seconds of decode-only steps, one after the other, in which every context grows by one a step."""
@@ -132,8 +148,9 @@ class StepTable:
         if drafted:
             fixed += drafted * quick.draft(decodes)
         host = self.host_step_s + self.host_sequence_s * decodes
-        if not self.host_hidden:
-            fixed += host
+        # The device is no faster than its kernels are issued, nor a step than a host that hides behind it.
+        least = max(self._issued(decodes * verified, alone=True), host if self.host_hidden else 0.0)
+        after = 0.0 if self.host_hidden else host
         mean, grows = context / decodes, grown / decodes
         done, total = 0, 0.0
         while done < steps:
@@ -142,8 +159,9 @@ class StepTable:
             if cell < len(grid) and grows > 0.0:
                 count = min(count, int((grid[cell] - mean) / grows) + 1)
             first, rise = fixed + offset[cell] + slope[cell] * mean, slope[cell] * grows
-            if self.host_hidden:
-                count, first, rise = _behind(host, count, first, rise)
+            if least > 0.0:
+                count, first, rise = _behind(least, count, first, rise)
+            first += after
             took = count * first + 0.5 * rise * count * (count - 1)
             if total + took >= span_s:
                 count = _first_past(span_s - total, count, first, rise)
@@ -156,13 +174,13 @@ class StepTable:
         return _Quick(self)
 
 
-def _behind(host: float, count: int, first: float, rise: float) -> tuple[int, float, float]:
+def _behind(least: float, count: int, first: float, rise: float) -> tuple[int, float, float]:
     """The steps from here on in which the same of device and host is the longer: count, first, rise."""
-    if first < host:
-        crossing = math.ceil((host - first) / rise) if rise > 0.0 else count
-        return max(min(count, crossing), 1), host, 0.0
+    if first < least:
+        crossing = math.ceil((least - first) / rise) if rise > 0.0 else count
+        return max(min(count, crossing), 1), least, 0.0
     if rise < 0.0:
-        count = max(min(count, int((host - first) / rise) + 1), 1)
+        count = max(min(count, int((least - first) / rise) + 1), 1)
     return count, first, rise
 
 

@@ -75,6 +75,8 @@ class Wanted:
     """Tokens of a block by which requests name shared text; None: they name none."""
     beside: Beside | None = None
     """Chips of their own for the feed-forward layers."""
+    taken: float = 0.0
+    """Chips of the system that another pool has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,12 +310,15 @@ def _count(wanted: Wanted, case: Case, split: Split | None, ranks: int, complete
     chips = float(case.plan.chips if split is None or beside is None or not beside.together else split.chips)
     have = float(case.system.chips)
     data = wanted.plan.data_parallel
-    most = have // chips
+    most = (have - wanted.taken) // chips
     if split is not None and beside is not None and not beside.together:
         far = split.feed_forward
         most = min(most, float(far.system.chips) // float(far.plan.chips))
     if wanted.replicas == "all":
-        return max(int(most), 1)
+        if most < 1:
+            says = f"leaves no replica: of {have:g} chips {wanted.taken:g} only prefill, and one takes {chips:g}"
+            raise SpecError(says, field="replicas", value="all", hint="use a larger system, or fewer prefill.replicas")
+        return int(most)
     if isinstance(wanted.replicas, int):
         if data is not None and data > ranks:
             hint = "replicas or plan.data_parallel says how many there are"
@@ -326,7 +331,7 @@ def _count(wanted: Wanted, case: Case, split: Split | None, ranks: int, complete
         count = 1 if data is None else data // ranks
         if data is None:
             completed["replicas"] = 1
-    if have // chips >= count > most and split is not None:
+    if have // chips >= count > most + wanted.taken // chips and split is not None:
         far = split.feed_forward
         says = f"of {float(far.plan.chips):g} chips for feed-forward are more than {far.system.name} has"
         hint = f"it has {float(far.system.chips):g}: set system.nodes, or another feed_forward.system"

@@ -146,12 +146,11 @@ def deployed(
         if drafts is None or drafts.draft == N_GRAM
         else Varied(_named("speculation.draft", load_workload, drafts.draft))
     )
-    stack = _named("stack", load_serving, asked.stack)
     wanted = Wanted(
         system=system,
         model=model,
         plan=asked.plan,
-        stack=stack,
+        stack=_named("stack", load_serving, asked.stack),
         scheduler=asked.scheduler,
         replicas=asked.replicas,
         expert_imbalance=asked.scenario.expert_imbalance,
@@ -160,17 +159,17 @@ def deployed(
         prefix_tokens=prefix_tokens,
         beside=_beside(asked, system, changes),
     )
-    pool = replicas_of(wanted)
-    prefill, second = None, system
+    prefill, second, together = None, system, asked.prefill is not None and asked.prefill.system is None
     if asked.prefill is not None:
         second, before = _prefill_pool(asked, asked.prefill, wanted, changes)
         prefill = replicas_of(before)
-        if asked.prefill.system is None:
-            _fits(pool, prefill, _drawn(asked, pool))
+    taken = prefill.count * prefill.chips if together and prefill is not None else 0.0
+    pool = replicas_of(replace(wanted, taken=taken))
+    if together and prefill is not None:
+        _fits(pool, prefill, _drawn(asked, pool))
     cluster = _cluster(asked, pool, prefill)
-    entry = pool if prefill is None else prefill
-    stack_of = entry.case.stack
-    start, steps = (0.0, 0.0) if stack_of is None else (float(stack_of.request_start), float(stack_of.request_steps))
+    engine = (pool if prefill is None else prefill).case.stack
+    start, steps = (0.0, 0.0) if engine is None else (float(engine.request_start), float(engine.request_steps))
     return Deployed(
         name,
         asked,
@@ -210,6 +209,10 @@ def _prefill_pool(
         # A system of its own has plans of its own.
         said = {} if before.system is not None and name == "plan" else said
         sections[name] = kind(**{**said, **{field: getattr(own, field) for field in own.model_fields_set}})
+    if before.scheduler.reserve == "whole":
+        hint = "scheduler.reserve is that of the pool that decodes"
+        raise SpecError("decodes no answer", field="prefill.scheduler.reserve", value="whole", hint=hint)
+    sections["scheduler"] = sections["scheduler"].model_copy(update={"reserve": "grown"})
     return system, Wanted(
         system=system,
         model=wanted.model,
@@ -254,8 +257,7 @@ def _cluster(asked: Deployment, pool: Replicas, prefill: Replicas | None) -> Clu
     before = transfer = None
     if prefill is not None and asked.prefill is not None:
         transfer = transfer_of(prefill, pool, asked.transfer, together=asked.prefill.system is None)
-        # The answer is decoded elsewhere.
-        before = Pool(prefill.table, replace(prefill.scheduler, reserve="grown"), prefill.count)
+        before = Pool(prefill.table, prefill.scheduler, prefill.count)
     return Cluster(
         pool=Pool(pool.table, pool.scheduler, pool.count),
         routing=asked.routing,

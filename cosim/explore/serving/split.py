@@ -20,6 +20,7 @@ from cosim.mapping.legal import LIMITS, Verdict, divisibility, divisors
 from cosim.overrides import Varied
 from cosim.records import Array, array, at
 from cosim.units import format_si
+from cosim.workload.model import ModelArrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ def split_case(near: Case, beside: Beside, completed: dict[str, object]) -> Spli
 
     `completed` is told the degrees that were left open.
     """
+    if not splits(near.model):
+        hint = "attention and feed-forward work side by side on one input: they stay on one chip"
+        raise SpecError("is not split", field="feed_forward", value=near.model.name, hint=hint)
     system = lower_system(beside.system)
     asked, dtype = beside.asked.plan, near.plan.dtype
     if dtype not in system.chip.matrix.peak:
@@ -67,6 +71,11 @@ def check_near(asked: ServingPlan, draft: str | None) -> None:
     if draft is not None:
         hint = "drafts by n_gram cost no chips"
         raise SpecError("drafts on neither side", field="speculation.draft", value=draft, hint=hint)
+
+
+def splits(model: ModelArrays) -> bool:
+    """Whether feed-forward layers follow attention: side by side both share an input, and one sum over ranks."""
+    return not model.parallel_norms
 
 
 def full_step_tokens(near: Case) -> Array:

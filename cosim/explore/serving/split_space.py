@@ -33,6 +33,7 @@ from cosim.explore.serving.scores import (
     within,
 )
 from cosim.explore.serving.search_file import ServingSearch
+from cosim.explore.serving.split import splits
 from cosim.mapping.legal import divisibility, divisors
 from cosim.records import Array, array, joined, map_leaves, points, take
 from cosim.workload.work import Work
@@ -47,7 +48,10 @@ def scored_split(
     cell: Cell, levels: dict[str, list[int]], ground: Ground, study: ServingSearch
 ) -> tuple[Table, Scores]:
     """Deployments of split replicas. An empty table where none is legal."""
-    table = crossed(_sides(cell, ground, study), **levels)
+    sides = _sides(cell, ground, study)
+    if not splits(ground.model):
+        sides = kept(sides, np.zeros(len(sides["tensor"]), dtype=bool))
+    table = crossed(sides, **levels)
     scores = blank(len(table["tensor"]))
     if not scores.code.size:
         return table, scores

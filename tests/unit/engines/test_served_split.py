@@ -13,15 +13,17 @@ from cosim.engines.analytic import timed_step
 from cosim.engines.case import Case
 from cosim.engines.served import step_seconds
 from cosim.engines.served_memory import room, room_beside
-from cosim.engines.served_split import Split, split_of, split_seconds, split_step, way_joules
+from cosim.engines.served_split import Split, forward_share, split_of, split_seconds, split_step, way_joules
 from cosim.engines.serving.steps import split_energy, split_table, step_energy
 from cosim.errors import SpecError
 from cosim.hardware.load import load_system
 from cosim.hardware.lower import lower_system
+from cosim.mapping.placement import tensor_placement
 from cosim.mapping.plan import PlanArrays, ScenarioArrays
 from cosim.mapping.serving import load_serving, lower_serving
 from cosim.overrides import Varied
 from cosim.records import array, map_leaves
+from cosim.timing.collective import all_gather
 from cosim.timing.energy import link_energy
 from cosim.workload.load import load_workload, lower_workload
 from cosim.workload.work import Work, decode_work
@@ -214,3 +216,52 @@ def test_seconds_of_several_works_are_those_of_each_with_the_host() -> None:
     hidden = replace(DENSE.attention, stack=replace(stack, host_hidden=True, host_step=array(10.0)))
     (slow,) = split_seconds(replace(DENSE, attention=hidden), works[:1])
     assert float(slow.item()) == pytest.approx(10.0, rel=1e-2)
+
+
+@pytest.mark.parametrize("workload", ["llama-3.1-8b", "nemotron-3-nano-30b-a3b", "qwen3-30b-a3b", "deepseek-v2-lite"])
+@pytest.mark.parametrize("tokens", [256.0, 4096.0])
+def test_a_table_of_prompts_is_the_direct_step(workload: str, tokens: float) -> None:
+    # States of a hybrid are read and written once for a sequence, not for each token of its prompt.
+    sides = split(case(workload), case(workload), 2.0)
+    table = split_table(sides, most_tokens=8192, most_context=8192)
+    zero, one = array(0.0), array(1.0)
+    direct = float(split_step(sides, Work(one, array(tokens), zero, zero, one, zero)).time.item())
+    told = table.seconds(int(tokens), tokens * (tokens + 1.0) / 2.0, 0, 0.0, 0) - table.host_step_s
+    assert told == pytest.approx(direct, rel=0.08)
+
+
+def test_ways_are_those_of_blocks_with_a_feed_forward() -> None:
+    hybrid, dense = case("nemotron-3-nano-30b-a3b"), case("llama-3.1-8b")
+    # 23 of 52 blocks are experts.
+    assert float(forward_share(hybrid.model)) == pytest.approx(23 / 52)
+    assert float(forward_share(dense.model)) == 1.0
+    near, _ = way_joules(split(hybrid, hybrid, 1.0), array(100.0))
+    size = array(100.0 * float(hybrid.model.hidden) * 2.0 * 23)
+    assert float(near) == pytest.approx(float(link_energy(size, hybrid.system.chip)))
+
+
+def test_tensor_ranks_gather_what_they_are_sent() -> None:
+    one = split_step(split(case("llama-3.1-8b"), case("llama-3.1-8b"), 1.0), batch(512.0)).transfer
+    four = split_step(split(case("llama-3.1-8b"), case("llama-3.1-8b", tensor=4), 1.0), batch(512.0))
+    model, system = DENSE.attention.model, DENSE.attention.system
+    size = array(512.0 * float(model.hidden) * 2.0)
+    gather = float(all_gather(size, tensor_placement(array(4.0), system.sizes), system).time) / 2.0
+    # The whole goes one way from a single rank, and is gathered by four on the other side.
+    assert float(four.transfer.item()) == pytest.approx(float(one.item()) + gather)
+
+
+def test_a_batch_is_cut_into_no_more_parts_than_it_has_tokens() -> None:
+    near, far = case("llama-3.1-8b"), case("llama-3.1-8b")
+    one, eight = (split_step(split(near, far, parts), batch(1.0)).time for parts in (1.0, 8.0))
+    assert one == pytest.approx(eight)
+    few, many = (split_step(split(near, far, parts), batch(2.0)).time for parts in (2.0, 8.0))
+    assert few == pytest.approx(many)
+
+
+def test_a_split_table_waits_for_kernels_that_are_issued() -> None:
+    stack = replace(lower_serving(load_serving("vllm")), host_kernel=array(1e-4))
+    sides = split(*(replace(each, stack=stack) for each in (case("llama-3.1-8b"), case("llama-3.1-8b"))), 2.0)
+    table = split_table(sides, most_tokens=512, most_context=4096)
+    plain = split_table(DENSE, most_tokens=512, most_context=4096)
+    assert table.issue_s > 0.0 == plain.issue_s
+    assert table.seconds(16, 136.0, 0, 0.0, 0) >= table.issue_s

@@ -255,3 +255,12 @@ def test_a_request_at_the_end_of_a_step_gets_into_the_next_however_it_is_rounded
     np.testing.assert_allclose(ends[0], ends[1], rtol=0.0, atol=1e-7)
     # Nobody waits: a step begins whenever one comes.
     np.testing.assert_allclose(ends[0][:, 9] - ends[0][:, 1], 0.1, atol=1e-7)
+
+
+def test_replicas_are_paid_for_until_the_last_answer(fixed: Any, chunk: Any, served: Any) -> None:
+    pool = Pool(fixed(1.0), Scheduler(20, token_budget=1000), 2)
+    # The third is too large for the cache, and comes long after the others have ended.
+    answer = served(Cluster(pool), [chunk([0.0, 0.0, 100.0], [16, 16, 900], [3, 2, 2])])
+    assert answer.run.refused == {"kv_blocks": 1}
+    assert answer.run.makespan_s == pytest.approx(3.0)
+    assert answer.run.replica_s == pytest.approx(2 * 3.0)

@@ -12,6 +12,11 @@ from hypothesis import strategies as st
 
 from cosim.engines.serving.settings import ClosedLoop, Cluster, Pool, Scheduler, Speculation, Swap
 
+ISSUED: tuple[dict[str, Any], ...] = (
+    {},
+    {"issue_s": 8e-3, "issue_decode_s": 6e-3},
+    {"issue_s": 8e-3, "graph_decodes": True, "graph_tokens": 9.0},
+)
 SPECULATIONS = st.sampled_from(
     [None, Speculation((0.8, 0.5)), Speculation((0.9, 0.7, 0.2), expected=True), Speculation((0.6,), n_gram=True)]
 )
@@ -48,7 +53,7 @@ def test_jumps_are_the_steps_that_they_stand_for(
     loop = None if clients is None else ClosedLoop(clients, think_s=0.013)
     runs = [
         served(
-            Cluster(Pool(table(host_hidden=seed % 2 == 0), replace(scheduler, jump=jump))),
+            Cluster(Pool(table(host_hidden=seed % 2 == 0, **ISSUED[seed % 3]), replace(scheduler, jump=jump))),
             poisson(40, rate, seed),
             closed_loop=loop,
         )

@@ -101,3 +101,16 @@ def test_small_steps_of_many_ranks_cost_as_much_for_a_prompt_token(case: Made) -
     small, large = (step_energy(ranks, most_tokens=8 * each, most_context=4096) for each in (256, 2048))
     at = small.contexts >= 512.0
     assert np.all(small.prefill_j[at] < 2.0 * large.prefill_j[at])
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "nemotron-3-nano-30b-a3b"])
+def test_a_prompt_takes_the_joules_of_its_step(case: Made, model: str) -> None:
+    # Of a hybrid too, whose states are passed once for a chunk and not for each token.
+    own = case(model)
+    energy = step_energy(own, most_tokens=4096, most_context=8192)
+    tokens = 2048.0
+    exact = beyond_idle(own, Work(array(1.0), array(tokens), NONE, NONE, NONE, NONE))
+    keys = (tokens + 1.0) / 2.0
+    told = np.interp(tokens, energy.tokens, energy.linear_j)
+    told += tokens * np.interp(keys, energy.contexts, energy.prefill_j)
+    assert told == pytest.approx(exact, rel=0.03)

@@ -299,3 +299,20 @@ def test_a_model_that_drafts_takes_its_weights_and_its_own_cache_of_every_token(
     blocks, layout = kv_layout(large, 16, small)
     assert layout == Layout()
     assert blocks == int(float(together.left[0]) // (float(together.per_sequence[0]) / 256))
+
+
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.sampled_from([1, 16, 64, 256, 1024, 4096]), decodes=st.sampled_from([0, 1, 16, 64]))
+def test_kernels_that_are_issued_one_by_one_bound_steps_with_prompts(tokens: int, decodes: int) -> None:
+    own = case("qwen3-30b-a3b")
+    assert own.stack is not None
+    eager = replace(own, stack=replace(own.stack, host_kernel=array(19e-6), graph_decodes=True))
+    made = step_table(eager, most_tokens=8192, most_context=8192)
+    work = mixed(1, tokens, 0, decodes, 1000)
+    exact = float(np.ravel(step_seconds(eager, [work])[0])[0])
+    told = made.seconds(tokens, tokens * (tokens + 1) / 2, decodes, decodes * 1000.0, 1 + decodes)
+    assert told == pytest.approx(exact, rel=0.1)
+    # Steps of decodes alone are replayed.
+    plain = step_table(own, most_tokens=8192, most_context=8192)
+    assert made.seconds(0, 0.0, 16, 16e3, 16) == plain.seconds(0, 0.0, 16, 16e3, 16)
+    assert made.issue_s > made.issue_decode_s > 0.0 == plain.issue_s

@@ -22,11 +22,26 @@ def hosted(table: Any, host: tuple[float, float, bool], **more: Any) -> StepTabl
     return made
 
 
-@given(st.integers(1, 300), st.integers(0, 8000), st.integers(1, 900), HOSTS, st.sampled_from([1, 3]), st.booleans())
+@given(
+    st.integers(1, 300),
+    st.integers(0, 8000),
+    st.integers(1, 900),
+    HOSTS,
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.sampled_from([0.0, 5.3e-3, 9e-3]),
+)
 def test_a_run_is_the_sum_of_its_steps(
-    table: Any, decodes: int, mean: int, steps: int, host: tuple[float, float, bool], verified: int, falls: bool
+    table: Any,
+    decodes: int,
+    mean: int,
+    steps: int,
+    host: tuple[float, float, bool],
+    verified: int,
+    falls: bool,
+    issue: float,
 ) -> None:
-    changes = {}
+    changes: dict[str, Any] = {"issue_decode_s": issue, "graph_tokens": 100.0}
     if falls:
         changes["decode_s"] = table().decode_s[:, ::-1] * 3.0
     made = hosted(table, host, **changes)
@@ -84,6 +99,21 @@ def test_drafts_and_host() -> None:
     hidden = StepTable(one, one, one * 3.0, one * 0.5, flat, flat, 3.4, 0.25, host_hidden=True)
     assert hidden.seconds(0, 0, 2, 40, 2) == pytest.approx(3.9)
     assert hidden.run(2, 40, 2, 10) == (10, pytest.approx(39.0))
+
+
+def test_steps_that_are_not_replayed_wait_for_their_kernels(table: Any) -> None:
+    made = table(issue_s=0.04, issue_decode_s=0.03, graph_tokens=50.0)
+    plain = table()
+    assert made.seconds(40, 820.0, 10, 1000.0, 11) == plain.seconds(40, 820.0, 10, 1000.0, 11)
+    host = plain.host_step_s + plain.host_sequence_s * 12
+    assert made.seconds(41, 861.0, 10, 1000.0, 12) == pytest.approx(0.04 + host)
+    host = plain.host_step_s + plain.host_sequence_s * 51
+    assert made.seconds(0, 0.0, 51, 5100.0, 51) == pytest.approx(0.03 + host)
+    replayed = table(issue_s=0.04, issue_decode_s=0.03, graph_decodes=True)
+    assert replayed.seconds(0, 0.0, 51, 5100.0, 51) == plain.seconds(0, 0.0, 51, 5100.0, 51)
+    assert made.seconds(2048, 2e6, 0, 0.0, 1) == plain.seconds(2048, 2e6, 0, 0.0, 1) > 0.04
+    with pytest.raises(SpecError, match="issue_s"):
+        table(issue_s=-1.0)
 
 
 def test_more_tokens_than_are_looked_up() -> None:

@@ -107,12 +107,21 @@ def test_faults_name_their_field(ready: Ready, fields: dict[str, Any], message: 
         ready(**fields)
 
 
+def test_all_replicas_leave_room_for_the_pool_of_prompts(ready: Ready) -> None:
+    found = ready(replicas="all", prefill={"replicas": 3}, plan={"tensor_parallel": 1})
+    assert (found.pool.count, found.chips) == (5, 8.0)
+    with pytest.raises(SpecError, match=r"replicas: leaves no replica: of 8 chips 8 only prefill"):
+        ready(replicas="all", prefill={"replicas": 8}, plan={"tensor_parallel": 1})
+
+
 def test_a_stack_reserves_room_as_it_does(ready: Ready) -> None:
     assert ready().pool.scheduler.reserve == "grown"
     apart = ready(stack="tensorrt-llm", prefill={})
     assert apart.pool.scheduler.reserve == "whole"
     # Where prompts run answers need no room.
     assert apart.cluster.entry.scheduler.reserve == "grown"
+    with pytest.raises(SpecError, match=r"prefill\.scheduler\.reserve: decodes no answer"):
+        ready(prefill={"scheduler": {"reserve": "whole"}})
     assert ready(stack="tensorrt-llm", scheduler={"reserve": "grown"}).pool.scheduler.reserve == "grown"
     assert ready(scheduler={"reserve": "whole"}).pool.scheduler.whole
 

@@ -161,3 +161,10 @@ def test_steps_are_those_of_one_replica(study: Study, ground: Grounds, machine: 
         single = {name: column[place] for name, column in table.items()}
         (alone,) = split_seconds(split_cases(cell, single, own), [decode_work(8.0 * single["data"], array(1000.0))])
         assert whole[place] == pytest.approx(float(alone.item()), rel=1e-12)
+
+
+def test_models_with_both_side_by_side_are_not_split(study: Study, machine: Machines) -> None:
+    asked = study({"max_sequences": 8, "token_budget": 1024}, chips=8)
+    own = ground_of(asked, Varied(load_system("dgx-h200")), Varied(load_workload("gpt-j-6b")))
+    _, table, scores = split(asked, own, machine(chips=8))
+    assert len(scores.code) == len(table["tensor"]) == 0

@@ -101,11 +101,10 @@ def split_overrides(
             rest = ""
         if not rest:
             alone = f" or is one of {', '.join(fields)}" if fields else ""
-            hint = f"a path starts with one of {', '.join(roots)}{alone}; {nearest(root, (*roots, *fields))}"
+            near = f"it goes on: {path}.FIELD" if path in roots else nearest(root, (*roots, *fields))
+            hint = f"a path starts with one of {', '.join(roots)}{alone}; {near}"
             if root in ("chip", "tiers", "nodes", "server", "facility"):
                 hint = f"did you mean system.{path}?"
-            if path in roots:
-                hint = f"names a field of it: {path}.FIELD"
             raise SpecError("unknown path", field=path, hint=hint)
         parts[root][rest] = value
     return parts

@@ -301,7 +301,7 @@ def test_fields_that_stand_alone_are_told_apart() -> None:
     given = {"plan.a.b": 1, "seeds": 2}
     assert split_overrides(given, ("plan",), ("seeds",)) == {"plan": {"a.b": 1}, "": {"seeds": 2}}
     assert split_overrides({"plan.a": 1}, ("plan",)) == {"plan": {"a": 1}}
-    with pytest.raises(SpecError, match=r"plan: unknown path.*names a field of it: plan\.FIELD"):
+    with pytest.raises(SpecError, match=r"plan: unknown path.*it goes on: plan\.FIELD"):
         split_overrides({"plan": 1}, ("plan",), ("seeds",))
     for wrong in ({"plan": 1}, {"seeds.more": 1}, {"": 1}, {".seeds": 1}):
         with pytest.raises(SpecError, match="unknown path"):

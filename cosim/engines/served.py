@@ -9,6 +9,7 @@ ttft    steps that carry the own prompt + half a step + wait behind others' prom
 cycle   ttft + (output - 1) tpot;  requests per second = c / cycle
 alike   requests of one length whose prompts go first come in waves: each waits for half of all prompts
 waiting    requests beyond what memory or the stack holds wait for one to end
+front end  rate x front of the c requests are in it: a system of room for m is full from m + rate x front requests on
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Served:
     e2e: Array
     rate: Array
     held: Array
-    """Requests in flight on a replica."""
+    """Requests that the engine of a replica holds: of those in flight, the ones past the front end and with room."""
     waits: Array
     """Part of ttft behind other requests."""
 
@@ -121,7 +122,7 @@ def in_flight(case: Case, demand: Demand, seconds: Seconds | None = None) -> Ser
     most = holds(case, demand)
     asked = np.where(np.isnan(demand.concurrency), most, np.maximum(demand.concurrency / case.plan.data, 1.0))
     own = np.minimum(asked, most)
-    return _steady(case, demand, flight_steps(case, demand, own, seconds), own, asked)
+    return steady(case, demand, flight_steps(case, demand, own, seconds), own, asked)
 
 
 def holds(case: Case, demand: Demand) -> Array:
@@ -195,42 +196,48 @@ def front_seconds(case: Case, step: Array) -> Array:
     return array(0.0) if case.stack is None else case.stack.request_start + case.stack.request_steps * step
 
 
-def _steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked: Array) -> Served:
-    """The steady state of `own` requests of a replica, of which `asked` are wanted.
+def steady(case: Case, demand: Demand, seconds: FlightSteps, own: Array, asked: Array) -> Served:
+    """The steady state of a replica that holds at most `own` of the `asked` requests.
 
     In a cycle every request sees its own prompt, its own steps, and what the prompts of all others add to them: that
-    part of it is told to the first token which queues at their rate would put there.
+    part of it is told to the first token which queues at their rate would put there. With T = max(the request inside
+    the engine, own x least), seconds of a full engine, and rate x front of the requests in the front end:
+        cycle = max(front + request inside, asked T / own);  held = min(own, asked - rate x front)
     """
     step, extra, carried = seconds.step, seconds.extra, seconds.carried
     after = np.maximum(demand.output - 1.0, 0.0)
-    # Behind a queue that is never empty an engine takes up the next request at once.
-    behind = np.isnan(demand.concurrency) | (asked > own)
     others = np.maximum(own - seconds.together, 0.0) * extra
     mean = np.minimum(step + others / np.maximum(after, 1.0), np.maximum(seconds.mixed, step))
-    start = np.where(behind, 0.0, front_seconds(case, mean))
+    start = front_seconds(case, mean)
     half = np.where(own > 1.0, step / 2.0, 0.0)
+    free = carried + half + after * step + others
     # No cycle is shorter than the steps that carry the prompts of all.
-    cycle = np.maximum(carried + start + half + after * step + others, own * seconds.least)
+    full = np.maximum(free, own * seconds.least)
+    # As many as the system holds: the front end brings up the next in time.
+    wanted = np.where(np.isnan(demand.concurrency), own + own / full * start, asked)
+    cycle = np.maximum(start + free, wanted * full / own)
+    inside = np.minimum(cycle - start, full)
+    queued = np.maximum(cycle - start - inside, 0.0)
     if demand.alike and case.stack is not None and case.stack.policy == "first":
         # All prompts of a wave run before its answers go on: half of them before the own, half after it.
         wait = others / 2.0
     else:
         # What is left of the step that runs, and those that came in it: the next step carries them together.
-        busy = others / cycle
+        busy = others / own * wanted / cycle
         queue = np.minimum(busy * carried / np.maximum(1.0 - busy, ALMOST), others)
         # All of the first wave come at once: each waits for half of the others, and what shares a step ends with it.
         first = (own + seconds.at_once - 2.0) * extra / 2.0
         wait = half + queue + np.minimum(first / demand.waves, np.maximum(others - queue, 0.0))
-    tpot = np.where(after > 0.0, (cycle - carried - start - wait) / np.maximum(after, 1.0), step)
+    tpot = np.where(after > 0.0, (inside - carried - wait) / np.maximum(after, 1.0), step)
     if case.stack is None or case.stack.policy != "first":
         # No token waits for more than a step that carries prompts: what is left of the cycle was before the first one.
         least = np.where(after > 0.0, np.minimum(tpot, np.maximum(seconds.mixed, step)), tpot)
         wait, tpot = wait + after * (tpot - least), least
-    ttft = np.where(after > 0.0, carried + start + wait, cycle)
+    ttft = np.where(after > 0.0, carried + start + wait + queued, cycle)
     # Fewer requests than ranks leave some of these idle.
-    rate = _all_of(own * case.plan.data, demand.concurrency) / cycle
-    queued = (asked - own) * case.plan.data / rate
-    return Served(ttft + queued, tpot, cycle + queued, rate, own, wait + queued)
+    rate = _all_of(wanted * case.plan.data, demand.concurrency) / cycle
+    held = np.where(np.isnan(demand.concurrency) | (start <= 0.0), own, np.minimum(own, wanted * (1.0 - start / cycle)))
+    return Served(ttft, tpot, cycle, rate, held, wait + queued)
 
 
 def _all_of(held: Array, concurrency: Array) -> Array:

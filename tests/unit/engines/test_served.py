@@ -152,11 +152,36 @@ def test_steps_of_a_front_end_count_where_prompts_have_workers_of_their_own(serv
 @given(start=st.floats(0.0, 1.0), prompt=st.integers(1, 4000), output=st.integers(1, 600))
 def test_behind_a_queue_the_front_end_costs_no_rate(serving: Serving, start: float, prompt: int, output: int) -> None:
     none, some = (serving(**{"stack.max_sequences": 8, "stack.request_start": each}) for each in (0.0, start))
-    for many in (np.nan, 20.0):
-        quick, slow = (number(in_flight(case, demand(prompt, output, many)).rate) for case in (none, some))
-        assert slow == pytest.approx(quick)
-    quick, slow = (number(in_flight(case, demand(prompt, output, 2.0)).rate) for case in (none, some))
-    assert slow <= quick * (1.0 + 1e-12)
+    # Beside those that are held so many are in the front end, and a few wait.
+    behind = 8.0 + start * number(in_flight(none, demand(prompt, output, np.nan)).rate) + 4.0
+    for many in (np.nan, behind):
+        quick, slow = (in_flight(case, demand(prompt, output, many)) for case in (none, some))
+        assert number(slow.rate) == pytest.approx(number(quick.rate))
+        assert number(slow.held) == pytest.approx(8.0)
+    quick, slow = (in_flight(case, demand(prompt, output, 2.0)) for case in (none, some))
+    assert number(slow.rate) <= number(quick.rate) * (1.0 + 1e-12)
+    assert number(slow.held) == pytest.approx(2.0 - start * number(slow.rate))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=15, deadline=None)
+@given(start=st.floats(0.0, 1.0), steps=st.floats(0.0, 10.0), prompt=st.integers(1, 4000), output=st.integers(1, 600))
+def test_one_more_client_past_what_is_held_makes_nothing_faster(
+    serving: Serving, policy: str, start: float, steps: float, prompt: int, output: int
+) -> None:
+    front = {"stack.request_start": start, "stack.request_steps": steps}
+    case = serving(**{"stack.max_sequences": 16, "stack.policy": policy, **front})
+    levels = np.concatenate([np.linspace(16.0, 24.0, 33), np.geomspace(25.0, 2000.0, 20)])
+    served = in_flight(case, demand(prompt, output, levels))
+    for rising in (served.rate, served.e2e, served.held):
+        assert np.all(np.diff(rising) >= -1e-9 * rising[:-1])
+    # None skips its front end or its prompt, and nothing jumps.
+    steps_of = flight_steps(case, demand(prompt, output, levels), np.full(levels.shape, 16.0))
+    assert np.all(served.ttft >= start + steps * steps_of.step + steps_of.carried - 1e-9)
+    assert np.all(served.e2e[1:33] <= served.e2e[:32] * (levels[1:33] / levels[:32]) * (1.0 + 1e-9))
+    below, above = (number(in_flight(case, demand(prompt, output, 16.0 + x)).rate) for x in (0.0, 1e-6))
+    assert above == pytest.approx(below, rel=1e-5)
+    np.testing.assert_allclose(served.rate * served.e2e, levels, rtol=1e-9)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -67,12 +67,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class SplitStep:
-    """Seconds of a step (P,), and of one layer and micro-batch: either side, one way of the tokens."""
+    """Seconds of a step (P,), and of one layer and micro-batch: either side, one way of the tokens.
+
+    `issued` are those in which the host of the slower side issues all kernels of the step one by one.
+    """
 
     time: Array
     attention: Array
     feed_forward: Array
     transfer: Array
+    issued: Array
 
 
 def split_of(attention: Case, feed_forward: Case, micro_batches: Array, inside: Array) -> Split:
@@ -103,7 +107,18 @@ def split_step(split: Split, work: Work, busiest: Work | None = None, *, bare: b
     slowest = np.maximum(np.maximum(attention, forward), moved)
     each = np.maximum(m * slowest, attention + forward + 2.0 * moved)
     ends = m * sum((near[name].time for name in ENDS if name in near), array(0.0))
-    return SplitStep(model.layers * each + ends, attention, forward, moved)
+    issued = m * np.maximum(*(_kernels(side, model) for side in (near, far))) * _host_kernel(split)
+    return SplitStep(model.layers * each + ends, attention, forward, moved, issued)
+
+
+def _kernels(groups: dict[str, GroupCosts], model: ModelArrays) -> Array:
+    """Kernels of a micro-batch on one side."""
+    return sum((repeats(model, name) * cost.kernels for name, cost in groups.items()), array(0.0))
+
+
+def _host_kernel(split: Split) -> Array:
+    stack = split.attention.stack
+    return array(0.0) if stack is None else stack.host_kernel
 
 
 def forward_share(model: ModelArrays) -> Array:
@@ -116,9 +131,13 @@ def split_seconds(split: Split, works: Sequence[Work]) -> list[Array]:
     total, count = max(points(split), *(points(work) for work in works)), len(works)
     whole = joined([map_leaves(work, lambda leaf: np.broadcast_to(leaf, (total,))) for work in works])
     many = take(split, np.tile(np.arange(total, dtype=np.intp), count))
-    device = np.broadcast_to(split_step(many, whole).time, (count * total,))
+    step, stack = split_step(many, whole), split.attention.stack
+    if stack is not None:
+        replayed = whole.tokens / many.attention.plan.data <= stack.graph_tokens
+        replayed = replayed | (whole.chunks <= 0.0) if stack.graph_decodes else replayed
+        step = replace(step, time=np.maximum(step.time, np.where(replayed, 0.0, step.issued)))
+    device = np.broadcast_to(step.time, (count * total,))
     host = host_seconds(replace(many.attention, work=whole))
-    stack = split.attention.stack
     hidden = stack is not None and stack.host_hidden
     return list((np.maximum(device, host) if hidden else device + host).reshape(count, total))
 

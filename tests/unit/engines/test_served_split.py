@@ -265,3 +265,13 @@ def test_a_split_table_waits_for_kernels_that_are_issued() -> None:
     plain = split_table(DENSE, most_tokens=512, most_context=4096)
     assert table.issue_s > 0.0 == plain.issue_s
     assert table.seconds(16, 136.0, 0, 0.0, 0) >= table.issue_s
+    zero, one = array(0.0), array(1.0)
+    short = Work(one, array(16.0), zero, zero, one, one)
+    (seconds,) = split_seconds(sides, [short])
+    # Kernels of attention over prompts and over answers are both in the table's.
+    told = table.seconds(16, 136.0, 0, 0.0, 1)
+    assert float(seconds.item()) == pytest.approx(told, rel=0.2)
+    replayed = replace(stack, graph_decodes=True)
+    decoding = split(*(replace(each, stack=replayed) for each in sides.sides), 2.0)
+    host = float(stack.host_step) + 8 * float(stack.host_sequence)
+    assert split_seconds(decoding, [batch(8.0)])[0] == pytest.approx(split_step(decoding, batch(8.0)).time + host)

@@ -1,9 +1,6 @@
 """The closed form of a pipeline that trains: 1F1B, and interleaved with v pieces a stage.
 
-One piece: the longest way through the schedule goes down to a stage e once, and m - 1 times round a ring of stages that
-ends there, at the mean of its stages and transfers, because a ring holds as many micro-batches as stages:
-    time      most over rings [a, e] of  through(0..e) + (m - 1) mean(a..e) + beyond
-    beyond    the way from e to the last stage and back, less the forward passes that e runs meanwhile
+One piece: the longest way through the schedule, see `cosim.engines.rings`.
 Several pieces: enough micro-batches are under way to hide transfers, except on the way in and out, where a micro-batch
 goes round once for each of the v - 1 next pieces, and where transfers are longer than passes:
     time      most over stages e of  (through(0..e) + beyond) / v + (m - 1 / v) passes of e,  + transfers + rounds
@@ -16,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cosim.mapping.stages import CLASSES, Stages, summed_up
+from cosim.engines.rings import Line, longest_way
+from cosim.mapping.stages import Stages, summed_up
 from cosim.records import Array, array
 
 
@@ -64,7 +61,7 @@ def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, vir
     """From the first forward to the last backward pass of the first stage [s], shape (P,)."""
     several = np.asarray(virtual > 1.0)
     if not np.any(several):
-        return _one_piece(schedule, pipeline, micro_batches)
+        return longest_way(_line(schedule, pipeline), micro_batches)
     busy = schedule.forward + schedule.backward
     count = schedule.stage.count
     moves = 2.0 * schedule.way
@@ -79,41 +76,13 @@ def pipeline_time(schedule: Schedule, pipeline: Array, micro_batches: Array, vir
     interleaved: Array = np.max(np.where(count > 0.0, each, 0.0), axis=0) + moves + rounds
     if np.all(several):
         return interleaved
-    return np.where(several, interleaved, _one_piece(schedule, pipeline, micro_batches))
+    return np.where(several, interleaved, longest_way(_line(schedule, pipeline), micro_batches))
 
 
-def _one_piece(schedule: Schedule, pipeline: Array, micro_batches: Array) -> Array:
-    """1F1B: the most over rings of stages (P,) [s]; a ring is one stage, two neighbours, or whole classes in a row."""
-    count, busy = schedule.stage.count, schedule.forward + schedule.backward
-    moves = 2.0 * schedule.way
-    hop = moves / np.maximum(pipeline - 1.0, 1.0)
-    slower = 2.0 * schedule.slower
-    work = count * busy
-    behind = np.sum(count, axis=0) - summed_up(count)
-    beyond = np.sum(work, axis=0) - summed_up(work) + behind * hop
-    through = np.sum(work, axis=0) + moves - beyond
-    rest = through + np.maximum(beyond - np.minimum(behind, micro_batches - 1.0) * schedule.forward, 0.0)
-    longest: Array = np.zeros_like(rest[0])
-
-    def ring(end: int, mean: Array, exists: NDArray[np.bool_]) -> None:
-        nonlocal longest
-        time = rest[end] + (micro_batches - 1.0) * mean
-        longest = np.maximum(longest, np.where(exists, time, 0.0))
-
-    for end in range(len(CLASSES)):
-        here = count[end] > 0.0
-        ring(end, busy[end], here)
-        ring(end, busy[end] + slower / 2.0, count[end] > 1.0)
-        stages, held = np.zeros_like(rest[0]), np.zeros_like(rest[0])
-        for start in range(end, -1, -1):
-            before = stages
-            stages, held = stages + count[start], held + work[start]
-            ring(end, (held + (stages - 1.0) * hop) / np.maximum(stages, 1.0), here & (count[start] > 0.0))
-            # Neighbours of two classes: nothing lies between them.
-            next_to = here & (count[start] > 0.0) & (start < end) & (before == count[end])
-            ring(end, (busy[start] + busy[end] + slower) / 2.0, next_to)
-    found: Array = longest
-    return found
+def _line(schedule: Schedule, pipeline: Array) -> Line:
+    """The stages and the ways there and back between them."""
+    hop = 2.0 * schedule.way / np.maximum(pipeline - 1.0, 1.0)
+    return Line(schedule.stage, schedule.forward, schedule.backward, hop, 2.0 * schedule.slower)
 
 
 def _rounds(schedule: Schedule, way: Array, pipeline: Array, micro_batches: Array, virtual: Array) -> Array:

@@ -7,9 +7,10 @@ Of s units with bandwidth U each, one way [B/s]:
     mesh               floor(s/2) ceil(s/2) U / (s - 1)
     hypercube mesh     floor(s/2) U / log2 s
     ring, torus        the least over its d dimensions of floor(s/l) wires of U / 2d each, twice that where it closes
-    dragonfly          as a mesh of its groups, each with the bandwidth of its routers
+    dragonfly          as a mesh of its groups, each with the bandwidth of its routers, at most floor(s/2) U
 
-U is that of all chips of a unit, less what is oversubscribed. A torus of odd length is cut beside its middle.
+U is that of all chips of a unit, less what is oversubscribed. A torus of odd length is cut beside its middle. Groups
+of a dragonfly have equally many routers: a last one in part has its share.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from numpy.typing import NDArray
 from cosim.hardware.system import SWITCHED
 from cosim.hardware.tiers import TierArrays
 from cosim.records import Array, array
-
-"""Kinds in which any chip reaches any other through switches."""
 
 
 def bisection(tier: TierArrays, chips: Array) -> Array:
@@ -107,7 +106,8 @@ def _of_groups(tier: TierArrays, unit: Array) -> Array:
         return np.where(tier.size > 1.0, np.nan, 0.0) * unit
     routers = np.minimum(float(tier.shape[0]), tier.size)
     groups = np.ceil(tier.size / routers)
-    return np.where(groups > 1.0, _between(groups, unit * routers), _between(tier.size, unit))
+    among = np.minimum(_between(groups, unit * tier.size / groups), np.floor(tier.size / 2.0) * unit)
+    return np.where(groups > 1.0, among, _between(tier.size, unit))
 
 
 def _of_lines(tier: TierArrays, unit: Array) -> Array:

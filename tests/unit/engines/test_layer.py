@@ -40,7 +40,16 @@ def test_time_and_memory_fall_between_none_and_full(train: Train, pipeline: int,
     some = run(train, recompute="full", recompute_layers=first, **plan)
     share = min(first * pipeline / 12.0, 1.0)
     assert second(none) * (1 - 1e-9) <= second(some) <= second(full) * (1 + 1e-9)
-    assert second(some) == pytest.approx(second(none) + share * (second(full) - second(none)), rel=2e-3)
+
+    # Reductions hide behind passes until all that can are hidden: what is left of them falls, but not in a line.
+    def exposed(result: Estimates) -> float:
+        return float(result.breakdown["data_parallel"][0])
+
+    def busy(result: Estimates) -> float:
+        return second(result) - exposed(result)
+
+    assert exposed(full) * (1 - 1e-9) <= exposed(some) <= exposed(none) * (1 + 1e-9)
+    assert busy(some) == pytest.approx(busy(none) + share * (busy(full) - busy(none)), rel=2e-3)
     assert float(some.energy[0]) == pytest.approx(
         float(none.energy[0] + share * (full.energy[0] - none.energy[0])), rel=2e-3
     )

@@ -98,6 +98,8 @@ def test_a_batch_of_sizes_is_its_single_ones(one: TierArrays) -> None:
         (torus(4, 4, bandwidth=400 * GB, size=8.0), 2 * 2 * 100 * GB, 2 + 1),  # two rows: 4 wires along, 4 between
         (tier("dragonfly", 8.0, 100 * GB, shape=(4, 2)), 4 * 100 * GB, 1),
         (tier("dragonfly", 36.0, 100 * GB, shape=(4, 9)), 20 * 400 * GB / 8, 1),
+        (tier("dragonfly", 10.0, 100 * GB, shape=(4, 3)), 2 * 1000 * GB / 3 / 2, 1),  # two of three groups in full
+        (tier("dragonfly", 5.0, 100 * GB, shape=(4, 2)), 2 * 100 * GB, 1),  # the smaller half has two
     ],
 )
 def test_by_hand(one: TierArrays, across: float, far: float) -> None:

@@ -16,7 +16,7 @@ it. The host's time is told apart. Tables rise: what a finer tiling makes a litt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -57,7 +57,7 @@ def step_table(
     """
     drafted = None if draft is None else partial(_seconds, _without_host(draft))
     timed = partial(_seconds, _without_host(case))
-    return _table(case, timed, (most_tokens, most_context, piece), drafted, _issues([case]))
+    return _table(case, timed, (most_tokens, most_context, piece), drafted, _issues(case, partial(_issued, case)))
 
 
 def _table(
@@ -103,27 +103,27 @@ def split_table(split: Split, *, most_tokens: int, most_context: int, piece: int
     """
     case = split.attention
     timed = partial(_split_seconds, split)
-    return _table(case, timed, (most_tokens, most_context, piece), None, _issues(split.sides))
+    issues = _issues(case, lambda work: split_step(split, work).issued)
+    return _table(case, timed, (most_tokens, most_context, piece), None, issues)
 
 
-def _issues(sides: Sequence[Case]) -> tuple[float, float]:
-    """Seconds in which the host of the slower side issues the kernels of a step with prompts, and of decodes alone."""
-    none, one = array(0.0), array(1.0)
-    found = []
-    for chunks in (one, none):
-        each = [0.0]
-        for case in sides:
-            ranks, stack = case.plan.data, case.stack
-            if stack is None or not float(stack.host_kernel):
-                continue
-            work = Work(chunks * ranks, PIECE * one, none, ranks, LONG * one, (1.0 + chunks) * ranks)
-            own = _wide(case, work)
-            device, stage = device_graph(own), stage_classes(own)
-            costs = stage_costs(own, device, op_costs(own, device), stage)
-            runs = 1.0 if case.side == "whole" else float(case.plan.micro_batches)
-            each.append(runs * float(np.ravel(issued_seconds(costs, stage, stack))[0]))
-        found.append(max(each))
-    return found[0], found[1]
+def _issues(case: Case, issued: Callable[[Work], Array]) -> tuple[float, float]:
+    """What `issued` says of a step with prompts, and of decodes alone [s]: hardly a kernel more or less by its size."""
+    none, one, ranks = array(0.0), array(1.0), case.plan.data
+    works = (
+        Work(chunks * ranks, PIECE * one, none, ranks, LONG * one, (1.0 + chunks) * ranks) for chunks in (one, none)
+    )
+    prompts, decodes = (float(np.ravel(issued(work))[0]) for work in works)
+    return prompts, decodes
+
+
+def _issued(case: Case, work: Work) -> Array:
+    """Seconds in which the host of a replica issues the kernels of a step over `work` one by one."""
+    if case.stack is None or not float(case.stack.host_kernel):
+        return array(0.0)
+    own = _wide(case, work)
+    device, stage = device_graph(own), stage_classes(own)
+    return issued_seconds(stage_costs(own, device, op_costs(own, device), stage), stage, case.stack)
 
 
 def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:

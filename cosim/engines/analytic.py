@@ -26,7 +26,15 @@ from cosim.engines.loading import loading
 from cosim.engines.pipeline import Schedule
 from cosim.engines.repeats import Repeats, end_key, kernel_key, repeats, round_key
 from cosim.engines.serving_stack import serving_host
-from cosim.engines.step import CLASSES_OF_TIME, StageCosts, Transfers, op_costs, stage_costs, transfers
+from cosim.engines.step import (
+    CLASSES_OF_TIME,
+    StageCosts,
+    Transfers,
+    op_costs,
+    stage_costs,
+    transfers,
+    without_work,
+)
 from cosim.engines.training import Busiest, Ends
 from cosim.mapping.device import DeviceGraph
 from cosim.mapping.legal import Verdict, divisibility, merged
@@ -223,6 +231,12 @@ def timed_step(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     return _timed(case)
 
 
+def step_load(case: Case, *, bare: bool = False) -> Load:
+    """What such a step is to the clock of a chip (P,), its host left out; `bare`: as if attention took nothing."""
+    parts, dynamic, shares = _served(case, bare=bare)
+    return _load(case, parts | {"host": array(0.0)}, dynamic, shares)
+
+
 def _timed(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
     """Time, energy and use of feasible points that serve: the scalars of _TIMED and the breakdown."""
     return _summed_up(case, *_served(case))
@@ -234,11 +248,7 @@ def _summed_up(
     """The scalars of _TIMED and the breakdown from the exposed parts at the full clock."""
     chip, chips = case.system.chip, case.plan.chips
     running: Array = sum(parts.values(), array(0.0))
-    # What is waited for are other stages of the same make: the bubble follows the clock as they do.
-    clocked = shares.clocked * sum((parts[name] for name in (*CLASSES_OF_TIME, "bubble")), array(0.0))
-    core = shares.core * dynamic / chips
-    load = Load(running - clocked, clocked, np.zeros_like(running), dynamic / chips - core, core)
-    held = sustained(load, chip.power)
+    held = sustained(_load(case, parts, dynamic, shares), chip.power)
     # At the full clock the sum of the parts is the time, not one rounding beside it.
     parts["throttle"] = np.where(held.clock < 1.0, np.maximum(held.time - running, 0.0), 0.0)
     read = loading(case)
@@ -265,6 +275,16 @@ def _summed_up(
     return timed, parts
 
 
+def _load(case: Case, parts: dict[str, Array], dynamic: Array, shares: Shares) -> Load:
+    """Exposed parts and dynamic energy of a step as one window of a chip."""
+    running: Array = sum(parts.values(), array(0.0))
+    # What is waited for are other stages of the same make: the bubble follows the clock as they do.
+    clocked = shares.clocked * sum((parts[name] for name in (*CLASSES_OF_TIME, "bubble")), array(0.0))
+    each = dynamic / case.plan.chips
+    core = shares.core * each
+    return Load(running - clocked, clocked, np.zeros_like(running), each - core, core)
+
+
 def _counted(case: Case) -> Graph:
     """The forward graph whose FLOP count as the model's: attention under its mask, fused or not."""
     if case.phase != "train":
@@ -284,10 +304,11 @@ class Shares:
     again_flop: Array = field(default_factory=lambda: array(np.nan))
 
 
-def _served(case: Case) -> tuple[dict[str, Array], Array, Shares]:
+def _served(case: Case, *, bare: bool = False) -> tuple[dict[str, Array], Array, Shares]:
     """Exposed parts of a serving step [s], its dynamic energy over all chips at the full clock [J], its shares."""
     device, stage = device_graph(case), stage_classes(case)
-    costs = stage_costs(case, device, op_costs(case, device), stage)
+    ops = op_costs(case, device)
+    costs = stage_costs(case, device, tuple(without_work(op, "attention") for op in ops) if bare else ops, stage)
     moved = transfers(case)
     dynamic = _dynamic_energy(case, costs, stage, moved)
     per_rank = np.sum(stage.count * costs.core_energy, axis=0)

@@ -150,6 +150,14 @@ def op_costs(case: Case, device: DeviceGraph) -> tuple[OpCost, ...]:
     return tuple(replace(op, cost=as_stack_runs(op.cost, op.kind, software, chip)) for op in every)
 
 
+def without_work(op: OpCost, kind: str) -> OpCost:
+    """The kernel, or, where it is of `kind`, one that is launched and does nothing."""
+    if op.kind != kind:
+        return op
+    idle, none = replace(op.cost, time=np.zeros_like(op.cost.time)), np.zeros_like(op.energy)
+    return replace(op, cost=idle, energy=none, core_energy=none)
+
+
 def stage_costs(case: Case, device: DeviceGraph, ops: Sequence[OpCost], stage: Stages) -> StageCosts:
     """Sums over the ops of each stage class, with the gap of every kernel and the collectives."""
     shape = np.broadcast_shapes(stage.layers.shape, (len(stage.layers), points(case)))

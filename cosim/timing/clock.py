@@ -71,3 +71,28 @@ def _at(clock: Array, parts: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     rest, clocked, least, fixed, core, limit, idle, floor = parts
     time = rest + np.maximum(least, clocked / clock)
     return time, fixed + core * (floor + (1.0 - floor) * clock) ** 2, limit - idle
+
+
+def sustained_seconds(rest: float, clocked: float, fixed: float, core: float, *, budget: float, floor: float) -> float:
+    """Seconds of one window of this load (as in `Load`, nothing beside it) with `budget` W above the idle draw.
+
+    The same as `sustained`, for callers of many single windows: Newton's method on the cubic that the balance of energy
+    is in the clock, which is convex and comes down to its root from the full one.
+    """
+    time = rest + clocked
+    if fixed + core <= budget * time:
+        return time
+    clock, rise = 1.0, 1.0 - floor
+    for _ in range(HALVINGS):
+        volts = floor + rise * clock
+        over = clock * (fixed + core * volts * volts - budget * rest) - budget * clocked
+        slope = fixed + core * volts * (volts + 2.0 * rise * clock) - budget * rest
+        step = over / slope if slope > 0.0 else clock
+        clock -= step
+        if clock <= LEAST_CLOCK or step <= 1e-13:
+            break
+    if clock > LEAST_CLOCK:
+        return rest + clocked / clock
+    # Below the least clock a chip waits.
+    volts = floor + rise * LEAST_CLOCK
+    return max(rest + clocked / LEAST_CLOCK, (fixed + core * volts * volts) / budget)

@@ -11,7 +11,7 @@ Clients a little more than the engine holds, behind a front end: requests per se
 25 %; answers that end by chance together keep some waiting for room before the engine is always full.
 
 Runs at 0.8 to 2 x capacity: TPOT within 15 % of arrivals at equal distances and 27 % of random ones, requests a second
-within 6 %, first tokens of random ones within 45 %, twice as long where prompts go first.
+within 8 %, first tokens of random ones within 45 %, a little more than twice as long where prompts go first.
 
 Runs that come faster than they are served: first tokens within 12 % or 15 ms, requests per second within 15 %, also
 where memory holds a part of the run alone.
@@ -212,9 +212,9 @@ def test_rates_from_below_capacity_to_a_burst(policy: str, mean: tuple[int, int]
     _, even, _ = burst(policy, mean, count, float(rate[0]))
     assert float(found.tpot[0]) == pytest.approx(even, rel=0.15)
     assert float(found.tpot[0]) == pytest.approx(tpot, rel=0.27)
-    assert float(found.rate[0]) == pytest.approx(served, rel=0.06)
+    assert float(found.rate[0]) == pytest.approx(served, rel=0.08)
     # Prompts that go first wait for no step of prompts alone that is half done, which a closed loop knows.
-    assert float(found.ttft[0]) == pytest.approx(ttft, rel=0.45 if policy == "chunked" else 1.0)
+    assert float(found.ttft[0]) == pytest.approx(ttft, rel=0.45 if policy == "chunked" else 1.1)
 
 
 @pytest.mark.parametrize("mean", [(1024, 1024), (4096, 128), (4096, 512), (4096, 1024)])

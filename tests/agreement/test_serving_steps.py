@@ -98,14 +98,18 @@ def test_the_ends_of_a_mixture_are_prefill_and_decode(
 def test_a_mixture_takes_no_longer_than_its_halves_and_no_less_than_either(
     model: str, chunks: int, chunk: int, decodes: int, context: int, tensor: int
 ) -> None:
-    def time(work: Work) -> float:
-        return parts(model, "serve", {}, work, {"tensor_parallel": tensor}, "dgx-h100")["time"]
+    def time(work: Work) -> tuple[float, float]:
+        found = parts(model, "serve", {}, work, {"tensor_parallel": tensor}, "dgx-h100")
+        return found["time"] - found["throttle"], found["time"]
 
     fill, step = prefill_work(array(chunks), array(chunk)), decode_work(array(decodes), array(context))
     both = Work(fill.chunks, fill.chunk, fill.past, step.decodes, step.context, fill.chunks + step.decodes)
-    halves = time(fill), time(step)
-    # Products grow in tiles, and the clock falls with the power of the whole: one or two per cent either way.
-    assert max(halves) * 0.98 <= time(both) <= sum(halves) * 1.02
+    (fill_full, fill_held), (step_full, step_held) = time(fill), time(step)
+    full, held = time(both)
+    assert max(fill_full, step_full) * (1.0 - 1e-9) <= full <= (fill_full + step_full) * 1.005
+    # A kernel that memory holds up is taken to keep its time at any clock, one that its sums hold up to follow it: with
+    # the limit of power a batch that goes from the one to the other does so in a jump.
+    assert max(fill_held, step_held) * 0.88 <= held <= (fill_held + step_held) * 1.14
 
 
 @LIKE

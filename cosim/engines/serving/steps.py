@@ -24,25 +24,35 @@ from functools import partial
 import numpy as np
 
 from cosim.engines.analytic import timed_step
-from cosim.engines.case import Case, device_graph, micro_batch_graph, stage_classes
+from cosim.engines.case import Case, device_graph
 from cosim.engines.served_memory import room_of
 from cosim.engines.served_split import Split, split_step, way_joules
 from cosim.engines.serving.layout import Held, Layout
+from cosim.engines.serving.limited import Limited
 from cosim.engines.serving.table import StepTable
-from cosim.engines.serving_stack import issued_seconds
-from cosim.engines.step import op_costs, stage_costs
+from cosim.engines.serving.timed import (
+    Timed,
+    issue_seconds,
+    loads_of,
+    seconds_of,
+    split_seconds_of,
+    unissued,
+    wide_case,
+    without_host,
+)
+from cosim.engines.step import op_costs
 from cosim.errors import SpecError
-from cosim.records import Array, array, at, map_leaves, points, take
+from cosim.records import Array, array, at, points
 from cosim.workload.moe import repeats
 from cosim.workload.work import Work
 
-Timed = Callable[[Work, Work | None], tuple[Array, Array]]
-"""Seconds of a step over some work, and of its attention at one cached token; experts see the second work, if any."""
 LONG = 4096.0
 """Cached tokens at which the cache of a block is taken: a window is then full."""
 PARTS = 16
 """Parts that a block may have, so that whole numbers of them tell what is kept inside and past a window."""
 LEAST_CONTEXT = 64.0
+LEAST_TILE = 64.0
+"""Rows of the smallest tiles of products, about."""
 MANY, PIECE = 64.0, 2048.0
 """Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all."""
 
@@ -55,9 +65,14 @@ def step_table(
     `case` is of phase serve, one point, its stack given; `piece` the most tokens of one prompt in a step, None as many
     as there are; `draft` a smaller model that drafts on the same chips.
     """
-    drafted = None if draft is None else partial(_seconds, _without_host(draft))
-    timed = partial(_seconds, _without_host(case))
-    return _table(case, timed, (most_tokens, most_context, piece), drafted, _issues(case, partial(_issued, case)))
+    drafted = None if draft is None else partial(seconds_of, unissued(draft))
+    timed = partial(seconds_of, unissued(case))
+    made = _table(case, timed, (most_tokens, most_context, piece), drafted, _issues(case, partial(issue_seconds, case)))
+    power, ranks = case.system.chip.power, float(case.plan.data)
+    loads = partial(loads_of, unissued(case))
+    linear, head, decode, prefill = _terms(loads, (ranks, float(piece or most_tokens)), made.tokens, made.contexts)
+    limited = Limited(linear, head, prefill, decode, float(power.limit - power.idle), float(power.floor_voltage))
+    return replace(made, limited=limited) if limited.holds else made
 
 
 def _table(
@@ -71,7 +86,7 @@ def _table(
 
     `issues`: seconds to issue the kernels of a step with prompts, and of decodes alone.
     """
-    tokens, contexts = _doubling(1.0, float(most[0])), _doubling(LEAST_CONTEXT, float(most[1]))
+    tokens, contexts = _stairs(float(most[0])), _doubling(LEAST_CONTEXT, float(most[1]))
     contexts = np.concatenate([[1.0], contexts])
     ranks, piece = float(case.plan.data), float(most[2] or most[0])
     linear, head, decode, prefill = _terms(timed, (ranks, piece), tokens, contexts)
@@ -102,7 +117,7 @@ def split_table(split: Split, *, most_tokens: int, most_context: int, piece: int
     The host is that of the attention side, which holds the scheduler.
     """
     case = split.attention
-    timed = partial(_split_seconds, split)
+    timed = partial(split_seconds_of, split)
     issues = _issues(case, lambda work: split_step(split, work).issued)
     return _table(case, timed, (most_tokens, most_context, piece), None, issues)
 
@@ -115,15 +130,6 @@ def _issues(case: Case, issued: Callable[[Work], Array]) -> tuple[float, float]:
     )
     prompts, decodes = (float(np.ravel(issued(work))[0]) for work in works)
     return prompts, decodes
-
-
-def _issued(case: Case, work: Work) -> Array:
-    """Seconds in which the host of a replica issues the kernels of a step over `work` one by one."""
-    if case.stack is None or not float(case.stack.host_kernel):
-        return array(0.0)
-    own = _wide(case, work)
-    device, stage = device_graph(own), stage_classes(own)
-    return issued_seconds(stage_costs(own, device, op_costs(own, device), stage), stage, case.stack)
 
 
 def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:
@@ -164,43 +170,46 @@ def held_of(case: Case, draft: Case | None = None) -> Held:
 def _terms(
     timed: Timed, shares: tuple[float, float], tokens: Array, contexts: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """linear [T], head [T], decode [T, C], prefill [T, C] in seconds, each rising; of ranks, linear + prefill.
+    """linear [T], head [T], decode [T, C], prefill [T, C] of what `timed` tells: all rise; of ranks, linear + prefill.
 
     `shares`: ranks, and most tokens of one prompt. What a rank with a whole prompt takes longer than an even share
-    falls where more prompts make up the tokens.
+    falls where more prompts make up the tokens. Axes of `timed` in front of the points stay in front.
     """
     ranks, piece = shares
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
     # The busiest of several ranks has whole sequences.
     busy = np.ceil(tokens / ranks) * ranks
-    bare, attention = timed(Work(zero, zero, zero, busy, one, zero), None)
-    drawn, _ = timed(Work(zero, zero, zero, busy, one, busy), None)
-    linear = np.maximum.accumulate(bare - attention)
-    head = np.maximum.accumulate(np.maximum(drawn - bare, 0.0))
-    size = (tokens.size, contexts.size)
+    none_drawn = Work(zero, zero, zero, busy, one, zero)
+    linear = np.maximum.accumulate(timed(none_drawn, bare=True), axis=-1)
+    drawn = timed(Work(zero, zero, zero, busy, one, busy)) - timed(none_drawn)
+    head = np.maximum.accumulate(np.maximum(drawn, 0.0), axis=-1)
     rows, keys = (each.reshape(-1) for each in np.meshgrid(tokens, contexts, indexing="ij"))
+
+    def on_grid(values: Array) -> Array:
+        return values.reshape(*values.shape[:-1], tokens.size, contexts.size)
+
     many, none = np.ceil(rows / ranks) * ranks, np.zeros_like(rows)
-    decode, _ = timed(Work(none, none, none, many, keys, none), None)
+    decode = timed(Work(none, none, none, many, keys, none))
     # Tokens of one prompt see half of it: of few keys there are several short prompts.
     each = np.minimum(np.minimum(rows, piece), 2.0 * np.maximum(keys, LEAST_CONTEXT) - 1.0)
     past = np.maximum(keys - (each + 1.0) / 2.0, 0.0)
     prompts = rows / each
     shared = Work(prompts, each, past, none, none, none)
-    even, _ = timed(shared, None)
-    added = _risen(even.reshape(size), linear)
+    even = timed(shared)
+    added = _risen(on_grid(even), linear)
     if ranks > 1.0:
         # Ranks without a prompt are no work: the experts have the tokens that there are.
-        busiest, _ = timed(replace(shared, chunks=np.maximum(prompts, ranks)), shared)
-        longer = np.maximum(busiest - even, 0.0).reshape(size)
-        whole = linear[:, None] + added + np.maximum.accumulate(longer, axis=1)
-        added = np.maximum.accumulate(whole, axis=0) - linear[:, None]
-    return linear, head, _risen(decode.reshape(size), linear), added
+        busiest = timed(replace(shared, chunks=np.maximum(prompts, ranks)), shared)
+        longer = on_grid(np.maximum(busiest - even, 0.0))
+        together = linear[..., None] + added + np.maximum.accumulate(longer, axis=-1)
+        added = np.maximum.accumulate(together, axis=-2) - linear[..., None]
+    return linear, head, _risen(on_grid(decode), linear), added
 
 
 def _risen(whole: Array, linear: Array) -> Array:
-    """What attention adds to `linear` [T], rising along both axes [T, C]."""
-    added = np.maximum(whole - linear[:, None], 0.0)
-    return np.maximum.accumulate(np.maximum.accumulate(added, axis=0), axis=1)
+    """What attention adds to `linear` [..., T], rising along both axes [..., T, C]."""
+    added = np.maximum(whole - linear[..., None], 0.0)
+    return np.maximum.accumulate(np.maximum.accumulate(added, axis=-2), axis=-1)
 
 
 def _draft(timed: Timed, shares: tuple[float, float], tokens: Array, contexts: Array) -> Array:
@@ -210,56 +219,14 @@ def _draft(timed: Timed, shares: tuple[float, float], tokens: Array, contexts: A
     return linear + head + decode[:, at]
 
 
-def _split_seconds(split: Split, work: Work, seen: Work | None) -> tuple[Array, Array]:
-    """The same of a split deployment: its attention is what a step takes longer for it."""
-    count = max(leaf.size for leaf in (work.chunk, work.decodes))
-    forward, own = (work, None) if seen is None else (seen, work)
-    time = split_step(split, forward, own).time
-    bare = split_step(split, forward, own, bare=True).time
-    return np.broadcast_to(time, (count,)), np.broadcast_to(time - bare, (count,))
+def _stairs(most: float) -> Array:
+    """Counts of tokens from 1 to `most`: those of `_doubling`, and the next one where products begin another tile.
 
-
-def _seconds(case: Case, work: Work, seen: Work | None) -> tuple[Array, Array]:
-    """Seconds of a step of each point of `work`, and of its attention, (P,); of `seen` what experts do."""
-    wide = _wide(case, work)
-    timed, parts = timed_step(wide)
-    time = timed["time"]
-    if seen is not None:
-        time = time - np.maximum(_experts(wide) - _experts(_wide(case, seen)), 0.0)
-    count = points(wide)
-    return np.broadcast_to(time, (count,)), np.broadcast_to(parts["attention"], (count,))
-
-
-def _wide(case: Case, work: Work) -> Case:
-    """The case once for each point of `work`."""
-    count = max(leaf.size for leaf in (work.chunk, work.decodes))
-    whole = map_leaves(work, lambda leaf: np.broadcast_to(leaf, (count,)))
-    return replace(take(case, np.zeros(count, dtype=np.intp)), work=whole)
-
-
-def _experts(case: Case) -> Array:
-    """Seconds that kernels of routed experts take in a step; 0 where no data ranks share them out."""
-    plan = case.plan
-    if not case.model.is_moe or np.all(plan.expert <= plan.tensor):
-        return array(0.0)
-    graph = micro_batch_graph(case)
-    routed = {op.name for op in graph.matmuls if op.routed is not None}
-    routed |= {op.name for op in graph.vectors if op.routed is not None}
-    ops = op_costs(case, device_graph(case, graph))
-    layer = sum((op.count * op.cost.time for op in ops if op.name in routed), array(0.0))
-    # Of a pipeline: through all stages, or on one as often as it has micro-batches.
-    return repeats(case.model, "moe") * np.maximum(plan.micro_batches / plan.pipeline, 1.0) * layer
-
-
-def _without_host(case: Case) -> Case:
-    """The case on a host that takes no time for steps and sequences."""
-    stack = case.stack
-    if stack is None:
-        launch = replace(case.system.chip.launch, host_step=array(0.0))
-        return replace(case, system=replace(case.system, chip=replace(case.system.chip, launch=launch)))
-    none = array(0.0)
-    bare = replace(stack, host_step=none, host_sequence=none, host_hidden=False, host_kernel=none)
-    return replace(case, stack=bare)
+    Between full tiles alone a line would be below every step of the stairs.
+    """
+    full = _doubling(1.0, most)
+    found = np.unique(np.concatenate([full, full[full >= LEAST_TILE] + 1.0]))
+    return found[found <= most]
 
 
 def _doubling(least: float, most: float) -> Array:
@@ -295,7 +262,7 @@ def step_energy(case: Case, *, most_tokens: int, most_context: int) -> StepEnerg
     """
     tokens, contexts = _doubling(1.0, float(most_tokens)), _doubling(LEAST_CONTEXT, float(most_context))
     contexts = np.concatenate([[1.0], contexts])
-    hostless, ranks = _without_host(case), float(case.plan.data)
+    hostless, ranks = without_host(case), float(case.plan.data)
     zero, one = np.zeros_like(tokens), np.ones_like(tokens)
     busy = np.ceil(tokens / ranks) * ranks
     bare = Work(zero, zero, zero, busy, one, zero)
@@ -335,7 +302,7 @@ def split_energy(split: Split, *, most_tokens: int, most_context: int) -> tuple[
 
 def _attention_share(case: Case, work: Work) -> Array:
     """Share of the dynamic energy of a step that is of attention and states, (P,)."""
-    own = _wide(case, work)
+    own = wide_case(case, work)
     model, device = case.model, device_graph(own)
     parts = {"attention": array(0.0), "all": array(0.0)}
     for op in op_costs(own, device):
@@ -349,7 +316,7 @@ def _attention_share(case: Case, work: Work) -> Array:
 
 def _joules(case: Case, work: Work) -> Array:
     """Joules of a step of each point of `work` beyond those of chips that idle as long, (P,)."""
-    wide = _wide(case, work)
+    wide = wide_case(case, work)
     timed, _ = timed_step(wide)
     idle = case.system.chip.power.idle * case.plan.chips
     return np.broadcast_to(timed["energy"] - idle * timed["time"], (points(wide),))

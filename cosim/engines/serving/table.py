@@ -7,7 +7,9 @@
     issued  = device is no less than issue_s where no graph is replayed: with prompts, where `graph_decodes` says so,
               else beyond graph_tokens
 
-v are the tokens that a decoding sequence puts into a step: 1, or 1 + drafts that are verified; `drafted` of them
+Where the limit of power may hold a step with prompts down (`limited`), device is what `cosim.engines.serving.limited`
+says of its terms together: decodes beside prompts draw less than these, so that the sum of what each takes alone is too
+long. v are the tokens that a decoding sequence puts into a step: 1, or 1 + drafts that are verified; `drafted` of them
 are made by a model of their own. Each term is piecewise
 linear between points of the grid, so it rises wherever the table does. Past the last point it goes on with the last
 slope (never less than nothing); below the first context it stays.
@@ -17,19 +19,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from cosim.engines.serving.limited import Limited, QuickLimited
+from cosim.engines.serving.lookup import looked_up, row_of
 from cosim.errors import SpecError
 from cosim.records import Array
-
-DENSE = 1 << 17
-"""Token counts up to here are looked up, others computed."""
-Row = tuple[list[float], list[float]]
-"""Offset and slope over contexts, below, between and past the points of the grid [C + 1]."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class StepTable:
     """Most tokens of a step that is replayed as a graph, of all ranks."""
     graph_decodes: bool = False
     """Whether steps of decodes alone are."""
+    limited: Limited | None = None
 
     def __post_init__(self) -> None:
         for name, axis in (("tokens", self.tokens), ("contexts", self.contexts)):
@@ -96,7 +95,14 @@ class StepTable:
         `decodes` sequences with `context` cached tokens together; `sampled` sequences that are given a token.
         """
         quick = self._quick
-        device = quick.linear(new + decodes * verified) + quick.head(sampled + decodes * (verified - 1))
+        host = self.host_step_s + self.host_sequence_s * sampled
+        rows = new + decodes * verified, sampled + decodes * (verified - 1)
+        if new and quick.limited is not None:
+            device = quick.limited.seconds(rows, (new, pairs), (decodes, context), 0.0 if self.host_hidden else host)
+            device += drafted * quick.draft(decodes) if drafted and decodes else 0.0
+            device = max(device, self._issued(rows[0], alone=False))
+            return max(device, host) if self.host_hidden else device + host
+        device = quick.linear(rows[0]) + quick.head(rows[1])
         if new:
             offset, slope = quick.prefill_row(new)
             mean = pairs / new
@@ -109,8 +115,7 @@ class StepTable:
             device += offset[cell] + slope[cell] * mean
             if drafted:
                 device += drafted * quick.draft(decodes)
-        device = max(device, self._issued(new + decodes * verified, alone=not new))
-        host = self.host_step_s + self.host_sequence_s * sampled
+        device = max(device, self._issued(rows[0], alone=not new))
         return max(device, host) if self.host_hidden else device + host
 
     def _issued(self, tokens: int, *, alone: bool) -> float:
@@ -207,50 +212,9 @@ class _Quick:
 
     def __init__(self, table: StepTable) -> None:
         self.grid: list[float] = table.contexts.tolist()
-        self.linear = _looked_up(table.tokens, table.linear_s)
-        self.head = _looked_up(table.tokens, table.head_s)
-        self.draft = _looked_up(table.tokens, np.zeros(len(table.tokens)) if table.draft_s is None else table.draft_s)
-        self.prefill_row = _rows(table.tokens, table.contexts, table.prefill_s)
-        self.decode_row = _rows(table.tokens, table.contexts, table.decode_s)
-
-
-def _looked_up(tokens: Array, values: Array) -> Callable[[int], float]:
-    """Seconds of a count of tokens; none take none."""
-    last = int(min(tokens[-1], DENSE))
-    known: list[float] = np.interp(np.arange(last + 1), tokens, values).tolist()
-    known[0] = 0.0
-
-    def found(count: int) -> float:
-        return known[count] if count <= last else float(_over_tokens(tokens, values, count))
-
-    return found
-
-
-def _over_tokens(tokens: Array, values: Array, count: int) -> Array:
-    """`values` [T, ...] at a count of tokens: linear between points and on past the last."""
-    if len(tokens) == 1:
-        return np.asarray(values[0])
-    place = min(max(int(np.searchsorted(tokens, count)), 1), len(tokens) - 1)
-    slope = (values[place] - values[place - 1]) / (tokens[place] - tokens[place - 1])
-    if count > tokens[-1]:
-        return np.asarray(values[-1] + np.maximum(slope, 0.0) * (count - tokens[-1]))
-    return np.asarray(values[place - 1] + slope * (count - tokens[place - 1]))
-
-
-def _rows(tokens: Array, contexts: Array, values: Array) -> Callable[[int], Row]:
-    """The line over contexts of a count of tokens."""
-    known: dict[int, Row] = {}
-
-    def made(count: int) -> Row:
-        row = _over_tokens(tokens, values, count)
-        slopes = np.diff(row) / np.diff(contexts)
-        last = max(float(slopes[-1]), 0.0) if len(slopes) else 0.0
-        slope = np.concatenate([[0.0], slopes, [last]])
-        offset = np.concatenate([[row[0]], row - slope[1:] * contexts])
-        known[count] = (offset.tolist(), slope.tolist())
-        return known[count]
-
-    def found(count: int) -> Row:
-        return known.get(count) or made(count)
-
-    return found
+        self.linear = looked_up(table.tokens, table.linear_s)
+        self.head = looked_up(table.tokens, table.head_s)
+        self.draft = looked_up(table.tokens, np.zeros(len(table.tokens)) if table.draft_s is None else table.draft_s)
+        self.limited = None if table.limited is None else QuickLimited(table.limited, table.tokens, table.contexts)
+        self.prefill_row = row_of(table.tokens, table.contexts, table.prefill_s)
+        self.decode_row = row_of(table.tokens, table.contexts, table.decode_s)

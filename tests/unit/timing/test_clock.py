@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cosim.hardware.lower import PowerArrays
 from cosim.records import array
-from cosim.timing.clock import LEAST_CLOCK, Load, Sustained, sustained
+from cosim.timing.clock import LEAST_CLOCK, Load, Sustained, sustained, sustained_seconds
 
 TIME = st.floats(0.0, 10.0)
 ENERGY = st.floats(0.0, 5000.0)
@@ -116,3 +116,20 @@ def test_one_point_without_an_axis_has_none_after() -> None:
     found = sustained(Load(array(0.0), array(1.0), array(0.0), array(150.0), array(50.0)), power())
     assert found.clock.shape == found.time.shape == found.energy.shape == ()
     assert float(found.clock) < 1.0
+
+
+@given(TIME, TIME, ENERGY, ENERGY, st.floats(0.3, 1.0), st.floats(1.0, 2000.0))
+def test_one_window_alone_is_the_same(
+    rest: float, clocked: float, fixed: float, core: float, floor: float, budget: float
+) -> None:
+    _, time, _ = ran(load(rest, clocked, 0.0, fixed, core), power(budget, 0.0, floor))
+    found = sustained_seconds(rest, clocked, fixed, core, budget=budget, floor=floor)
+    assert found == pytest.approx(time, rel=1e-9, abs=1e-12)
+
+
+def test_one_window_by_hand() -> None:
+    # 100 J that do not fall with voltage in a second at 80 W: all of it takes 1.25 s.
+    assert sustained_seconds(0.2, 0.8, 100.0, 0.0, budget=80.0, floor=0.6) == pytest.approx(1.25)
+    # Within the budget nothing is held down; a host that is waited for makes room.
+    assert sustained_seconds(0.2, 0.8, 80.0, 0.0, budget=80.0, floor=0.6) == 1.0
+    assert sustained_seconds(0.2 + 0.25, 0.8, 100.0, 0.0, budget=80.0, floor=0.6) == pytest.approx(1.25)

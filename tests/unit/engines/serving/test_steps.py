@@ -69,9 +69,9 @@ def looked_up(model: str, chunks: int, chunk: int, past: float, decodes: int, co
 @settings(max_examples=8, deadline=None)
 @given(count=st.sampled_from([1, 4, 24, 64, 192, 256]), context=st.sampled_from([1, 64, 512, 1536, 8192]))
 def test_decode_steps_on_the_grid_are_direct_ones(model: str, count: int, context: int) -> None:
-    # Levelled where more tokens take less: at one cached token that is most of what attention takes.
+    # Levelled where more tokens take less.
     found = looked_up(model, 0, 0, 0.0, count, context)
-    assert found == pytest.approx(direct(model, mixed(0, 0, 0, count, context)), rel=0.03)
+    assert found == pytest.approx(direct(model, mixed(0, 0, 0, count, context)), rel=0.01)
 
 
 @LIKE
@@ -79,7 +79,7 @@ def test_decode_steps_on_the_grid_are_direct_ones(model: str, count: int, contex
 @given(tokens=st.sampled_from([127, 512, 1024, 2048]), seen=st.sampled_from([0, 512, 3072]))
 def test_one_piece_of_a_prompt_is_a_direct_step(model: str, tokens: int, seen: int) -> None:
     found = looked_up(model, 1, tokens, seen, 0, 0)
-    assert found == pytest.approx(direct(model, mixed(1, tokens, seen, 0, 0)), rel=0.04)
+    assert found == pytest.approx(direct(model, mixed(1, tokens, seen, 0, 0)), rel=0.01)
 
 
 @LIKE
@@ -92,8 +92,8 @@ def test_one_piece_of_a_prompt_is_a_direct_step(model: str, tokens: int, seen: i
 )
 def test_mixed_steps_between_are_close(model: str, chunks: int, chunk: int, decodes: int, context: int) -> None:
     found = looked_up(model, chunks, chunk, 0.0, decodes, context)
-    # Products grow in tiles, and several prompts of odd lengths fill theirs less well than the table's.
-    assert found == pytest.approx(direct(model, mixed(chunks, chunk, 0, decodes, context)), rel=0.12)
+    # Products grow in tiles, of which the table has the first and the last row of some.
+    assert found == pytest.approx(direct(model, mixed(chunks, chunk, 0, decodes, context)), rel=0.06)
 
 
 @LIKE
@@ -140,6 +140,24 @@ def test_the_grid_reaches_what_is_asked() -> None:
     assert (made.contexts[0], made.contexts[1], made.contexts[-1]) == (1.0, 64.0, 5000.0)
     assert np.all(np.diff(made.tokens) > 0.0)
     assert {64.0, 96.0, 128.0, 192.0} <= set(made.contexts.tolist())
+    # The last row of a tile and the first of the next.
+    assert {1.0, 48.0, 64.0, 65.0, 96.0, 97.0, 128.0, 129.0, 768.0, 769.0} <= set(made.tokens.tolist())
+    assert 49.0 not in made.tokens
+
+
+@LIKE
+def test_steps_between_points_of_the_table_are_right_on_the_mean(model: str) -> None:
+    # What several hundred steps of a run take together: two per cent at most, and none more than a few.
+    rng = np.random.default_rng(3)
+    errors = []
+    for _ in range(120):
+        chunks, chunk, decodes, context = (
+            int(rng.integers(*ends)) for ends in ((1, 7), (64, 601), (1, 201), (64, 8001))
+        )
+        exact = direct(model, mixed(chunks, chunk, 0, decodes, context))
+        errors.append(looked_up(model, chunks, chunk, 0.0, decodes, context) / exact - 1.0)
+    assert abs(float(np.mean(errors))) < 0.02
+    assert float(np.quantile(np.abs(errors), 0.9)) < 0.03
 
 
 def test_the_host_is_told_apart() -> None:

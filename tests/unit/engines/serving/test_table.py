@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosim.engines.serving.table import DENSE, StepTable
+from cosim.engines.serving.lookup import DENSE
+from cosim.engines.serving.table import StepTable
 from cosim.errors import SpecError
 
 HOSTS = st.sampled_from([(0.0, 0.0, False), (2e-4, 1e-6, False), (7e-3, 1e-5, True), (5.4e-3, 0.0, True)])

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cosim.engines.serving.lookup import looked_up, row_of
+from cosim.engines.serving.lookup import Row, looked_up, row_of
 from cosim.records import Array
 from cosim.timing.clock import sustained_seconds
+
+MOST_KNOWN = 1 << 16
+"""Pairs of rows that are kept: a long run has no more of them than this at hand."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Limited:
 
 
 class QuickLimited:
-    """The same as plain lists."""
+    """The same as plain lists: of a count of tokens four numbers, or four lines over contexts, at once."""
 
     def __init__(self, loads: Limited, tokens: Array, contexts: Array) -> None:
         self.budget, self.floor = loads.budget_w, loads.floor
@@ -51,6 +54,8 @@ class QuickLimited:
         self.head = [looked_up(tokens, each) for each in loads.head]
         self.prefill = [row_of(tokens, contexts, each) for each in loads.prefill]
         self.decode = [row_of(tokens, contexts, each) for each in loads.decode]
+        self.known: dict[tuple[int, int], tuple[float, ...]] = {}
+        self.lines: tuple[dict[int, list[Row]], dict[int, list[Row]]] = {}, {}
 
     def seconds(
         self, rows: tuple[int, int], prompts: tuple[int, float], decodes: tuple[int, float], host_s: float
@@ -60,14 +65,24 @@ class QuickLimited:
         `rows` are new tokens of all sequences and rows drawn, `prompts` new tokens of prompts and the keys that they
         see together, `decodes` sequences and their cached tokens together.
         """
-        load = [linear(rows[0]) + head(rows[1]) for linear, head in zip(self.linear, self.head, strict=True)]
-        for (count, keys), term in ((prompts, self.prefill), (decodes, self.decode)):
+        time, clocked, fixed, core = self.known.get(rows) or self._rows(rows)
+        for (count, keys), term, lines in zip((prompts, decodes), (self.prefill, self.decode), self.lines, strict=True):
             if count:
                 mean = keys / count
                 cell = bisect_right(self.grid, mean)
-                for place, row in enumerate(term):
-                    offset, slope = row(count)
-                    load[place] += offset[cell] + slope[cell] * mean
-        time, clocked, fixed, core = load
+                found = lines.get(count)
+                if found is None:
+                    found = lines[count] = [row(count) for row in term]
+                of_time, of_clocked, of_fixed, of_core = found
+                time += of_time[0][cell] + of_time[1][cell] * mean
+                clocked += of_clocked[0][cell] + of_clocked[1][cell] * mean
+                fixed += of_fixed[0][cell] + of_fixed[1][cell] * mean
+                core += of_core[0][cell] + of_core[1][cell] * mean
         rest = max(time - clocked, 0.0) + host_s
         return sustained_seconds(rest, clocked, fixed, core, budget=self.budget, floor=self.floor) - host_s
+
+    def _rows(self, rows: tuple[int, int]) -> tuple[float, ...]:
+        made = tuple(linear(rows[0]) + head(rows[1]) for linear, head in zip(self.linear, self.head, strict=True))
+        if len(self.known) < MOST_KNOWN:
+            self.known[rows] = made
+        return made

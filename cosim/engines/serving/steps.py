@@ -54,7 +54,10 @@ LEAST_CONTEXT = 64.0
 LEAST_TILE = 64.0
 """Rows of the smallest tiles of products, about."""
 MANY, PIECE = 64.0, 2048.0
-"""Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all."""
+"""Decoding sequences of a rank, and most tokens of a prompt, whose attention's energy is taken for that of all.
+
+So are kernels of such a step.
+"""
 
 
 def step_table(
@@ -125,11 +128,12 @@ def split_table(split: Split, *, most_tokens: int, most_context: int, piece: int
 def _issues(case: Case, issued: Callable[[Work], Array]) -> tuple[float, float]:
     """What `issued` says of a step with prompts, and of decodes alone [s]: hardly a kernel more or less by its size."""
     none, one, ranks = array(0.0), array(1.0), case.plan.data
-    works = (
-        Work(chunks * ranks, PIECE * one, none, ranks, LONG * one, (1.0 + chunks) * ranks) for chunks in (one, none)
-    )
-    prompts, decodes = (float(np.ravel(issued(work))[0]) for work in works)
-    return prompts, decodes
+    # Enough decodes that every micro-batch of a split replica has some.
+    many, found = MANY * ranks, []
+    for chunks in (ranks, none):
+        work = Work(chunks, PIECE * one, none, many, LONG * one, many + chunks)
+        found.append(float(np.ravel(issued(work))[0]))
+    return found[0], found[1]
 
 
 def kv_layout(case: Case, block_tokens: int, draft: Case | None = None) -> tuple[int, Layout]:

@@ -58,6 +58,7 @@ class StepTable:
     graph_decodes: bool = False
     """Whether steps of decodes alone are."""
     limited: Limited | None = None
+    """Loads of the same terms where the chips' limit of power may hold a step with prompts down."""
 
     def __post_init__(self) -> None:
         for name, axis in (("tokens", self.tokens), ("contexts", self.contexts)):

@@ -265,6 +265,9 @@ def test_a_split_table_waits_for_kernels_that_are_issued() -> None:
     plain = split_table(DENSE, most_tokens=512, most_context=4096)
     assert table.issue_s > 0.0 == plain.issue_s
     assert table.seconds(16, 136.0, 0, 0.0, 0) >= table.issue_s
+    # Decodes alone are in as many micro-batches as prompts, each with kernels of its own.
+    assert table.issue_decode_s == pytest.approx(float(split_step(sides, batch(256.0)).issued.item()), rel=1e-12)
+    assert table.issue_decode_s > 1.5 * float(split_step(sides, batch(1.0)).issued.item())
     zero, one = array(0.0), array(1.0)
     short = Work(one, array(16.0), zero, zero, one, one)
     (seconds,) = split_seconds(sides, [short])
